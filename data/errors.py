@@ -1,0 +1,32 @@
+"""A user's mistake ends in one line on stderr and exit status 2, without a traceback.
+
+Raise UserError (or FileNotFoundError) with a message that says what failed, where, and what to do. A mistake of
+ours stays an ordinary exception, traceback and all.
+"""
+import contextlib
+import errno
+import os
+import sys
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message says how."""
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
+    try:
+        yield
+    except BrokenPipeError:  # `python sample.py | head`: nobody reads on, so there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            message += ". The disk is full: free some space and run the same command again; nothing was written over"
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)

