@@ -1,7 +1,11 @@
 """A GPT in one file: GPTConfig, GPT(config).forward for training, GPT.generate for sampling.
 
 Shapes are written (B, T, C): batch, time (tokens), channels (n_embd); nh is n_head, hs = C / nh the width of a head.
-The block is GPT-2's (Radford et al., 2019): learned positions, LayerNorm before each part, GELU, tied embedding and head.
+Two architectures, chosen by name:
+
+    modern   RMSNorm, rotary positions, norms on query and key, SwiGLU, grouped-query heads, untied embedding and head:
+             the shape of Qwen3 (arXiv:2505.09388)
+    gpt2     learned positions, LayerNorm, GELU, tied embedding and head (Radford et al., 2019)
 """
 import math
 from dataclasses import dataclass
@@ -10,75 +14,114 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+ARCHITECTURES = ("modern", "gpt2")
+ROPE_THETA = 10_000.0  # the longest wavelength of the rotary positions, in 2 pi tokens
+
 
 @dataclass
 class GPTConfig:
     block_size: int = 1024  # the longest context, in tokens
     vocab_size: int = 50257
+    arch: str = "modern"
     n_layer: int = 12
     n_head: int = 12
+    n_kv_head: int = 12  # heads of keys and values; fewer than n_head share them in groups (modern)
     n_embd: int = 768
     dropout: float = 0.0
-    bias: bool = False  # in Linear and LayerNorm layers; GPT-2 has them, without is a bit better and faster
+    bias: bool = False  # in Linear and LayerNorm layers (gpt2)
+
+    def __post_init__(self):
+        assert self.arch in ARCHITECTURES and self.n_embd % self.n_head == 0 and self.n_head % self.n_kv_head == 0
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, (B, nh, block_size, hs) a layer; the first `length` are filled."""
+    """Keys and values of the tokens seen so far, (B, n_kv_head, block_size, hs) a layer; the first `length` are filled."""
 
     def __init__(self, config, batch_size, device, dtype):
-        shape = (batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        shape = (batch_size, config.n_kv_head, config.block_size, config.n_embd // config.n_head)
         self.layers = [(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
                        for _ in range(config.n_layer)]
         self.length = 0
 
     def extend(self, layer, k, v):
-        """Store k, v (B, nh, T, hs) behind what is there; all of that layer's keys and values so far."""
+        """Store k, v (B, n_kv_head, T, hs) behind what is there; all of that layer's keys and values so far."""
         end = self.length + k.size(2)
         for store, new in zip(self.layers[layer], (k, v)):
             store[:, :, self.length : end] = new
         return (store[:, :, :end] for store in self.layers[layer])
 
 
+def norm(config, width):
+    return nn.RMSNorm(width, eps=1e-6) if config.arch == "modern" else nn.LayerNorm(width, bias=config.bias)
+
+
+def rotary_table(block_size, hs):
+    """(cos, sin), each (block_size, hs / 2): the angle of a position for each pair of channels (arXiv:2104.09864)."""
+    frequencies = ROPE_THETA ** (-torch.arange(0, hs, 2).float() / hs)
+    angles = torch.outer(torch.arange(block_size).float(), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """x (B, nh, T, hs): channel i and i + hs/2, as a pair, turned by the angle of the position."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # query, key, value of all heads
+        self.layer, self.dropout = layer, config.dropout
+        self.n_head, self.n_kv_head, self.hs = config.n_head, config.n_kv_head, config.n_embd // config.n_head
+        # query, key and value of all heads in one product
+        self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.hs, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        if config.arch == "modern":
+            self.q_norm, self.k_norm = norm(config, self.hs), norm(config, self.hs)
 
-    def forward(self, x, cache=None):
+    def forward(self, x, rotary, cache=None):
         B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-                   for part in self.c_attn(x).split(C, dim=2))
+        heads = self.c_attn(x).view(B, T, -1, self.hs).transpose(1, 2)  # (B, nh + 2 n_kv_head, T, hs)
+        q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        if rotary is not None:
+            q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # one new token looks at everything before it; several at once are a prompt, and need the causal mask
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=self.n_kv_head != self.n_head,
+                                           dropout_p=self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.gated = config.arch == "modern"
+        # SwiGLU (arXiv:2002.05202) has three matrices where GELU has two, so each is 2/3 as wide
+        hidden = -(-config.n_embd * 8 // 3 // 64) * 64 if self.gated else 4 * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, 2 * hidden if self.gated else hidden, bias=config.bias)
+        self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        x = self.c_fc(x)
+        if self.gated:
+            gate, up = x.chunk(2, dim=-1)
+            x = F.silu(gate) * up
+        else:
+            x = F.gelu(x)
+        return self.dropout(self.c_proj(x))
 
 
 class Block(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.mlp = MLP(config)
+        self.ln_1, self.attn = norm(config, config.n_embd), CausalSelfAttention(config, layer)
+        self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
 
-    def forward(self, x, cache=None):
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x, rotary, cache=None):
+        x = x + self.attn(self.ln_1(x), rotary, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -89,37 +132,70 @@ class GPT(nn.Module):
         rows = -(-config.vocab_size // 64) * 64  # padded: matrix products like multiples of 64
         self.transformer = nn.ModuleDict(dict(
             wte=nn.Embedding(rows, config.n_embd),
-            wpe=nn.Embedding(config.block_size, config.n_embd),
             drop=nn.Dropout(config.dropout),
             h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-            ln_f=nn.LayerNorm(config.n_embd, bias=config.bias),
+            ln_f=norm(config, config.n_embd),
         ))
         self.lm_head = nn.Linear(config.n_embd, rows, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight  # tied: https://arxiv.org/abs/1608.05859
-        for name, p in self.named_parameters():
-            if p.dim() >= 2:
-                # the 2 * n_layer parts that add to the residual stream start smaller, as in the GPT-2 paper
-                depth = 2 * config.n_layer if name.endswith("c_proj.weight") else 1
-                nn.init.normal_(p, mean=0.0, std=0.02 / math.sqrt(depth))
-            elif name.endswith("bias"):
-                nn.init.zeros_(p)
+        if config.arch == "gpt2":
+            self.transformer.wpe = nn.Embedding(config.block_size, config.n_embd)
+            self.lm_head.weight = self.transformer.wte.weight  # tied: https://arxiv.org/abs/1608.05859
+        else:
+            for name, table in zip(("cos", "sin"), rotary_table(config.block_size, config.n_embd // config.n_head)):
+                self.register_buffer(name, table, persistent=False)
+        self.apply(self._init_gpt2 if config.arch == "gpt2" else self._init_modern)
+
+    def _init_gpt2(self, module):
+        """Normal with 0.02; the 2 * n_layer parts that add to the residual stream smaller, as in the GPT-2 paper."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, (CausalSelfAttention, MLP)):  # apply() comes to the children first
+            nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
+    def _init_modern(self, module):
+        """Variance kept by each matrix; what adds to the residual stream, and the head, start at zero: the first
+        loss is ln(vocab_size), and the first step moves the head alone."""
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if isinstance(module, (CausalSelfAttention, MLP)):
+            nn.init.zeros_(module.c_proj.weight)
+        if module is self:
+            nn.init.zeros_(self.lm_head.weight)
+
+    def stacked_rows(self, p):
+        """Rows of each matrix in a block's parameter: attention and SwiGLU keep several in one."""
+        for block in self.transformer.h:
+            if p is block.attn.c_attn.weight:
+                return [block.attn.hs * n for n in (block.attn.n_head, block.attn.n_kv_head, block.attn.n_kv_head)]
+            if p is block.mlp.c_fc.weight and block.mlp.gated:
+                return [p.size(0) // 2] * 2
+        return [p.size(0)]
 
     def num_params(self):
         """Parameters, without the position embedding and the padding rows."""
-        padding = self.transformer.wte.num_embeddings - self.config.vocab_size
-        return (sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel()
-                - padding * self.config.n_embd)
+        padding = (self.transformer.wte.num_embeddings - self.config.vocab_size) * self.config.n_embd
+        if self.config.arch == "gpt2":
+            return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel() - padding
+        return sum(p.numel() for p in self.parameters()) - 2 * padding
 
     def forward(self, idx, targets=None, cache=None):
         """idx, targets: (B, T) int64. With targets: (logits (B, T, vocab_size), mean loss in nats); without:
         (logits of the last position (B, 1, vocab_size), None). cache: a KVCache that holds the tokens before idx."""
         T = idx.size(1)
-        start = cache.length if cache is not None else 0
+        start = cache.length if cache is not None else 0  # the position of the first token
         assert start + T <= self.config.block_size, f"{start} + {T} tokens exceed block_size {self.config.block_size}"
-        positions = torch.arange(start, start + T, device=idx.device)
-        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        x, rotary = self.transformer.wte(idx), None  # (B, T, C)
+        if self.config.arch == "gpt2":
+            x = x + self.transformer.wpe.weight[start : start + T]
+        else:
+            rotary = self.cos[start : start + T], self.sin[start : start + T]
+        x = self.transformer.drop(x)
         for block in self.transformer.h:
-            x = block(x, cache)
+            x = block(x, rotary, cache)
         if cache is not None:
             cache.length += T
         if targets is None:
@@ -136,9 +212,7 @@ class GPT(nn.Module):
         block_size loses its head: when the cache is full, the last half of it is read anew and the rest forgotten.
         """
         T = self.config.block_size
-        weight = self.lm_head.weight
-        dtype = torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
-        cache = KVCache(self.config, idx.size(0), idx.device, dtype)
+        cache = KVCache(self.config, idx.size(0), idx.device, self.lm_head.weight.dtype)
         new = idx[:, -T:]
         for _ in range(max_new_tokens):
             if cache.length + new.size(1) > T:

@@ -17,7 +17,8 @@ from data.errors import UserError, one_line_errors
 from data.files import read_text
 from data.tokenizer import TableTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig
-from train import first_token, load_checkpoint, newest_run, pick_device
+from runs import load_checkpoint, newest_run
+from train import first_token, pick_device
 from train_args import count, not_negative, whole
 
 
@@ -52,7 +53,7 @@ def main(argv=None):
     out_dir = Path(args.out_dir) if args.out_dir else newest_run()
     best = out_dir / "best.pt"
     checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
-    device = pick_device(args.device, local_rank=0)
+    device = pick_device(args.device)
     model = GPT(GPTConfig(**checkpoint["model_args"]))
     model.load_state_dict(checkpoint["model"])
     model.eval().to(device)

@@ -5,10 +5,12 @@ import math
 
 from data.errors import UserError
 from data.sampler import SAMPLING_METHODS
+from model import ARCHITECTURES
+from optim import SCHEDULES
 
 # what a resumed run must leave as it was: the order of the data, and the shape of the model
-FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "seed", "n_layer",
-          "n_head", "n_embd", "bias")
+FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "seed", "arch",
+          "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "optimizer")
 
 
 def _checked(kind, holds, words):
@@ -39,6 +41,7 @@ count = _checked(int, lambda n: n >= 1, "a whole number above 0")
 whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 positive = _checked(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 not_negative = _checked(float, lambda x: x >= 0 and math.isfinite(x), "a number, 0 or more")
+portion = _checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 share = _checked(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1")
 
 
@@ -67,31 +70,37 @@ def _parser(problems):
     flag("--dataset", str, "shakespeare_char", "a folder of data/, or a path with a slash in it")
     flag("--sampling_method", _choice(*SAMPLING_METHODS), "random", ", ".join(SAMPLING_METHODS))
     flag("--batch_size", count, 64, "sequences a micro-batch")
-    flag("--block_size", count, 128, "tokens of context, the length of a sequence")
+    flag("--block_size", count, 64, "tokens of context, the length of a sequence")
     flag("--gradient_accumulation_steps", count, 1, "micro-batches an iteration, shared out to all ranks")
 
     group = parser.add_argument_group("model")
+    flag("--arch", _choice(*ARCHITECTURES), "modern", "modern (RMSNorm, rotary positions, SwiGLU, untied) or gpt2")
     flag("--n_layer", count, 4, "blocks")
     flag("--n_head", count, 4, "attention heads a block")
+    flag("--n_kv_head", count, None, "modern: heads of keys and values, a divisor of n_head (default n_head)")
     flag("--n_embd", count, 128, "channels")
     flag("--dropout", share, 0.0, "share of activations dropped in training; 0 for much data, 0.1 to 0.3 for little")
-    flag("--bias", _boolean, False, "biases in Linear and LayerNorm layers")
+    flag("--bias", _boolean, None, "gpt2: biases in Linear and LayerNorm layers (default false)")
 
-    group = parser.add_argument_group("optimizer (AdamW)")
-    flag("--max_iters", count, 1500, "iterations (optimizer steps) of the whole run")
-    flag("--learning_rate", positive, 4e-3, "the highest of the schedule")
-    flag("--warmup_iters", whole, 100, "iterations over which the learning rate rises")
-    flag("--decay_lr", _boolean, True, "cosine decay after the warm-up")
-    flag("--lr_decay_iters", count, None, "iterations until the decay ends (default max_iters)")
-    flag("--min_lr", not_negative, None, "learning rate at the end of the decay (default learning_rate / 10)")
-    flag("--weight_decay", not_negative, 0.1, "on matrices and embeddings")
-    flag("--beta1", share, 0.9, "decay of the mean of gradients")
-    flag("--beta2", share, 0.99, "decay of the mean of squared gradients")
+    group = parser.add_argument_group("optimizer")
+    flag("--max_iters", count, 600, "iterations (optimizer steps) of the whole run")
+    flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (on matrices, with adamw on the rest) or adamw alone")
+    flag("--learning_rate", positive, None, "of adamw, its highest (default 0.02 beside muon, 0.002 alone)")
+    flag("--muon_learning_rate", positive, None, "of muon, its highest (default 0.05)")
+    flag("--muon_momentum", share, None, "decay of muon's mean of gradients (default 0.9)")
+    flag("--beta1", share, 0.9, "adamw: decay of the mean of gradients")
+    flag("--beta2", share, 0.99, "adamw: decay of the mean of squared gradients")
+    flag("--weight_decay", not_negative, 0.1, "on matrices; with adamw alone on embeddings too")
     flag("--grad_clip", not_negative, 1.0, "largest norm of the gradient; 0 to let it be")
+    flag("--warmup_iters", whole, 0, "iterations over which the learning rates rise")
+    flag("--lr_schedule", _choice(*SCHEDULES), "linear", "how they fall: cosine, linear, or constant for not at all")
+    flag("--decay_share", portion, 0.8, "share of the run over which they fall; 1 from the start")
+    flag("--lr_decay_iters", count, None, "iterations until they have fallen (default max_iters)")
+    flag("--min_lr_share", portion, 0.0, "what is left of them at the end, as a share")
 
     group = parser.add_argument_group("evaluation and logging")
-    flag("--eval_interval", count, 250, "iterations from one evaluation, and checkpoint, to the next")
-    flag("--eval_iters", count, 50, "batches of batch_size windows evaluated a split, at most")
+    flag("--eval_interval", count, 200, "iterations from one evaluation, and checkpoint, to the next")
+    flag("--eval_iters", count, 30, "batches of batch_size windows evaluated a split, at most")
     flag("--eval_only", _boolean, False, "evaluate once, train nothing")
     flag("--log_interval", count, 10, "iterations from one progress line to the next")
     flag("--max_sample_tokens", whole, 300, "tokens of the sample printed at the end")
@@ -128,15 +137,32 @@ def parse_args(argv=None):
         check_args(args, problems)
     if problems:
         raise UserError("; ".join(problems) + ". See python train.py --help")
+    fill_in(args)
     return args
+
+
+def fill_in(args):
+    """Replace None, in flags whose default depends on another, by its value."""
+    args.n_kv_head = args.n_kv_head or args.n_head
+    args.bias = bool(args.bias)
+    if args.learning_rate is None:
+        args.learning_rate = 0.02 if args.optimizer == "muon" else 0.002
+    if args.optimizer == "muon":
+        args.muon_learning_rate = args.muon_learning_rate or 0.05
+        args.muon_momentum = 0.9 if args.muon_momentum is None else args.muon_momentum
 
 
 def check_args(args, problems):
     """Append to problems what is wrong between flags that are each fine alone."""
-    if args.n_embd % args.n_head:
-        problems.append(f"--n_embd {args.n_embd} is no multiple of --n_head {args.n_head}")
-    if args.min_lr is not None and args.min_lr > args.learning_rate:
-        problems.append(f"--min_lr {args.min_lr} is above --learning_rate {args.learning_rate}")
+    if args.n_embd % args.n_head or args.arch == "modern" and args.n_embd // args.n_head % 2:
+        problems.append(f"--n_embd {args.n_embd} is no {'even ' if args.arch == 'modern' else ''}multiple of --n_head "
+                        f"{args.n_head}")
+    if args.n_kv_head and args.n_head % args.n_kv_head:
+        problems.append(f"--n_kv_head {args.n_kv_head} is no divisor of --n_head {args.n_head}")
+    for name, value, needed in (("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
+                                ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
+        if getattr(args, name) is not None and getattr(args, value) != needed:
+            problems.append(f"--{name} goes with --{value} {needed} only")
     if args.overwrite and args.init_from == "resume":
         problems.append("--overwrite and --init_from resume contradict each other")
 
@@ -148,9 +174,4 @@ def resume_args(saved, argv=None):
     if changed:
         raise UserError(f"a resumed run keeps its data order and its model, so these cannot change: {', '.join(changed)}. "
                         f"Leave them out, or start a new run")
-    args = argparse.Namespace(**{**saved, **given})
-    problems = []
-    check_args(args, problems)
-    if problems:
-        raise UserError("; ".join(problems))
-    return args
+    return argparse.Namespace(**{**saved, **given})

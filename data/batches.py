@@ -22,7 +22,8 @@ from data.sampler import eval_starts, window_starts
 
 DRAWS_AHEAD = 4096  # draws ordered at once: the arithmetic of sampler.py costs 30 times less a draw in blocks
 REMAP_AFTER = 1024  # windows read through one mapping; each may pull 64 KB of file into our resident memory
-BATCHES_AHEAD = 8  # batches in the queue
+TOKENS_AT_ONCE = 1 << 18  # tokens the thread reads and hands over in one piece: waking a thread costs more than a batch
+PIECES_AHEAD = 2  # pieces in the queue
 
 
 def gather(tokens, starts, block_size):
@@ -100,7 +101,8 @@ class TrainBatches:
         self._order = (sampling_method, seed)
         self._rank, self._num_ranks, self._pin_memory = rank, num_ranks, pin_memory
         self.wait_time = 0.0  # seconds
-        self._queue = queue.Queue(maxsize=BATCHES_AHEAD)
+        self._queue = queue.Queue(maxsize=PIECES_AHEAD)
+        self._piece = iter(())  # what is left of the piece at hand
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read_ahead, args=(iter_num, max_iters), daemon=True)
         self._thread.start()
@@ -109,13 +111,16 @@ class TrainBatches:
         return self
 
     def __next__(self):
+        if (windows := next(self._piece, None)) is not None:
+            return windows
         t0 = time.perf_counter()
-        windows = self._queue.get()
+        piece = self._queue.get()
         self.wait_time += time.perf_counter() - t0
-        if isinstance(windows, BaseException):
-            self._queue.put(windows)  # for whoever asks again
-            raise windows
-        return windows
+        if isinstance(piece, BaseException):
+            self._queue.put(piece)  # for whoever asks again
+            raise piece
+        self._piece = iter(piece)
+        return next(self._piece)
 
     def close(self):
         self._closed.set()
@@ -140,18 +145,17 @@ class TrainBatches:
     def _read_ahead(self, iter_num, max_iters):
         try:
             iters_ahead = max(1, DRAWS_AHEAD // (self.micro_steps * self.rows))
+            at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._reader.block_size))  # batches
             for first in range(iter_num, max_iters, iters_ahead):
-                for starts in self.starts(self.draws(first, min(iters_ahead, max_iters - first))):
-                    windows = self._reader.read(starts)
-                    self._put(windows.pin_memory() if self._pin_memory else windows)
+                starts = self.starts(self.draws(first, min(iters_ahead, max_iters - first)))
+                for k in range(0, len(starts), at_once):
+                    windows = self._reader.read(starts[k : k + at_once].ravel()).unflatten(0, (-1, self.rows))
+                    self._queue.put((windows.pin_memory() if self._pin_memory else windows).unbind())
                     if self._closed.is_set():
                         return
-            self._put(StopIteration())
+            self._queue.put(StopIteration())
         except BaseException as error:  # raised where the batch is asked for
-            self._put(error)
-
-    def _put(self, item):
-        self._queue.put(item)
+            self._queue.put(error)
 
 
 def eval_batches(dataset, split, *, block_size, batch_size, eval_iters, rank=0, num_ranks=1):

@@ -9,6 +9,7 @@ encode, decode and itos (id -> token; a list or a dict, str or bytes).
 """
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def to_utf8(text):
     except UnicodeEncodeError as error:
         raise UserError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at position "
                         f"{error.start:,}: it is not valid Unicode. Decode the source as UTF-8") from None
+
+
+def codes_of(text):
+    """The code point of each character: (len(text),) uint8 for ASCII text, else uint32."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def as_token(raw):
@@ -66,27 +74,28 @@ class CharTokenizer:
     def __init__(self, chars):
         self.chars = list(chars)
         self.vocab_size = len(self.chars)
-        codes = np.array([ord(c) for c in self.chars], dtype=np.int64)
-        self._id_of_code = np.full(codes.max() + 2, self.vocab_size, dtype=np.uint32)  # vocab_size: no such character
-        self._id_of_code[codes] = np.arange(self.vocab_size)
-        self._codes = codes.astype("<u4")
+        self._codes = np.array([ord(c) for c in self.chars], dtype="<u4")
+        size = max(256, int(self._codes.max()) + 2)
+        self._id_of_code = np.full(size, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))  # no such character
+        self._id_of_code[self._codes] = np.arange(self.vocab_size)
 
     @classmethod
     def from_text(cls, *texts):
         """The characters of all the texts, sorted by code point."""
-        chars = sorted(set().union(*texts))
-        if not chars:
+        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+        for text in texts:
+            seen[codes_of(text)] = True
+        if not seen.any():
             raise UserError("the text is empty, so it has no characters to make a vocabulary of")
-        to_utf8("".join(chars))
-        return cls(chars)
+        if seen[0xD800:0xE000].any():  # lone surrogates: say where
+            for text in texts:
+                to_utf8(text)
+        return cls(map(chr, np.flatnonzero(seen)))
 
     def encode(self, text):
-        """(len(text),) uint32. Raises UserError at the first character outside the vocabulary, with its position."""
-        if text.isascii():
-            codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8)
-        else:
-            codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        ids = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+        """(len(text),) integers. Raises UserError at the first character outside the vocabulary, with its position."""
+        codes = codes_of(text)
+        ids = self._id_of_code[codes if codes.itemsize == 1 else np.minimum(codes, len(self._id_of_code) - 1)]
         unknown = ids == self.vocab_size
         if unknown.any():
             at = int(unknown.argmax())

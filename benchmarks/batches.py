@@ -1,0 +1,59 @@
+"""
+Tokens per second of a batch, x and y int64 on the CPU, from one file: ours against nanoGPT's get_batch, in one run.
+
+    python benchmarks/batches.py --nanogpt ../nanoGPT [--megabytes 200]
+
+Ours is the whole path that train.py uses: order, reading thread, queue, id check, widening.
+"""
+import os
+import tempfile
+from pathlib import Path
+
+from rival import function_of, paired, parser
+
+import numpy as np
+import torch
+
+from data.batches import TrainBatches, to_xy
+from data.dataset import open_dataset, write_dataset
+from data.sampler import SAMPLING_METHODS
+
+
+class Numbers:
+    """Stands in for a tokenizer: "text" that is already ids of a 50,257-token vocabulary."""
+    itos = {50256: "end"}
+
+    def encode(self, text):
+        return np.random.default_rng(0).integers(0, 50257, int(text), dtype=np.uint16) if text else np.zeros(0, np.uint16)
+
+    def decode(self, ids):
+        return str(len(ids))
+
+
+def main():
+    p = parser(__doc__)
+    p.add_argument("--megabytes", type=int, default=200, help="size of train.bin (default 200)")
+    p.add_argument("--batches", type=int, default=200, help="batches a timing (default 200)")
+    p.add_argument("--rounds", type=int, default=7, help="timings of each (default 7)")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(folder, str(args.megabytes * 500_000), Numbers(), val_text="1000")
+        dataset = open_dataset(folder)
+        dataset.tokens("train").max()  # both find the file in the page cache
+        for batch_size, block_size in ((64, 256), (12, 1024)):
+            theirs = function_of(args.nanogpt / "train.py", "get_batch", dict(
+                os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size, block_size=block_size,
+                device_type="cpu", device="cpu"))
+            for method in SAMPLING_METHODS:
+                batches = TrainBatches(dataset, sampling_method=method, block_size=block_size, batch_size=batch_size,
+                                       max_iters=10**9)
+                a, b, ratio = paired(lambda: [theirs("train") for _ in range(args.batches)],
+                                     lambda: [to_xy(next(batches), "cpu") for _ in range(args.batches)], args.rounds)
+                batches.close()
+                tokens = args.batches * batch_size * block_size
+                print(f"{batch_size:>3} x {block_size:<5} {method:20} nanoGPT {tokens / a / 1e6:7.1f} M tokens/s   "
+                      f"ours {tokens / b / 1e6:7.1f} M tokens/s   {ratio:5.1f} times   {b / args.batches * 1e6:.0f} us a batch")
+
+
+if __name__ == "__main__":
+    main()

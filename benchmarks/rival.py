@@ -1,0 +1,39 @@
+"""What the benchmarks share: single functions and scripts of a nanoGPT checkout (--nanogpt PATH), and A B A B timing."""
+import argparse
+import ast
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(os.path.abspath(__file__)).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def parser(doc):
+    """A parser that has --nanogpt already."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--nanogpt", type=Path, required=True, help="a checkout of github.com/karpathy/nanoGPT")
+    return p
+
+
+def function_of(script, name, namespace):
+    """The function `name` of a script that cannot be imported, defined in namespace."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    exec(compile(tree, str(script), "exec"), namespace)
+    return namespace[name]
+
+
+def seconds(work):
+    t0 = time.perf_counter()
+    work()
+    return time.perf_counter() - t0
+
+
+def paired(a, b, rounds):
+    """(median seconds of a, of b, median of a / b pair by pair), timed A B A B ... after a round that isn't counted."""
+    pairs = [(seconds(a), seconds(b)) for _ in range(rounds + 1)][1:]
+    a_times, b_times = zip(*pairs)
+    return statistics.median(a_times), statistics.median(b_times), statistics.median(x / y for x, y in pairs)

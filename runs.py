@@ -1,0 +1,129 @@
+"""The folder of a run, out_dir/: its name, its checkpoints (ckpt.pt, best.pt) and its log.csv."""
+import csv
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from data.errors import UserError
+from data.files import replacing
+
+CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s", "data_wait",
+               "seconds")
+
+
+def new_out_dir(args):
+    """Make the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
+    if args.out_dir:
+        out_dir = Path(args.out_dir)
+        if (out_dir / "log.csv").exists() and not args.overwrite:
+            raise UserError(f"{out_dir} holds a run. Go on with it: python train.py --init_from=resume "
+                            f"--out_dir={out_dir}; or replace it: add --overwrite; or leave --out_dir out")
+        out_dir.mkdir(parents=True, exist_ok=True)
+        return out_dir
+    name, n = Path(args.dataset).name, 1
+    while True:
+        out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
+        try:
+            out_dir.mkdir(parents=True)
+            return out_dir
+        except FileExistsError:
+            n += 1
+
+
+def newest_run(parent="out"):
+    """The run folder of `parent` whose checkpoint is the youngest. Raises FileNotFoundError."""
+    checkpoints = sorted(Path(parent).glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise FileNotFoundError(f"no checkpoint in {parent}/. Train first: python train.py, or name the run: --out_dir=...")
+    return checkpoints[-1].parent
+
+
+def save_checkpoint(out_dir, state, is_best):
+    """Replace ckpt.pt, and best.pt too when is_best; a kill at any moment leaves the files from before, whole."""
+    with replacing(out_dir / "ckpt.pt") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # how torch reports a failed write
+            raise UserError(f"could not write {file.name}: {str(error).splitlines()[0]}. Is the disk full? The "
+                            f"checkpoint before it is still there") from None
+        if is_best:  # the same bytes under a second name, so that the two never disagree
+            file.flush()
+            os.fsync(file.fileno())
+            link = out_dir / "best.pt.tmp"
+            link.unlink(missing_ok=True)
+            try:
+                os.link(file.name, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(file.name, link)
+            os.replace(link, out_dir / "best.pt")
+
+
+def load_checkpoint(path):
+    """The dict that save_checkpoint wrote. Nothing but tensors and plain values is read, and no code is run."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found. Train first: python train.py, or name the run: --out_dir=...")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise almost anything
+        raise UserError(f"{path} is no checkpoint of train.py: damaged, or it holds more than tensors and plain values, "
+                        f"and nothing of that was run ({str(error).splitlines()[0][:80]})") from None
+    if not isinstance(checkpoint, dict) or not {"model", "model_args", "args", "meta", "iter_num"} <= checkpoint.keys():
+        raise UserError(f"{path} is no checkpoint of this train.py: it lacks model, model_args, args, meta or iter_num")
+    return checkpoint
+
+
+class RunLog:
+    """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0."""
+
+    def __init__(self, out_dir, iter_num, enabled):
+        self.enabled, self.tty = enabled, sys.stdout.isatty()
+        if not enabled:
+            return
+        path, rows = out_dir / "log.csv", []
+        if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["iter"] and int(row["iter"]) <= iter_num]
+        self.file = open(path, "w", newline="")
+        self.writer = csv.DictWriter(self.file, CSV_COLUMNS)
+        self.writer.writeheader()
+        self.writer.writerows(rows)
+
+    def row(self, **values):
+        """A line of log.csv."""
+        if self.enabled:
+            self.writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+            self.file.flush()
+
+    def progress(self, iter_num, max_iters, loss, best, tokens_per_s, data_wait, seconds_left):
+        """The progress line, rewritten in place on a terminal: 79 columns at most, up to 999,999 iterations and 999
+        hours."""
+        best = "-" if best == math.inf else f"{best:.4f}"[:6]
+        self.line(f"{iter_num}/{max_iters}  loss {loss:.4f}"[:24] + f"  best {best}  {short(tokens_per_s)} tok/s  "
+                  f"wait {data_wait:.1%}  ETA {hms(seconds_left)}", end="" if self.tty else "\n")
+
+    def line(self, text, end="\n"):
+        """A line of the terminal, in place of the progress line."""
+        if self.enabled:
+            print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+
+
+def hms(seconds):
+    """Seconds as 1:23:45 or 0:07."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def short(n):
+    """A rate in three digits: 950, 12.3k, 4.56M."""
+    for unit in ("", "k", "M"):
+        if n < 999.5:
+            break
+        n /= 1000
+    else:
+        unit = "G"
+    return f"{n:.3g}{unit}"
