@@ -51,8 +51,13 @@ class KVCache:
         return (store[:, :, :end] for store in self.layers[layer])
 
 
+class RMSNorm(nn.RMSNorm):
+    def forward(self, x):  # under autocast x may be narrower than the weight, which torch's own kernels refuse
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def norm(config, width):
-    return nn.RMSNorm(width, eps=1e-6) if config.arch == "modern" else nn.LayerNorm(width, bias=config.bias)
+    return RMSNorm(width, eps=1e-6) if config.arch == "modern" else nn.LayerNorm(width, bias=config.bias)
 
 
 def rotary_table(block_size, hs):

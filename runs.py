@@ -2,8 +2,11 @@
 import csv
 import math
 import os
+import io
+import shlex
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,12 +22,12 @@ def new_out_dir(args):
     """Make the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
     if args.out_dir:
         out_dir = Path(args.out_dir)
-        if (out_dir / "log.csv").exists() and not args.overwrite:
-            raise UserError(f"{out_dir} holds a run. Go on with it: python train.py --init_from=resume "
-                            f"--out_dir={out_dir}; or replace it: add --overwrite; or leave --out_dir out")
+        if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
+            raise UserError(f"{out_dir} holds a run. Go on with it: {resume_command(out_dir)}; or replace it: add "
+                            f"--overwrite; or leave --out_dir out")
         out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
-    name, n = Path(args.dataset).name, 1
+    name, n = Path(os.path.abspath(args.dataset)).name, 1
     while True:
         out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
         try:
@@ -44,22 +47,25 @@ def newest_run(parent="out"):
 
 def save_checkpoint(out_dir, state, is_best):
     """Replace ckpt.pt, and best.pt too when is_best; a kill at any moment leaves the files from before, whole."""
-    with replacing(out_dir / "ckpt.pt") as file:
-        try:
+    path = out_dir / "ckpt.pt"
+    try:
+        with replacing(path) as file:
             torch.save(state, file)
-        except RuntimeError as error:  # how torch reports a failed write
-            raise UserError(f"could not write {file.name}: {str(error).splitlines()[0]}. Is the disk full? The "
-                            f"checkpoint before it is still there") from None
-        if is_best:  # the same bytes under a second name, so that the two never disagree
             file.flush()
-            os.fsync(file.fileno())
-            link = out_dir / "best.pt.tmp"
-            link.unlink(missing_ok=True)
-            try:
-                os.link(file.name, link)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(file.name, link)
-            os.replace(link, out_dir / "best.pt")
+            if is_best:  # the same bytes under a second name, so that the two never disagree
+                os.fsync(file.fileno())
+                link = out_dir / "best.pt.tmp"
+                link.unlink(missing_ok=True)
+                try:
+                    os.link(file.name, link)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(file.name, link)
+                os.replace(link, out_dir / "best.pt")
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        reason = getattr(error, "strerror", None) or "the write failed; is the disk full?"
+        kept = f"The one before it is kept; free some space, then go on: {resume_command(out_dir)}" if path.exists() else (
+            "There was none before it. Free some space and start again")
+        raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
 
 
 def load_checkpoint(path):
@@ -67,10 +73,12 @@ def load_checkpoint(path):
     if not path.exists():
         raise FileNotFoundError(f"{path} not found. Train first: python train.py, or name the run: --out_dir=...")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of a stranger's file
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(f"{path} is no checkpoint of train.py: damaged, or it holds more than tensors and plain values, "
-                        f"and nothing of that was run ({str(error).splitlines()[0][:80]})") from None
+        raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
+                        f"values; nothing of that was run ({type(error).__name__})") from None
     if not isinstance(checkpoint, dict) or not {"model", "model_args", "args", "meta", "iter_num"} <= checkpoint.keys():
         raise UserError(f"{path} is no checkpoint of this train.py: it lacks model, model_args, args, meta or iter_num")
     return checkpoint
@@ -85,12 +93,16 @@ class RunLog:
             return
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
-            with open(path, newline="") as file:
+            with open(path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if row["iter"] and int(row["iter"]) <= iter_num]
-        self.file = open(path, "w", newline="")
+        with replacing(path) as file:
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, CSV_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.write(text.getvalue().encode("utf-8"))
+        self.file = open(path, "a", newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, CSV_COLUMNS)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
 
     def row(self, **values):
         """A line of log.csv."""
@@ -109,6 +121,10 @@ class RunLog:
         """A line of the terminal, in place of the progress line."""
         if self.enabled:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+
+
+def resume_command(out_dir):
+    return f"python train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
 def hms(seconds):

@@ -19,12 +19,12 @@ from data.tokenizer import TableTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig
 from runs import load_checkpoint, newest_run
 from train import first_token, pick_device
-from train_args import count, not_negative, whole
+from train_args import Parser, count, not_negative, whole
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Parser(prog="sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
     parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
     parser.add_argument("--num_samples", type=count, default=1, help="samples, drawn together (default 1)")

@@ -11,6 +11,7 @@ Every flag: python train.py --help
 import contextlib
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -27,8 +28,8 @@ from data.sampler import seed_of, windows_per_epoch
 from data.tokenizer import tokenizer_from_meta
 from model import GPT, GPTConfig
 from optim import configure_optimizer, lr_share
-from runs import RunLog, hms, load_checkpoint, new_out_dir, newest_run, save_checkpoint
-from train_args import parse_args, resume_args
+from runs import RunLog, hms, load_checkpoint, new_out_dir, newest_run, resume_command, save_checkpoint
+from train_args import parse_args
 
 
 # ---- where it runs: a rank is a process of torchrun, with a GPU of its own where there are GPUs
@@ -44,7 +45,7 @@ def pick_device(name, local_rank=0):
             device = torch.device("cuda", local_rank if device.index is None else device.index)
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, AttributeError) as error:
         raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
 
@@ -70,7 +71,7 @@ def sum_over_ranks(values, device, num_ranks):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; the same once more ends the process at once."""
 
     def __init__(self):
         self.signal = 0
@@ -78,7 +79,7 @@ class StopRequest:
 
     def ask(self, number, frame):
         self.signal = number
-        self.restore()
+        signal.signal(number, self.previous[number])  # this one only: torchrun sends SIGTERM after a Ctrl-C
 
     def restore(self):
         for number, handler in self.previous.items():
@@ -170,10 +171,15 @@ def look(loss_sum, bad_iter, num_iters, stop_signal, device, num_ranks, out_dir)
     values = torch.tensor([loss_sum.item(), bad >= 0, stop_signal > 0], dtype=torch.float64)
     loss, num_bad, num_stopped = sum_over_ranks(values, device, num_ranks).tolist()
     if num_bad:
-        kept = "The last checkpoint there is from before it and is kept" if (out_dir / "ckpt.pt").exists() else (
-            "There is no checkpoint yet")
-        raise UserError(f"the loss is not finite since iteration {bad:,} in {out_dir}. {kept}. Try lower learning rates")
+        refuse_not_finite(f"the loss is not finite since iteration {bad:,}" if bad >= 0 else
+                          "the loss of another rank is not finite", out_dir)
     return loss / num_iters / num_ranks, (stop_signal or signal.SIGTERM) if num_stopped else 0
+
+
+def refuse_not_finite(what, out_dir):
+    kept = "The last checkpoint there is from before it and is kept" if (out_dir / "ckpt.pt").exists() else (
+        "There is no checkpoint yet")
+    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
 def first_token(tokenizer):
@@ -187,11 +193,14 @@ def first_token(tokenizer):
 
 
 def print_sample(model, meta, max_new_tokens, device):
-    tokenizer = tokenizer_from_meta(meta)
     model.eval()
-    idx = torch.tensor([[first_token(tokenizer)]], device=device)
-    idx = model.generate(idx, max_new_tokens, temperature=0.8, generator=torch.Generator(device).manual_seed(1337))
-    print(f"\n{tokenizer.decode(idx[0].tolist())}")
+    try:
+        tokenizer = tokenizer_from_meta(meta)
+        idx = torch.tensor([[first_token(tokenizer)]], device=device)
+        idx = model.generate(idx, max_new_tokens, temperature=0.8, generator=torch.Generator(device).manual_seed(1337))
+        print(f"\n{tokenizer.decode(idx[0].tolist())}")
+    except UserError as error:  # foreign data without the means to read it; the run itself is done
+        print(f"note: no sample, because {error}")
 
 
 # ---- the run
@@ -217,7 +226,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
-        args = resume_args(checkpoint["args"], argv)
+        args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     dataset = open_data(args, checkpoint, num_ranks)
     model = make_model(args, dataset.vocab_size, device)
@@ -234,8 +243,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     compiled_model = train_model = torch.compile(model) if args.compile == "true" else model
     if num_ranks > 1:
         from torch.nn.parallel import DistributedDataParallel as DDP
-        train_model = DDP(compiled_model, device_ids=[device.index] if device.type == "cuda" else None,
-                          broadcast_buffers=False)
+        train_model = DDP(compiled_model, device_ids=[device.index] if device.type == "cuda" else None)
     autocast = torch.autocast(device.type, dtype=getattr(torch, args.dtype), enabled=args.dtype != "float32")
     say(f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,}, "
         f"vocab_size {dataset.vocab_size:,}")
@@ -259,6 +267,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         f"{', compiled' if args.compile == 'true' else ''}; into {out_dir}/", flush=True)
 
     def save(is_best=False):
+        if not all(p.isfinite().all() for p in model.parameters()) or math.isnan(best_val_loss):
+            refuse_not_finite(f"the weights are not finite after iteration {iter_num:,}", out_dir)
         if rank == 0:
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
@@ -281,7 +291,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     t_look = time.perf_counter()
     t_start = t_look - seconds  # as if the run had never stopped
     looked_at, wait_before = iter_num, 0.0
-    while iter_num < args.max_iters and not stop.signal:
+    stopping = 0  # the signal that all ranks have agreed to stop for
+    while iter_num < args.max_iters and not stopping:
         share = lr_share(iter_num, args)
         for group, highest in zip(optimizer.param_groups, learning_rates):
             group["lr"] = highest * share
@@ -300,7 +311,7 @@ def train(args, argv, device, rank, num_ranks, stack):
             continue
 
         # 4) a progress line; with evaluation, a checkpoint
-        batch_loss, stop.signal = look(loss_sum, bad_iter, iter_num - looked_at, stop.signal, device, num_ranks, out_dir)
+        batch_loss, stopping = look(loss_sum, bad_iter, iter_num - looked_at, stop.signal, device, num_ranks, out_dir)
         dt = time.perf_counter() - t_look  # seconds
         row = dict(iter=iter_num, tokens=iter_num * tokens_per_iter, batch_loss=batch_loss,
                    learning_rate=args.learning_rate * share, tokens_per_s=(iter_num - looked_at) * tokens_per_iter / dt,
@@ -314,18 +325,19 @@ def train(args, argv, device, rank, num_ranks, stack):
             best_val_loss = min(losses["val"], best_val_loss)
             log.line(f"iteration {iter_num:,}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}"
                      f"{' (best)' if is_best else ''}")
-            save(is_best)
         log.row(**row)
+        if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
+            save(is_best)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
     # 5) the end
-    if stop.signal:
+    if stopping:
         save()
-        log.line(f"stopped at iteration {iter_num:,}. Go on: python train.py --init_from=resume --out_dir={out_dir}")
-        sys.exit(128 + stop.signal)
+        log.line(f"stopped at iteration {iter_num:,}. Go on: {resume_command(out_dir)}")
+        sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
-             f"More text: python sample.py --out_dir={out_dir}")
+             f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
     if rank == 0 and args.max_sample_tokens:
         print_sample(model, dataset.meta, args.max_sample_tokens, device)
 

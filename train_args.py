@@ -14,7 +14,7 @@ FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_ste
 
 
 def _checked(kind, holds, words):
-    """A type for a flag: kind(text) where holds(value), else ValueError("must be <words>")."""
+    """A type for a flag: kind(text) where holds(value), else ArgumentTypeError("must be <words>")."""
     def parse(text):
         try:
             value = kind(text)
@@ -22,7 +22,7 @@ def _checked(kind, holds, words):
                 return value
         except ValueError:
             pass
-        raise ValueError(f"must be {words}")
+        raise argparse.ArgumentTypeError(f"must be {words}")
     return parse
 
 
@@ -34,7 +34,7 @@ def _boolean(text):
     try:
         return {"true": True, "false": False}[text.lower()]
     except KeyError:
-        raise ValueError("must be true or false") from None
+        raise argparse.ArgumentTypeError("must be true or false") from None
 
 
 count = _checked(int, lambda n: n >= 1, "a whole number above 0")
@@ -45,8 +45,15 @@ portion = _checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 share = _checked(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors in one line as all others."""
+
+    def error(self, message):
+        raise UserError(f"{message}. See python {self.prog} --help")
+
+
 def _parser(problems):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train.py", usage="python train.py [--flag=value ...]", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a GPT on data/<dataset>/.\n\n"
                     "  python train.py                                        the default: plays by characters, on a CPU\n"
@@ -58,7 +65,7 @@ def _parser(problems):
         def parse(text):
             try:
                 return kind(text)
-            except ValueError as error:
+            except argparse.ArgumentTypeError as error:
                 problems.append(f"{name} {text}: {error}")
         if default is not None:
             help += f" (default {default})"
@@ -116,25 +123,40 @@ def _parser(problems):
     return parser
 
 
-def _parse(argv, problems, **kw):
+def _parse(argv, problems):
+    """(all arguments, those given on the command line); what is wrong with single ones goes into problems."""
     parser = _parser(problems)
-    if kw:
-        for action in parser._actions:
-            action.default = kw["default"]
     args, unknown = parser.parse_known_args(argv)
-    known = [option for action in parser._actions for option in action.option_strings]
+    flags = [option for action in parser._actions for option in action.option_strings]
     for word in unknown:
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+        name = word.split("=")[0]
+        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
         problems.append(f"{word} is no flag of train.py" + (f"; did you mean {near[0]}?" if near else ""))
-    return args
+    only_given = _parser([])
+    for action in only_given._actions:
+        action.default = argparse.SUPPRESS
+    return args, vars(only_given.parse_known_args(argv)[0])
 
 
-def parse_args(argv=None):
-    """argv (default: the command line) -> Namespace. Raises UserError that names every bad value at once."""
+def parse_args(argv=None, saved=None):
+    """argv (default: the command line) -> Namespace. Raises UserError that names every bad value at once.
+
+    saved: the arguments in the checkpoint of a run to resume. They take the place of the defaults, and those that are
+    FROZEN cannot be given another value. Without them, of a command line that says resume only the flags' own values
+    are looked at.
+    """
     problems = []
-    args = _parse(argv, problems)
-    if not problems:
-        check_args(args, problems)
+    args, given = _parse(argv, problems)
+    if saved and not problems:
+        changed = [f"--{k} {given[k]} (it is {saved[k]})" for k in FROZEN if k in given and given[k] != saved[k]]
+        if changed:
+            raise UserError(f"a resumed run keeps its data order and its model, so these cannot change: "
+                            f"{', '.join(changed)}. Leave them out, or start a new run")
+        args = argparse.Namespace(**{**saved, "overwrite": False, **given})
+    if saved or args.init_from != "resume":
+        check_args(args, given, problems)
+    if args.overwrite and args.init_from == "resume":
+        problems.append("--overwrite and --init_from resume contradict each other")
     if problems:
         raise UserError("; ".join(problems) + ". See python train.py --help")
     fill_in(args)
@@ -152,26 +174,14 @@ def fill_in(args):
         args.muon_momentum = 0.9 if args.muon_momentum is None else args.muon_momentum
 
 
-def check_args(args, problems):
-    """Append to problems what is wrong between flags that are each fine alone."""
-    if args.n_embd % args.n_head or args.arch == "modern" and args.n_embd // args.n_head % 2:
-        problems.append(f"--n_embd {args.n_embd} is no {'even ' if args.arch == 'modern' else ''}multiple of --n_head "
-                        f"{args.n_head}")
-    if args.n_kv_head and args.n_head % args.n_kv_head:
+def check_args(args, given, problems):
+    """Append to problems what is wrong between flags that are each fine alone; a flag that is not fine is None."""
+    even = "even " if args.arch == "modern" else ""  # rotary positions turn channels in pairs
+    if args.n_embd and args.n_head and (args.n_embd % args.n_head or even and args.n_embd // args.n_head % 2):
+        problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head}")
+    if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} is no divisor of --n_head {args.n_head}")
     for name, value, needed in (("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
                                 ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
-        if getattr(args, name) is not None and getattr(args, value) != needed:
+        if given.get(name) is not None and getattr(args, value) not in (needed, None):
             problems.append(f"--{name} goes with --{value} {needed} only")
-    if args.overwrite and args.init_from == "resume":
-        problems.append("--overwrite and --init_from resume contradict each other")
-
-
-def resume_args(saved, argv=None):
-    """The arguments of a resumed run: those of its checkpoint, changed by the flags given now. Raises UserError for FROZEN."""
-    given = vars(_parse(argv, [], default=argparse.SUPPRESS))
-    changed = [f"--{k} {given[k]} (it is {saved[k]})" for k in FROZEN if k in given and given[k] != saved[k]]
-    if changed:
-        raise UserError(f"a resumed run keeps its data order and its model, so these cannot change: {', '.join(changed)}. "
-                        f"Leave them out, or start a new run")
-    return argparse.Namespace(**{**saved, **given})

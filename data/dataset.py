@@ -5,6 +5,7 @@
 
 A folder is whole or visibly not: meta.pkl goes first and comes back last. README.md beside this file says what each key holds.
 """
+import contextlib
 import difflib
 import hashlib
 import io
@@ -148,7 +149,8 @@ class _BinWriter:
                 "sha256": self.sha256.hexdigest()}
 
     def discard(self):
-        self.file.close()
+        with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses a second time
+            self.file.close()
         self.temporary.unlink(missing_ok=True)
 
 
@@ -216,7 +218,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """Plain values only: a class or a function in the file is refused before anything of it runs."""
 
     def find_class(self, module, name):
-        raise UserError(f"it refers to {module}.{name}; only plain values (dict, list, str, bytes, int, float, bool, "
+        raise UserError(f"it refers to {printable(f'{module}.{name}')}; only plain values (dict, list, str, bytes, int, float, bool, "
                         f"None) are read, and nothing of it was run")
 
 
@@ -227,18 +229,42 @@ def load_plain(raw, path):
     except UserError as error:
         raise UserError(f"{path} is not a plain meta.pkl: {error}") from None
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}). Prepare the dataset again") from None
-    if not isinstance(meta, dict) or type(meta.get("vocab_size")) is not int or meta["vocab_size"] < 1:
-        raise UserError(f"{path} holds no vocab_size. Prepare the dataset again")
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {printable(str(error))}). Prepare the dataset again"
+                        ) from None
+    _check_shape(meta, path)
     return meta
+
+
+def printable(text):
+    """Text of a stranger's, for a message: one line, no control characters, not long."""
+    return text.encode("unicode_escape").decode("ascii")[:100]
+
+
+def _check_shape(meta, path):
+    """Raises UserError unless the keys that the reader goes by hold what they should."""
+    def is_count(value, below=2**63):
+        return type(value) is int and 0 <= value < below
+    if not isinstance(meta, dict) or not is_count(meta.get("vocab_size"), 2**32 + 1) or meta["vocab_size"] < 1:
+        raise UserError(f"{path} holds no vocab_size from 1 to 2**32. Prepare the dataset again")
+    if not is_count(meta.get("max_id", 0)):
+        raise UserError(f"{path} has a max_id that is no whole number. Prepare the dataset again")
+    splits = meta.get("splits", {split: {"tokens": 0} for split in SPLITS})
+    for split in SPLITS:
+        counts = splits.get(split) if isinstance(splits, dict) else None
+        if not isinstance(counts, dict) or not is_count(counts.get("tokens")):
+            raise UserError(f"{path} has splits without a count of tokens for {split}. Prepare the dataset again")
 
 
 def dataset_folder(name):
     """data/<name>, shown from the working directory where it lies below; a name with a slash is a path to a folder."""
     if os.sep in name or "/" in name:
         return Path(name)
-    folder = DATA / name
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return shown(DATA / name)
+
+
+def shown(path):
+    """A path as seen from the working directory, where it lies below; commands we print work from there."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def open_dataset(name):
@@ -248,12 +274,20 @@ def open_dataset(name):
     are under 1 GB. Raises UserError or FileNotFoundError, naming the command that helps.
     """
     folder = dataset_folder(name)
-    before = None
-    while before != (before := _stamp(folder)):  # again, when prepare.py has come between
-        meta = _read_meta(folder)
-        dtype = _stated_dtype(meta, folder)
-        files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
-        num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
+    while True:
+        stamp = _stamp(folder)
+        try:
+            meta = _read_meta(folder)
+            dtype = _stated_dtype(meta, folder)
+            files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
+            num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
+            error = None
+        except (UserError, FileNotFoundError) as caught:
+            error = caught
+        if stamp == _stamp(folder):
+            break  # else a prepare.py has come between: look again
+    if error:
+        raise error
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "max_id" not in meta:
         # other programs count the ranks, which leaves out <|endoftext|>
@@ -283,14 +317,14 @@ def _read_meta(folder):
                                 f"{folder}/prepare.py")
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
         raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. If these are GPT-2 tokens (nanoGPT "
-                                f"writes no meta.pkl for them), run: python data/write_meta.py {folder}")
+                                f"writes no meta.pkl for them), run: python {shown(DATA)}/write_meta.py {folder}")
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 
 
 def _no_such_dataset(folder):
     names = sorted(p.parent.name for p in DATA.glob("*/prepare.py") if p.parent.name != "template")
     near = difflib.get_close_matches(folder.name, names, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Make it: bash data/create_new_dataset.sh {folder.name}"
+    hint = f"Did you mean {near[0]}?" if near else f"Make it: bash {shown(DATA)}/create_new_dataset.sh {folder.name}"
     return f"{folder} not found. {hint} (There are: {', '.join(names)})"
 
 
@@ -301,7 +335,7 @@ def _stated_dtype(meta, folder):
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
-                        f"such ids. State it: python data/write_meta.py {folder} --dtype uint16 (or uint32)")
+                        f"such ids. State it: python {shown(DATA)}/write_meta.py {folder} --dtype uint16 (or uint32)")
     return token_dtype(meta["vocab_size"])
 
 

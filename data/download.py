@@ -20,7 +20,7 @@ from data.errors import UserError, one_line_errors
 from data.files import lock, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; a broken connection loses less than that
 RETRY_STATUS = {408, 429, 500, 502, 503, 504}
 
 
@@ -35,6 +35,7 @@ def download(url, path, sha256=None, tries=5):
     pieces belong together). tries: how often in a row a network fault or a busy server may be met before DownloadError.
     """
     import requests  # not at the top: most who import this module have the file already
+    import urllib3
     path, part = Path(path), Path(f"{path}.part")
     if path.exists() and sha256 and file_sha256(path) == sha256:
         return path
@@ -52,7 +53,12 @@ def download(url, path, sha256=None, tries=5):
                 if error.response.status_code not in RETRY_STATUS:
                     raise DownloadError(f"{url} answered {error.response.status_code} {error.response.reason}") from None
                 reason, wait = f"answered {error.response.status_code}", error.response.headers.get("Retry-After", "")
-            except (requests.RequestException, EOFError) as error:
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
+                    requests.exceptions.MissingSchema):
+                raise DownloadError(f"{url} is no address; one begins with https://") from None
+            except requests.TooManyRedirects:
+                raise DownloadError(f"{url} leads from one address to the next without end") from None
+            except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError) as error:
                 reason, wait = _in_words(error), ""
             progress = part.exists() and part.stat().st_size > size_before
             failures = 1 if progress else failures + 1
@@ -69,6 +75,7 @@ def download(url, path, sha256=None, tries=5):
 
 def _fetch_rest(session, url, part):
     """One request, for the bytes that part lacks. Raises EOFError when fewer came than were announced."""
+    import urllib3
     from tqdm import tqdm
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # what is counted and hashed is the file itself
@@ -81,15 +88,20 @@ def _fetch_rest(session, url, part):
             part.unlink()
             raise EOFError("the partial file did not fit and was thrown away")
         response.raise_for_status()
-        if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise EOFError("the server sent another part of the file than was asked for")
+        if response.status_code == 200:
             have = 0  # the server sends the file from its start
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with open(part, "ab" if have else "wb") as file, \
                 tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, disable=None) as bar:
-            for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+            try:  # raw: as sent, even if the server has packed it
+                for chunk in response.raw.stream(CHUNK, decode_content=False):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+            except urllib3.exceptions.ProtocolError:
+                pass  # cut off: the count below says where
             file.flush()
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:
@@ -99,7 +111,8 @@ def _fetch_rest(session, url, part):
 def _in_words(error):
     """The cause at the bottom of requests' nested exceptions, in a few words."""
     import requests
-    if isinstance(error, requests.Timeout):
+    import urllib3
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
         return "no answer in time"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy refused"

@@ -6,15 +6,16 @@ from pathlib import Path
 from data.errors import UserError
 
 
-def read_text(path):
+def read_text(path, instead="name the file that holds it"):
     """The text of a UTF-8 file, to the character: no newline is translated; a byte order mark is dropped.
 
-    Raises UserError with the offset of the first byte that is not UTF-8.
+    Raises UserError with the offset of the first byte that is not UTF-8. instead: what else to do, for the message,
+    where there is no such file.
     """
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found. Put the text there, or name the file that holds it") from None
+        raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt")
     try:
@@ -32,6 +33,7 @@ def replacing(path):
     file is still there, whole.
     """
     temporary = Path(f"{path}.tmp")
+    temporary.unlink(missing_ok=True)  # a killed run's may be linked to a file that is in use
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -55,8 +57,8 @@ def sync_folder(folder):
 
 @contextlib.contextmanager
 def lock(folder, holder):
-    """Keep a second `holder` (a few words, for the message) out of `folder`; the system frees it if we are killed."""
-    with open(Path(folder) / ".lock", "a") as file:
+    """Keep a second `holder` (the name of a program) out of `folder`; the system frees it if we are killed."""
+    with open(Path(folder) / f".{holder}.lock", "a") as file:
         try:
             if os.name == "posix":
                 import fcntl

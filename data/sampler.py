@@ -23,7 +23,7 @@ def windows_per_epoch(method, num_tokens, block_size):
     """Windows that make an epoch (for `random`: as many as cover the tokens once). 0 when not one window fits."""
     whole = (num_tokens - 1) // block_size
     if method == "without_replacement":  # one fewer, so that the grid can shift by up to a whole window
-        return min(whole, max(1, num_tokens // block_size - 1))
+        whole = min(whole, max(1, num_tokens // block_size - 1))
     return max(0, whole)
 
 

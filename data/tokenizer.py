@@ -151,8 +151,10 @@ class TiktokenTokenizer:
         encoding = self._encoding
         itos = {i: as_token(raw) for raw, i in encoding._mergeable_ranks.items()}
         itos |= {i: token for token, i in encoding._special_tokens.items()}
-        return {"tokenizer": "tiktoken", "tiktoken_encoding": self.name, "pat_str": encoding._pat_str,
+        meta = {"tokenizer": "tiktoken", "tiktoken_encoding": self.name, "pat_str": encoding._pat_str,
                 "special_tokens": dict(encoding._special_tokens), **tables(dict(sorted(itos.items())))}
+        meta["stoi"] |= encoding._special_tokens  # two of o200k_harmony's share an id
+        return meta
 
     @classmethod
     def from_meta(cls, meta):

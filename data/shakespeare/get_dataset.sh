@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Tiny Shakespeare, 1.1 MB of plays, as GPT-2 tokens: downloads input.txt, then prepares it. Runs from any directory.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+data=$(cd "$here/.." && pwd)
 python=$(command -v python || command -v python3)
 
-"$python" ../shakespeare_char/tinyshakespeare.py input.txt
-"$python" prepare.py
+"$python" "$data/shakespeare_char/tinyshakespeare.py" "$here/input.txt"
+"$python" "$here/prepare.py"

@@ -18,7 +18,7 @@ from data.tokenizer import TiktokenTokenizer
 
 
 def main():
-    text = read_text(HERE / "input.txt")
+    text = read_text(HERE / "input.txt", instead=f"run: bash {HERE}/get_dataset.sh")
     write_dataset(HERE, text, TiktokenTokenizer("gpt2"), percentage_train=0.9, source=source_of(HERE / "input.txt"))
 
 

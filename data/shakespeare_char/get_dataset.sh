@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tiny Shakespeare, 1.1 MB of plays, by characters: downloads input.txt, then prepares it. Runs from any directory.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$(command -v python || command -v python3)
 
-"$python" tinyshakespeare.py input.txt
-"$python" prepare.py
+"$python" "$here/tinyshakespeare.py" "$here/input.txt"
+"$python" "$here/prepare.py"

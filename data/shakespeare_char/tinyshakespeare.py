@@ -54,7 +54,7 @@ def get_input(path):
     if path.exists():
         if file_sha256(path) in SOURCES:
             return
-        raise UserError(f"{path} is there and is not TinyShakespeare. To prepare it as it is, run prepare.py; to "
+        raise UserError(f"{path.name} is there and is not TinyShakespeare. To prepare it as it is, run prepare.py; to "
                         f"download the plays, move it away first")
     try:
         download(URL, path, sha256=ORIGINAL, tries=2)

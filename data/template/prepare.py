@@ -23,10 +23,16 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-t", "--train_input", default=HERE / "input.txt", help="a UTF-8 text file (default: input.txt)")
     parser.add_argument("-v", "--val_input", help="a text file for validation; then all of --train_input is train")
-    parser.add_argument("-p", "--percentage_train", type=float, default=0.9, help="share of the text for train (0.9)")
-    parser.add_argument("--method", choices=["char", "byte", "tiktoken"], default="char", help="what a token is (char)")
-    parser.add_argument("-e", "--tiktoken_encoding", default="gpt2", help="gpt2, cl100k_base, o200k_base, ... (gpt2)")
-    return parser.parse_args()
+    parser.add_argument("-p", "--percentage_train", type=float, help="share of the text for train (default: 0.9)")
+    parser.add_argument("--method", choices=["char", "byte", "tiktoken"], default="char",
+                        help="what a token is (default: char)")
+    parser.add_argument("-e", "--tiktoken_encoding", help="gpt2, cl100k_base, o200k_base, ... (default: gpt2)")
+    args = parser.parse_args()
+    if args.tiktoken_encoding and args.method != "tiktoken":
+        parser.error("-e/--tiktoken_encoding goes with --method tiktoken")
+    if args.percentage_train is not None and args.val_input:
+        parser.error("-p/--percentage_train does nothing beside -v/--val_input: all of --train_input is train then")
+    return args
 
 
 def main():
@@ -36,22 +42,24 @@ def main():
     text = read_text(args.train_input)
     val_text = read_text(args.val_input) if args.val_input else None
 
-    # 2) make stoi and itos, the vocabulary. Your own tokenizer is any object with encode, decode and itos:
-    #    class Words:
-    #        def __init__(self, text):
-    #            self.itos = sorted(set(self.split(text)))
-    #            self.stoi = {word: i for i, word in enumerate(self.itos)}
-    #        def split(self, text):
-    #            return re.findall(r"\w+|\W", text)
-    #        def encode(self, text):
-    #            return [self.stoi[word] for word in self.split(text)]
-    #        def decode(self, ids):
-    #            return "".join(self.itos[i] for i in ids)
-    #    tokenizer = Words(text + (val_text or ""))
-    tokenizer = make_tokenizer(args.method, text, val_text or "", tiktoken_encoding=args.tiktoken_encoding)
+    # 2) make stoi and itos, the vocabulary
+    tokenizer = make_tokenizer(args.method, text, val_text or "", tiktoken_encoding=args.tiktoken_encoding or "gpt2")
+    # or your own, any object with encode, decode and itos; here words, and the characters between them:
+    # class Words:
+    #     def __init__(self, text):
+    #         self.itos = sorted(set(self.split(text)))
+    #         self.stoi = {word: i for i, word in enumerate(self.itos)}
+    #     def split(self, text):
+    #         import re
+    #         return re.findall(r"\w+|\W", text)
+    #     def encode(self, text):
+    #         return [self.stoi[word] for word in self.split(text)]
+    #     def decode(self, ids):
+    #         return "".join(self.itos[i] for i in ids)
+    # tokenizer = Words(text + (val_text or ""))
 
     # 3) tokenize, 4) split into train and val, 5) save train.bin and val.bin, 6) save meta.pkl: all of it, or nothing
-    write_dataset(HERE, text, tokenizer, val_text=val_text, percentage_train=args.percentage_train,
+    write_dataset(HERE, text, tokenizer, val_text=val_text, percentage_train=args.percentage_train or 0.9,
                   source=Path(args.train_input).name)
 
 

@@ -1,0 +1,59 @@
+"""Fixtures of several test files, and hypothesis' settings: no deadline, the same examples in every run."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
+
+
+def no_outputs(folder, names):
+    """For shutil.copytree: what a clone has, less what prepare.py and runs have made."""
+    return [name for name in names if not ((Path(folder) / name).is_dir() and name != "__pycache__")
+            and not name.endswith((".py", ".sh", "README.md"))]
+
+
+@pytest.fixture(scope="session")
+def repo(tmp_path_factory):
+    """A copy of the program with its dataset folders unprepared; names of new datasets are free in it."""
+    root = tmp_path_factory.mktemp("clone") / "repo"
+    shutil.copytree(ROOT / "data", root / "data", ignore=no_outputs)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, root)
+    return root
+
+
+@pytest.fixture
+def new_dataset(repo, request):
+    """new_dataset(name, text) -> the folder of a dataset just made by create_new_dataset.sh, removed after the test."""
+    made = []
+
+    def make(name="fresh", text=None):
+        subprocess.run(["bash", repo / "data" / "create_new_dataset.sh", name], check=True, stdout=subprocess.DEVNULL)
+        made.append(repo / "data" / name)
+        if text is not None:
+            (made[-1] / "input.txt").write_text(text, encoding="utf-8", newline="")
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(os.path.realpath(folder))
+        if folder.is_symlink():
+            folder.unlink()
+
+
+@pytest.fixture
+def forbid_network(monkeypatch):
+    """Any connection attempt of this process fails the test."""
+    def refuse(*args, **kw):
+        raise AssertionError("this must work with no network")
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)

@@ -1,0 +1,210 @@
+"""The flags of train.py (train_args.py): the frozen list, every flag read somewhere, all bad values in one message.
+
+Run: python -m pytest tests/test_args.py
+"""
+import dataclasses
+import re
+
+import pytest
+from helpers import ROOT, one_line_error, only_line, python
+
+import train
+import train_args
+from data.errors import UserError
+from model import GPTConfig
+from train_args import parse_args
+
+FLAGS = {  # every flag and its default; a new one, or another default, is changed here on purpose
+    "dataset": "shakespeare_char", "sampling_method": "random", "batch_size": 64, "block_size": 64,
+    "gradient_accumulation_steps": 1,
+    "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "dropout": 0.0, "bias": False,
+    "max_iters": 600, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
+    "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
+    "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
+    "eval_interval": 200, "eval_iters": 30, "eval_only": False, "log_interval": 10, "max_sample_tokens": 300,
+    "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
+    "compile": "auto",
+}
+DEPENDENT = ("n_kv_head", "bias", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
+
+
+def refused(*argv):
+    """The message of parse_args, less its last sentence."""
+    with pytest.raises(UserError) as error:
+        parse_args(argv)
+    message, hint = str(error.value).rsplit(". ", 1)
+    assert hint == "See python train.py --help"
+    return message
+
+
+# ---- the list
+
+
+def test_the_flags_and_their_defaults_are_the_frozen_ones():
+    assert vars(parse_args([])) == FLAGS
+
+
+def test_the_contract_flags_have_their_contract_defaults():
+    args = parse_args([])
+    assert (args.dataset, args.batch_size, args.sampling_method) == ("shakespeare_char", 64, "random")
+    for method in ("random", "sequential", "without_replacement"):
+        assert parse_args([f"--sampling_method={method}"]).sampling_method == method
+
+
+def test_every_flag_is_read_somewhere():
+    """A flag that is accepted and does nothing is a defect. Reads are args.<flag>, and the sizes of GPTConfig."""
+    code = "\n".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("data/*.py")]
+                     if path.name not in ("train_args.py", "sample.py"))  # sample.py has flags of its own
+    read = set(re.findall(r"\bargs\.(\w+)\b(?!\s*=[^=])", code))
+    assert "getattr(args, field.name) for field in fields(GPTConfig)" in code
+    read |= {field.name for field in dataclasses.fields(GPTConfig)}
+    assert set(FLAGS) - read == set()
+
+
+def test_every_flag_has_its_help_and_the_help_its_defaults(capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit.value.code == 0
+    for flag, default in vars(parse_args([])).items():
+        assert f"--{flag} " in text
+        if default is not None and flag not in DEPENDENT:
+            assert f"(default {default})" in text
+
+
+# ---- values
+
+
+@pytest.mark.parametrize("argv, compile", [
+    (["--compile=False"], "false"), (["--compile=True"], "true"), (["--compile", "false"], "false"),
+    (["--compile=auto"], "auto"), ([], "auto")])
+def test_compile_takes_what_nanogpt_users_type(argv, compile):
+    assert parse_args(argv).compile == compile
+
+
+@pytest.mark.parametrize("argv, bias", [
+    (["--bias"], True), (["--bias=true"], True), (["--bias=True"], True), (["--bias", "true"], True),
+    (["--bias=false"], False), (["--bias=False"], False), (["--bias", "false"], False), ([], False),
+    (["--bias", "--n_layer=2"], True)])
+def test_a_switch_is_a_switch_and_takes_true_and_false(argv, bias):
+    assert parse_args(["--arch=gpt2", *argv]).bias is bias
+
+
+def test_values_have_the_types_of_their_flags():
+    args = parse_args(["--batch_size=12", "--learning_rate=1", "--dropout=0", "--min_lr_share=1", "--grad_clip=0",
+                       "--seed=0", "--lr_decay_iters=7", "--dataset=a/b", "--warmup_iters=3"])
+    assert vars(args) == {**vars(parse_args([])), "batch_size": 12, "learning_rate": 1.0, "min_lr_share": 1.0,
+                          "grad_clip": 0.0, "seed": 0, "lr_decay_iters": 7, "dataset": "a/b", "warmup_iters": 3}
+    assert type(args.learning_rate) is float and type(args.batch_size) is int
+
+
+def test_all_bad_values_are_in_one_message():
+    assert refused("--batch_size=0", "--learning_rate=nan", "--sampling_method=fast", "--dropout=1", "--bias=maybe",
+                   "--max_iters=1e3", "--n_lyer=3", "--warmup_iters=-1") == "; ".join([
+        "--batch_size 0: must be a whole number above 0",
+        "--learning_rate nan: must be a number above 0",
+        "--sampling_method fast: must be one of random, sequential, without_replacement",
+        "--dropout 1: must be a number from 0 up to, but not, 1",
+        "--bias maybe: must be true or false",
+        "--max_iters 1e3: must be a whole number above 0",
+        "--warmup_iters -1: must be a whole number, 0 or more",
+        "--n_lyer=3 is no flag of train.py; did you mean --n_layer?"])
+
+
+def test_flags_that_contradict_each_other_are_named_together():
+    assert refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true", "--muon_momentum=0.5",
+                   "--optimizer=adamw") == "; ".join([
+        "--n_embd 100 is no even multiple of --n_head 3", "--n_kv_head 2 is no divisor of --n_head 3",
+        "--bias goes with --arch gpt2 only", "--muon_momentum goes with --optimizer muon only"])
+    assert refused("--overwrite", "--init_from=resume") == "--overwrite and --init_from resume contradict each other"
+
+
+def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
+    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4"
+    assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
+    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4"
+
+
+def test_a_contradiction_is_in_the_message_beside_a_bad_value():
+    message = refused("--batch_size=0", "--n_embd=100", "--n_head=3")
+    assert "--batch_size 0: must be" in message and "--n_embd 100 is no even multiple of --n_head 3" in message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0", "-1", "x", ""])
+def test_numbers_that_are_none_are_refused(value):
+    assert refused(f"--learning_rate={value}") == f"--learning_rate {value}: must be a number above 0"
+
+
+@pytest.mark.parametrize("word, message", [
+    ("--max_iter=5", "--max_iter=5 is no flag of train.py; did you mean --max_iters?"),
+    ("--eval-interval=5", "--eval-interval=5 is no flag of train.py; did you mean --eval_interval?"),
+    ("--batch=4", "--batch=4 is no flag of train.py; did you mean --batch_size?"),
+    ("--zzzzzzzz", "--zzzzzzzz is no flag of train.py"),
+    ("config/train.py", "config/train.py is no flag of train.py"),
+    ("batch_size=4", "batch_size=4 is no flag of train.py; did you mean --batch_size?")])
+def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, message):
+    assert refused(word) == message
+
+
+@pytest.mark.parametrize("argv", [["--max_iters"], ["--batch_size", "--n_layer=2"]])
+def test_a_flag_without_its_value_is_a_one_line_error(capsys, argv):
+    line = one_line_error(capsys, train.main, argv)
+    assert argv[0] in line and "See python train.py --help" in line
+
+
+def test_the_command_line_prints_one_line_and_exits_with_2():
+    run = python("train.py", "--batch_size=0", "--n_layer=x")
+    assert run.returncode == 2 and run.stdout == ""
+    assert only_line(run.stderr) == ("error: --batch_size 0: must be a whole number above 0; --n_layer x: must be a "
+                                     "whole number above 0. See python train.py --help")
+
+
+# ---- resuming
+
+
+SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n_kv_head": 6, "arch": "gpt2",
+         "bias": True, "optimizer": "adamw", "learning_rate": 1e-2, "muon_learning_rate": None, "muon_momentum": None,
+         "out_dir": "out/x"}
+OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "gradient_accumulation_steps": 3,
+         "block_size": 9, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30, "bias": False, "arch": "modern",
+         "n_kv_head": 1, "optimizer": "muon"}
+
+
+def test_resume_keeps_the_saved_arguments_but_for_the_flags_given_now():
+    args = parse_args(["--init_from=resume", "--max_iters=9000", "--eval_interval=7", "--out_dir=moved/here"], saved=SAVED)
+    assert vars(args) == {**SAVED, "init_from": "resume", "max_iters": 9000, "eval_interval": 7,
+                          "out_dir": "moved/here"}
+
+
+@pytest.mark.parametrize("flag", OTHER)
+def test_resume_refuses_another_order_or_another_model(flag):
+    with pytest.raises(UserError) as error:
+        parse_args(["--init_from=resume", f"--{flag}={OTHER[flag]}"], saved=SAVED)
+    assert str(error.value) == (
+        "a resumed run keeps its data order and its model, so these cannot change: "
+        f"--{flag} {OTHER[flag]} (it is {SAVED[flag]}). Leave them out, or start a new run")
+
+
+def test_resume_names_all_the_flags_that_it_refuses():
+    assert set(OTHER) == set(train_args.FROZEN)
+    with pytest.raises(UserError, match=r"--batch_size 5 \(it is 4\), --seed 8 \(it is 1337\)\. Leave"):
+        parse_args(["--seed=8", "--batch_size=5"], saved=SAVED)
+
+
+@pytest.mark.parametrize("flag", ["--n_head=6", "--bias=true", "--bias", "--n_embd=60", "--batch_size=4"])
+def test_resume_takes_a_frozen_flag_that_says_what_is_so_already(flag):
+    """Each of these fits the run that is resumed; that it may not fit the defaults of a new run is no matter."""
+    argv = ["--init_from=resume", flag]
+    parse_args(argv)
+    assert vars(parse_args(argv, saved=SAVED)) == {**SAVED, "init_from": "resume"}
+
+
+def test_resume_refuses_a_flag_that_the_run_has_no_use_for():
+    """It would be accepted and do nothing."""
+    with pytest.raises(UserError, match="--muon_momentum goes with --optimizer muon only"):
+        parse_args(["--init_from=resume", "--muon_momentum=0.5"], saved=SAVED)  # SAVED is a run of adamw
+
+
+def test_a_run_that_had_replaced_another_can_be_resumed():
+    saved = {**SAVED, "overwrite": True}
+    assert parse_args(["--init_from=resume"], saved=saved).init_from == "resume"

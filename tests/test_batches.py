@@ -1,0 +1,316 @@
+"""Windows as tensors (data/batches.py): layout over ranks and micro-steps, resuming, reading ahead, bad ids, memory.
+
+Run: python -m pytest tests/test_batches.py            (with a file of 256 MB: add -m "long or not long")
+Token number i of these datasets is i, so the first id of a window is where it starts.
+"""
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import RangeTokenizer, arange_dataset, edit_bin, python
+
+from data.batches import TrainBatches, check_split, eval_batches, gather, split_iteration, to_xy
+from data.dataset import open_dataset, write_dataset
+from data.errors import UserError
+from data.sampler import SAMPLING_METHODS, window_starts
+
+T = 8
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return open_dataset(f"{arange_dataset(tmp_path / 'numbers', 1003)}/")
+
+
+def batches(dataset, max_iters=20, **kw):
+    settings = dict(sampling_method="without_replacement", block_size=T, batch_size=4, seed=3, max_iters=max_iters)
+    return TrainBatches(dataset, **{**settings, **kw})
+
+
+def read(dataset, **kw):
+    """(steps, rows, T + 1): every micro-batch of a run."""
+    reader = batches(dataset, **kw)
+    out = torch.stack(list(reader)).numpy()
+    reader.close()
+    return out
+
+
+def expected_starts(method, num_draws, first=0, num_tokens=1003, seed=3):
+    return window_starts(method, np.arange(first, first + num_draws), num_tokens, T, seed, "numbers")
+
+
+# ---- one read
+
+
+def test_gather_returns_block_size_plus_one_consecutive_tokens_in_their_own_dtype():
+    for dtype in ("<u2", "<u4"):
+        windows = gather(np.arange(100, dtype=dtype), np.array([0, 7, 91]), T)
+        assert windows.dtype == np.dtype(dtype)
+        assert windows.tolist() == [list(range(s, s + T + 1)) for s in (0, 7, 91)]
+
+
+def test_gather_beyond_the_last_window_is_an_index_error():
+    with pytest.raises(IndexError):
+        gather(np.arange(100, dtype="<u2"), np.array([92]), T)
+
+
+def test_x_and_y_are_int64_and_y_is_one_token_later():
+    x, y = to_xy(torch.arange(27, dtype=torch.int16).view(3, 9), "cpu")
+    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape == (3, 8)
+    assert (y == x + 1).all() and x[:, 0].tolist() == [0, 9, 18]
+
+
+@pytest.mark.parametrize("vocab_size, ids", [
+    (65_535, [32_767, 32_768, 65_534]), (65_536, [32_767, 32_768, 65_535]), (65_537, [65_535, 65_536, 40_000]),
+    (2**31 + 10, [2**31 - 1, 2**31, 2**31 + 9])])
+def test_large_ids_survive_the_way_to_x_and_y(tmp_path, vocab_size, ids):
+    class Given(RangeTokenizer):
+        def encode(self, text):
+            return np.array(ids * 4, dtype=np.int64)
+    write_dataset(tmp_path, ["train"], Given(vocab_size), val_text=["val"])
+    reader = batches(open_dataset(f"{tmp_path}/"), max_iters=1, sampling_method="sequential", batch_size=1)
+    x, y = to_xy(next(reader), "cpu")
+    reader.close()
+    assert x[0].tolist() == (ids * 4)[:T] and y[0].tolist() == (ids * 4)[1 : T + 1]
+
+
+# ---- the layout of an iteration
+
+
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_batches_are_the_order_of_the_sampler_read_from_the_file(dataset, method):
+    windows = read(dataset, sampling_method=method)
+    assert windows.shape == (20, 4, T + 1)
+    assert windows[..., 0].ravel().tolist() == expected_starts(method, 80).tolist()
+    assert (windows == windows[..., :1] + np.arange(T + 1)).all()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4, 6])
+def test_any_number_of_ranks_reads_one_list_in_one_order(dataset, accumulation):
+    """Row = iter*G + (micro*ranks + rank)*B + j, put together here as the formula says."""
+    lists = []
+    for num_ranks in (1, 2, 4):
+        ranks = [read(dataset, gradient_accumulation_steps=accumulation, rank=r, num_ranks=num_ranks)[..., 0]
+                 for r in range(num_ranks)]  # each (iterations * micro steps, rows)
+        lists.append(np.stack(ranks, axis=1).ravel().tolist())
+    assert lists[0] == lists[1] == lists[2] == expected_starts("without_replacement", 20 * 4 * accumulation).tolist()
+
+
+@pytest.mark.parametrize("batch_size, accumulation, num_ranks, micro_steps, rows", [
+    (64, 1, 1, 1, 64), (12, 40, 8, 5, 12), (4, 1, 2, 1, 2), (4, 2, 4, 1, 2), (4, 6, 4, 2, 3), (1, 8, 8, 1, 1)])
+def test_an_iteration_is_shared_out_evenly(batch_size, accumulation, num_ranks, micro_steps, rows):
+    assert split_iteration(batch_size, accumulation, num_ranks) == (micro_steps, rows)
+
+
+def test_ranks_that_cannot_share_an_iteration_evenly_are_refused_with_the_numbers():
+    message = "batch_size 3 * gradient_accumulation_steps 1 = 3 sequences cannot be shared out evenly to 2 ranks. "
+    with pytest.raises(UserError, match=re.escape(message)):
+        split_iteration(3, 1, 2)
+
+
+# ---- position
+
+
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_run_resumes_at_any_iteration(dataset, method, accumulation):
+    kw = dict(sampling_method=method, gradient_accumulation_steps=accumulation)
+    whole = read(dataset, **kw)
+    for iter_num in (1, 7, 19):
+        assert (read(dataset, iter_num=iter_num, **kw) == whole[iter_num * accumulation :]).all()
+
+
+def test_a_run_of_thousands_of_iterations_resumes_deep_in_it(dataset):
+    whole = read(dataset, max_iters=5000, batch_size=2)
+    for iter_num in (2047, 2048, 2049, 4999):
+        assert (read(dataset, iter_num=iter_num, max_iters=5000, batch_size=2) == whole[iter_num:]).all()
+    assert whole[..., 0].ravel().tolist() == expected_starts("without_replacement", 10_000).tolist()
+
+
+def test_windows_of_more_tokens_than_are_read_at_once_come_in_order_too(tmp_path):
+    dataset = open_dataset(f"{arange_dataset(tmp_path / 'numbers', 60_000)}/")
+    windows = read(dataset, max_iters=30, block_size=20_000, batch_size=8, sampling_method="sequential")
+    assert windows[..., 0].ravel().tolist() == [0, 20_000] * 120
+    assert (windows[..., -1] - windows[..., 0] == 20_000).all()
+
+
+def test_a_run_ends_after_exactly_max_iters(dataset):
+    reader = batches(dataset, max_iters=3, gradient_accumulation_steps=2)
+    assert len(list(reader)) == 6
+    with pytest.raises(StopIteration):
+        next(reader)
+    reader.close()
+    assert list(batches(dataset, max_iters=5, iter_num=5)) == []
+
+
+# ---- the thread
+
+
+def test_a_batch_stays_as_it_was_when_later_ones_are_read(dataset):
+    reader = batches(dataset, max_iters=3000)
+    kept = [next(reader) for _ in range(1500)]
+    copies = [w.clone() for w in kept]
+    for _ in range(1500):
+        next(reader)
+    reader.close()
+    assert all(torch.equal(w, copy) for w, copy in zip(kept, copies))
+
+
+def test_wait_time_counts_the_seconds_of_waiting(dataset, monkeypatch):
+    monkeypatch.setattr("data.batches.gather", lambda *a: time.sleep(0.2) or gather(*a))
+    reader = batches(dataset, max_iters=1)
+    next(reader)
+    reader.close()
+    assert 0.1 < reader.wait_time < 5
+
+
+def test_an_error_of_the_thread_reaches_the_caller_and_whoever_asks_again(dataset, monkeypatch):
+    def fail(*a):
+        raise OSError("the disk is gone")
+    monkeypatch.setattr("data.batches.gather", fail)
+    reader = batches(dataset)
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(reader)
+    reader.close()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 50])
+def test_close_ends_the_thread_also_when_its_queue_is_full(dataset, taken):
+    before = threading.active_count()
+    reader = batches(dataset, max_iters=10**6, batch_size=64)
+    for _ in range(taken):
+        next(reader)
+    time.sleep(0.1)  # time to fill the queue
+    closer = threading.Thread(target=reader.close, daemon=True)
+    closer.start()
+    closer.join(timeout=10)
+    assert not closer.is_alive() and threading.active_count() == before
+
+
+def test_closing_twice_or_after_the_end_does_no_harm(dataset):
+    reader = batches(dataset, max_iters=2)
+    assert len(list(reader)) == 2
+    reader.close()
+    reader.close()
+
+
+# ---- the file
+
+
+def test_an_id_beyond_the_vocabulary_names_file_and_position(tmp_path):
+    folder = arange_dataset(tmp_path / "numbers", 1003)
+    edit_bin(folder / "train.bin", 501, 4321)
+    reader = batches(open_dataset(f"{folder}/"), sampling_method="sequential", max_iters=200)
+    message = f"{folder}/train.bin: the id at position 501 is 4,321, beyond vocab_size 1,003"
+    with pytest.raises(UserError, match=re.escape(message)):
+        list(reader)
+    reader.close()
+
+
+def test_a_bad_id_of_the_val_split_names_file_and_position_even_in_the_tail(tmp_path):
+    folder = arange_dataset(tmp_path / "numbers", 1003, 100)
+    edit_bin(folder / "val.bin", 98, 1003)  # 99 targets, windows of 8: the tail is 97, 98, 99
+    with pytest.raises(UserError, match=re.escape(f"{folder}/val.bin: the id at position 98 is 1,003, beyond")):
+        list(eval_batches(open_dataset(f"{folder}/"), "val", block_size=T, batch_size=4, eval_iters=100))
+
+
+def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
+    folder = arange_dataset(tmp_path / "numbers", 1003)
+    dataset = open_dataset(f"{folder}/")
+    whole = read(dataset, max_iters=3000)
+    reader = batches(dataset, max_iters=3000)
+    first = [next(reader).numpy() for _ in range(10)]
+    write_dataset(folder, ["500:900"], RangeTokenizer(1000), val_text=["0:50"])
+    rest = [w.numpy() for w in reader]
+    reader.close()
+    assert (np.stack(first + rest) == whole).all()
+    assert len(open_dataset(f"{folder}/").tokens("train")) == 400  # the new one is there for a new run
+
+
+@pytest.mark.parametrize("split, remedy", [
+    ("train", "Lower --block_size"), ("val", "Lower --block_size, or raise the val share in {}/prepare.py")])
+def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remedy):
+    folder = arange_dataset(tmp_path / "numbers", *((8, 9) if split == "train" else (9, 8)))
+    dataset = open_dataset(f"{folder}/")
+    check_split(dataset, "val" if split == "train" else "train", T)  # 9 tokens are one window
+    with pytest.raises(UserError) as error:
+        check_split(dataset, split, T)
+    assert str(error.value) == f"{folder}/{split}.bin has 8 tokens; block_size 8 needs 9. " + remedy.format(folder)
+
+
+RSS_CHILD = """
+import re, sys
+from pathlib import Path
+from data.batches import TrainBatches, eval_batches
+from data.dataset import open_dataset
+
+def resident():  # bytes of mapped files in memory
+    return int(re.search(r"RssFile:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+dataset = open_dataset(sys.argv[1])
+kw = dict(block_size=255, batch_size=64)
+before, most = resident(), 0
+reader = TrainBatches(dataset, sampling_method=sys.argv[2], max_iters=dataset.num_tokens["train"] // (64 * 255), **kw)
+for windows in reader:
+    most = max(most, resident() - before)
+for windows in eval_batches(dataset, "train", eval_iters=10**6, **kw):
+    most = max(most, resident() - before)
+print(most)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_resident_memory_does_not_grow_with_the_file(tmp_path, method):
+    """An epoch and a full evaluation of 256 MB hold a part of it in memory, at most 128 MB."""
+    folder = tmp_path / "big"
+    folder.mkdir()
+    write_dataset(folder, ("0:65536" for _ in range(2048)), RangeTokenizer(65_536), val_text=["0:1000"])
+    child = python("-c", RSS_CHILD, f"{folder}/", method)
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) < 128e6
+
+
+# ---- evaluation
+
+
+def test_evaluation_reads_the_same_windows_each_time_and_disturbs_no_training(dataset):
+    kw = dict(block_size=T, batch_size=4, eval_iters=3)
+    whole = read(dataset)
+    reader = batches(dataset)
+    rows = []
+    for windows in reader:
+        rows.append(windows.numpy())
+        evaluation = [w.tolist() for w in eval_batches(dataset, "train", **kw)]
+    reader.close()
+    assert (np.stack(rows) == whole).all()
+    assert evaluation == [w.tolist() for w in eval_batches(dataset, "train", **kw)]
+    assert [row[0] for w in evaluation for row in w] == [k * 125 // 12 * T for k in range(12)]  # 12 of 125
+
+
+def test_a_full_evaluation_sees_each_target_once_with_the_tail_in_a_shorter_window(dataset):
+    windows = list(eval_batches(dataset, "val", block_size=T, batch_size=5, eval_iters=100))
+    targets = [t for w in windows for t in w[:, 1:].ravel().tolist()]
+    assert targets == list(range(1, 100))
+    assert windows[-1].tolist() == [[96, 97, 98, 99]]  # 12 windows of 8 targets, and 3
+
+
+@pytest.mark.parametrize("eval_iters", [2, 1000])
+def test_ranks_share_an_evaluation_without_overlap(dataset, eval_iters):
+    def rows(**kw):
+        return [row for w in eval_batches(dataset, "val", block_size=T, batch_size=2, eval_iters=eval_iters, **kw)
+                for row in w.tolist()]
+    shares = [rows(rank=r, num_ranks=3) for r in range(3)]
+    assert sorted(row for share in shares for row in share) == sorted(rows())
+
+
+def test_a_val_split_of_one_window_is_evaluated_whatever_eval_iters_says(tmp_path):
+    dataset = open_dataset(f"{arange_dataset(tmp_path / 'numbers', 50, 9)}/")
+    windows = list(eval_batches(dataset, "val", block_size=T, batch_size=64, eval_iters=10))
+    assert [w.tolist() for w in windows] == [[list(range(9))]]

@@ -1,0 +1,884 @@
+"""The dataset folder (data/dataset.py, files.py, write_meta.py): written, killed half-way, read back, refused.
+
+Run: python -m pytest tests/test_dataset.py            (the campaign of kill -9: add -m "long or not long")
+Token number i of a RangeTokenizer's dataset is i. A kill in the default suite comes before the n-th system call of a
+forked child; the campaign kills real runs of prepare.py at random moments.
+"""
+import contextlib
+import copyreg
+import errno
+import hashlib
+import json
+import os
+import pickle
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import RangeTokenizer, arange_dataset, child_env, edit_bin, one_line_error, only_line, python
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data import dataset as dataset_module
+from data import write_meta
+from data.dataset import load_plain, open_dataset, write_dataset
+from data.errors import UserError
+from data.files import lock, read_text
+from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, tables, tokenizer_from_meta
+
+SPLITS = ("train", "val")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "mine"
+    path.mkdir()
+    return path
+
+
+def opened(folder):
+    return open_dataset(f"{folder}/")
+
+
+def ids_in(folder, dtype="<u2"):
+    """(train, val): the ids of the bins, read as another program reads them."""
+    return tuple(np.fromfile(folder / f"{split}.bin", dtype=dtype) for split in SPLITS)
+
+
+def contents(folder):
+    """{file name: bytes} of a folder, less the lock; a link counts as the path it holds."""
+    return {p.name: os.readlink(p) if p.is_symlink() else p.read_bytes() for p in folder.iterdir() if not p.name.endswith(".lock")}
+
+
+def write_chars(folder, text, **kw):
+    return write_dataset(folder, text, CharTokenizer.from_text(text), **kw)
+
+
+def refused(folder, text, tokenizer, **kw):
+    """The message of a write_dataset that is refused; the folder holds what it held before."""
+    before = contents(folder)
+    with pytest.raises(UserError) as error:
+        write_dataset(folder, text, tokenizer, **kw)
+    assert contents(folder) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def foreign(folder, meta, train, val=(0, 1), dtype="<u2"):
+    """A folder as another program writes it: ids, and a meta.pkl (None: none) of the given dict."""
+    for split, ids in zip(SPLITS, (train, val)):
+        np.asarray(ids, dtype=dtype).tofile(folder / f"{split}.bin")
+    if meta is not None:
+        (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return folder
+
+
+# ---- what is written
+
+
+def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsys):
+    text = "abcdefghij" * 100 + "é"
+    meta = write_chars(folder, text, percentage_train=0.75)
+    train, val = ids_in(folder)
+    decode = tokenizer_from_meta(meta).decode
+    assert (decode(train), decode(val)) == (text[:750], text[750:])
+    assert capsys.readouterr().out == "mine: train 750 tokens, val 251 tokens, vocab_size 11 (input.txt)\n"
+    assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
+
+
+def test_meta_says_all_that_a_reader_needs_and_is_pickle_4_of_plain_values(folder):
+    text = "abcdéabcdé"
+    meta = write_chars(folder, text, percentage_train=0.8, source="a.txt")
+    raw = (folder / "meta.pkl").read_bytes()
+    assert raw[:2] == b"\x80\x04" and load_plain(raw, "meta.pkl") == pickle.loads(raw) == meta
+
+    def split(name, part):
+        return {"tokens": len(part), "bytes": len(part.encode()), "documents": 1,
+                "sha256": hashlib.sha256((folder / f"{name}.bin").read_bytes()).hexdigest()}
+    assert meta.pop("table_sha256")
+    assert meta == {
+        "vocab_size": 5, "tokenizer": "char", "stoi": {"a": 0, "b": 1, "c": 2, "d": 3, "é": 4},
+        "itos": {0: "a", 1: "b", 2: "c", 3: "d", 4: "é"}, "dtype": "uint16", "max_id": 4, "eot_token": None,
+        "splits": {"train": split("train", text[:8]), "val": split("val", text[8:])}, "split_rule": "characters",
+        "percentage_train": 0.8, "source": "a.txt", "source_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def test_a_second_run_gives_the_same_bytes_and_does_not_append(folder):
+    write_chars(folder, "abc" * 100)
+    before = contents(folder)
+    write_chars(folder, "abc" * 100)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("vocab_size, dtype", [(65_535, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_ids_are_uint16_up_to_65536_of_them_and_uint32_beyond(folder, vocab_size, dtype):
+    write_dataset(folder, "0:100", RangeTokenizer(vocab_size), val_text=f"{vocab_size - 100}:{vocab_size}")
+    train, val = ids_in(folder, "<u2" if dtype == "uint16" else "<u4")
+    assert train.tolist() == list(range(100)) and val.tolist() == list(range(vocab_size - 100, vocab_size))
+    dataset = opened(folder)
+    assert (dataset.dtype.name, dataset.meta["dtype"], dataset.meta["max_id"]) == (dtype, dtype, vocab_size - 1)
+    assert dataset.tokens("val")[-1] == vocab_size - 1
+
+
+def test_a_validation_text_of_its_own_leaves_all_of_the_text_to_train(folder):
+    meta = write_dataset(folder, "aab", ByteTokenizer(), val_text="ba")
+    assert [b.tobytes() for b in (ids.astype(np.uint8) for ids in ids_in(folder))] == [b"aab", b"ba"]
+    assert (meta["split_rule"], meta["percentage_train"]) == ("given", None)
+
+
+@pytest.mark.parametrize("text", ["a\r\nb\rc\n", "nul \x00 nul", "astral \U0001f600", "\ufeffinside\ufeff", "é" * 30])
+def test_the_ids_spell_the_text_to_the_character(folder, text):
+    for tokenizer in (CharTokenizer.from_text(text), ByteTokenizer()):
+        meta = write_dataset(folder, text * 3, tokenizer, val_text=text)
+        assert tokenizer_from_meta(meta).decode(opened(folder).tokens("train")) == text * 3
+
+
+# ---- what is refused while writing
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_share_outside_0_to_1_is_refused(folder, share):
+    assert refused(folder, "abc" * 10, ByteTokenizer(), percentage_train=share) == (
+        f"percentage_train is {share}; it must lie between 0 and 1, both excluded, unless a validation text is given")
+
+
+@pytest.mark.parametrize("text, val_text, told", [
+    ("", None, "the text for {} is empty. Put some text in, then run prepare.py again"),
+    ([], None, "the text for {} is empty. Put some text in, then run prepare.py again"),
+    ("a", None, "{}: no text is left for the train split at percentage_train 0.9. Give more text, another share, or a "
+                "validation text of its own"),
+    (["a"], None, "{}: no text is left for the val split at percentage_train 0.9. Give more text, another share, or a "
+                  "validation text of its own"),
+    ("abc", "", "{}: no text is left for the val split. Give it some text"),
+    ("", "abc", "{}: no text is left for the train split. Give it some text"),
+    (["abc"], [""], "{}: no text is left for the val split. Give it some text")])
+@pytest.mark.parametrize("prepared_before", [False, True])
+def test_an_empty_split_is_refused_and_nothing_is_written_over(folder, text, val_text, told, prepared_before):
+    if prepared_before:
+        write_chars(folder, "abc" * 10)
+    assert refused(folder, text, ByteTokenizer(), val_text=val_text) == told.format(folder)
+
+
+@pytest.mark.parametrize("ids, told", [
+    ([0, 3], "encode() gave id 3, outside the vocabulary of 3 ids (vocab_size is the largest id in itos + 1)"),
+    ([-1, 0], "encode() gave id -1, outside the vocabulary of 3 ids (vocab_size is the largest id in itos + 1)"),
+    ([0.0, 1.0], "encode() gave an array of shape (2,) and type float64; it must give a flat list of integers"),
+    ([[0, 1]], "encode() gave an array of shape (1, 2) and type int64; it must give a flat list of integers"),
+    (["a"], "encode() gave an array of shape (1,) and type <U1; it must give a flat list of integers")])
+def test_ids_of_a_tokenizer_of_ones_own_are_checked(folder, ids, told):
+    assert refused(folder, "abc", custom(encode=lambda text: ids)) == told
+
+
+def custom(encode, decode=lambda ids: "", itos=("a", "b", "c")):
+    class Own:
+        pass
+    own = Own()
+    own.encode, own.decode, own.itos = encode, decode, list(itos)
+    return own
+
+
+def test_a_meta_that_could_not_be_read_again_is_never_written(folder):
+    class Own(ByteTokenizer):
+        def to_meta(self):
+            return {**super().to_meta(), "scale": np.float64(0.5)}
+    write_chars(folder, "abc" * 10)
+    told = refused(folder, "abc" * 10, Own())
+    assert told.startswith("the new meta.pkl is not a plain meta.pkl: it refers to numpy"), told
+
+
+def test_a_tokenizer_that_loses_characters_is_noted_at_the_first_one(folder, capsys):
+    lossy = custom(encode=lambda text: ["abc".index(c) for c in text],
+                   decode=lambda ids: "".join("ab?"[i] for i in ids))
+    write_dataset(folder, "abcabc" * 10, lossy)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "note: decode(encode(text)) differs from the text at character 2: 'cabcabcabc' became '?ab?ab?ab?'"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_of_the_reader_half_way_leaves_the_older_result(folder, error):
+    write_chars(folder, "abc" * 10)
+    before = contents(folder)
+
+    def documents():
+        yield "abc"
+        raise error("the database went away")
+    with pytest.raises(error, match="the database went away"):
+        write_dataset(folder, documents(), ByteTokenizer())
+    assert contents(folder) == before
+
+
+# ---- documents
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return TiktokenTokenizer("gpt2")
+
+
+class ClosedBytes(ByteTokenizer):
+    """Bytes, and an id 256 that ends a document."""
+    vocab_size, eot_token = 257, 256
+
+    def to_meta(self):
+        return {"tokenizer": "closed", **tables({**ByteTokenizer().to_meta()["itos"], 256: "<|endoftext|>"})}
+
+
+def documents_in(ids, eot_token):
+    """The ids of each document, in order; the last one must be closed by eot_token."""
+    assert len(ids) == 0 or ids[-1] == eot_token
+    ends = np.flatnonzero(ids == eot_token)
+    return [part[:-1].tolist() for part in np.split(ids, ends + 1)[:-1]]
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=30))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_document_is_closed_by_eot_and_copies_stay_on_one_side(tmp_path, monkeypatch, documents):
+    monkeypatch.setattr("os.fsync", lambda fd: None)  # sixty folders need no disk
+    documents += [str(i) for i in range(40)]  # so that neither side is empty
+    tokenizer = ClosedBytes()
+    meta = write_dataset(tmp_path, iter(documents), tokenizer, percentage_train=0.5)
+    sides = [documents_in(ids, tokenizer.eot_token) for ids in ids_in(tmp_path)]
+    encoded = [tokenizer.encode(d).tolist() for d in documents]
+    assert sorted(sides[0] + sides[1]) == sorted(encoded)
+    assert not {tuple(d) for d in sides[0]} & {tuple(d) for d in sides[1]}
+    for side in sides:  # and in the order they came in
+        assert side == [d for d in encoded if d in side]
+    assert [meta["splits"][s]["documents"] for s in SPLITS] == [len(side) for side in sides]
+    assert sum(meta["splits"][s]["bytes"] for s in SPLITS) == sum(len(d.encode()) for d in documents)
+    assert (meta["split_rule"], meta["eot_token"]) == ("documents by hash", 256)
+
+
+def test_a_documents_side_depends_on_nothing_but_its_content(tmp_path):
+    documents = [f"document {i};" for i in range(200)]
+    sides = []
+    for name, some in [("all", documents), ("reversed", documents[::-1]), ("half", documents[::2])]:
+        (tmp_path / name).mkdir()
+        write_dataset(tmp_path / name, some, ByteTokenizer())
+        sides.append({d: side for side, ids in enumerate(ids_in(tmp_path / name))
+                      for d in bytes(ids.astype(np.uint8)).decode().split(";")[:-1]})
+    assert {d + ";" for d in sides[0]} == set(documents) and sides[1] == sides[0]
+    assert sides[2] == {d: sides[0][d] for d in sides[2]}
+    assert 5 <= sum(sides[0].values()) <= 40  # a tenth of 200, give or take
+
+
+def test_documents_of_a_tokenizer_without_eot_are_not_separated(folder):
+    write_dataset(folder, ["ab", "cd"], ByteTokenizer(), val_text=["ef", "gh"])
+    assert [bytes(ids.astype(np.uint8)) for ids in ids_in(folder)] == [b"abcd", b"efgh"]
+
+
+def test_documents_with_validation_documents_of_their_own_keep_their_sides(folder, gpt2):
+    write_dataset(folder, ["one", "two"], gpt2, val_text=["three"])
+    assert [[gpt2.decode(d) for d in documents_in(ids, gpt2.eot_token)] for ids in ids_in(folder)] == [
+        ["one", "two"], ["three"]]
+
+
+def test_a_string_is_no_document_and_gets_no_eot(folder, gpt2):
+    write_dataset(folder, "one two three", gpt2, val_text="four")
+    assert all(gpt2.eot_token not in ids for ids in ids_in(folder))
+
+
+# ---- text in
+
+
+@pytest.mark.parametrize("raw, text", [
+    (b"", ""), (b"x", "x"), (b"\xef\xbb\xbfmarked", "marked"), (b"a\r\nb\rc\n", "a\r\nb\rc\n"),
+    (b"nul\x00nul", "nul\x00nul"), ("\U0001f600é".encode(), "\U0001f600é"),
+    (b"\xef\xbb\xbf\xef\xbb\xbfx", "\ufeffx"), (b"a\xef\xbb\xbf", "a\ufeff")])
+def test_text_is_read_to_the_character_less_one_byte_order_mark(tmp_path, raw, text):
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert read_text(tmp_path / "a.txt") == text
+
+
+@pytest.mark.parametrize("raw, byte, offset", [
+    (b"a" * 41_207 + b"\xe9t\xe9", "e9", "41,207"), (b"\xff", "ff", "0"), (b"\xef\xbb\xbfab\x80", "80", "5"),
+    (b"cut \xf0\x9f\x98", "f0", "4"), (b"surrogate \xed\xa0\x80", "ed", "10"), (b"overlong \xc0\xaf", "c0", "9")])
+def test_a_byte_that_is_no_utf_8_is_named_with_file_and_offset(tmp_path, raw, byte, offset):
+    path = tmp_path / "a.txt"
+    path.write_bytes(raw)
+    with pytest.raises(UserError) as error:
+        read_text(path)
+    assert str(error.value) == (f"{path}: byte 0x{byte} at offset {offset} is not UTF-8. Convert the file, for "
+                                f"example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named_with_the_command_that_converts_it(tmp_path, encoding):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffhello".encode(encoding))
+    with pytest.raises(UserError) as error:
+        read_text(path)
+    assert str(error.value) == f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt"
+
+
+def test_a_text_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        read_text(tmp_path / "a.txt")
+    assert str(error.value) == f"{tmp_path}/a.txt not found. Put the text there, or name the file that holds it"
+
+
+# ---- killed
+
+
+OLD, NEW = "the older text, " * 200, "a newer and longer text! " * 300
+CALLS = ("open", "fsync", "replace", "unlink", "rename")  # of module os: before each of these a child is killed once
+
+
+def killed_before_call(n, write):
+    """Fork a child that runs write() and is killed by signal 9 before its n-th call of CALLS. Was it?"""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def counting(real):
+            def call(*args, **kw):
+                nonlocal calls
+                if (calls := calls + 1) == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kw)
+            return call
+        with contextlib.suppress(BaseException):
+            for name in CALLS:
+                setattr(os, name, counting(getattr(os, name)))
+            write()
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed of itself"
+    return os.WIFSIGNALED(status)
+
+
+def check_whole_or_visibly_not(folder, whole_states):
+    """After a kill: one of whole_states ({file: bytes}), its hashes right; or an error that says to prepare again."""
+    try:
+        dataset = opened(folder)
+    except FileNotFoundError as error:
+        commands = f"python {folder}/prepare.py", f"bash {folder}/get_dataset.sh"
+        assert str(error).startswith(f"{folder} is ") and str(error).endswith(commands) and "\n" not in str(error)
+        return None
+    files = {name: (folder / name).read_bytes() for name in ("train.bin", "val.bin", "meta.pkl")}
+    for split in SPLITS:
+        assert hashlib.sha256(files[f"{split}.bin"]).hexdigest() == dataset.meta["splits"][split]["sha256"]
+        assert dataset.tokens(split).tobytes() == files[f"{split}.bin"]
+    assert files in whole_states
+    return files
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("older", ["", OLD], ids=["first_time", "over_an_older_result"])
+def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(tmp_path, capfd, older):
+    states = {}
+    for text in (OLD, NEW):
+        (tmp_path / "whole").mkdir(exist_ok=True)
+        write_chars(tmp_path / "whole", text)
+        states[text] = contents(tmp_path / "whole")
+    found = []
+    for n in range(1, 100):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        if older:
+            write_chars(folder, older)
+        if not killed_before_call(n, lambda: write_chars(folder, NEW)):
+            break
+        found.append(check_whole_or_visibly_not(folder, [states[t] for t in (older, NEW) if t]))
+        write_chars(folder, NEW)  # the lock is free, and leftovers of the killed run don't matter
+        assert contents(folder) == states[NEW]
+    assert n >= 9 and contents(folder) == states[NEW]
+    assert found[0] == (states[OLD] if older else None) and (not older or None in found)  # it died in the swap, too
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("older", [False, True], ids=["first_time", "over_an_older_result"])
+def test_kill_9_at_random_moments_of_prepare_leaves_a_whole_result_or_none(new_dataset, tmp_path, older):
+    folder, states, took = new_dataset(f"kills-{older}".lower()), [], []
+    texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for seed, path in enumerate(texts):
+        path.write_text("".join(random.Random(seed).choices("abcdefghij \n", k=3_000_000 + seed)))
+        t0 = time.perf_counter()
+        assert python(folder / "prepare.py", "-t", path).returncode == 0
+        took.append(time.perf_counter() - t0)
+        states.append(contents(folder))
+    draw, outcomes = random.Random(1), []
+    for i in range(40):
+        if not older:
+            for name in contents(folder):
+                if name not in ("prepare.py", "get_dataset.sh", "README.md"):
+                    (folder / name).unlink()
+        child = subprocess.Popen([sys.executable, folder / "prepare.py", "-t", texts[i % 2]], env=child_env(),
+                                 stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.3, 1.05) * max(took))
+        child.kill()
+        child.wait()
+        whole = [{k: s[k] for k in ("train.bin", "val.bin", "meta.pkl")} for s in states]
+        found = check_whole_or_visibly_not(folder, whole)
+        outcomes.append("none" if found is None else "ab"[whole.index(found)])
+    assert len(set(outcomes)) >= 2, outcomes  # else every kill came too early or too late
+    again = python(folder / "prepare.py", "-t", texts[0])
+    assert again.returncode == 0 and contents(folder) == states[0]
+
+
+@pytest.mark.long
+def test_kill_9_at_random_moments_of_the_swap_leaves_a_whole_result_or_none(tmp_path):
+    """A child that writes one text, then the other, over and over: most kills fall between its renames."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    states = []
+    for text in (OLD, NEW):
+        write_chars(folder, text)
+        states.append(contents(folder))
+    code = ("import sys\nfrom data.dataset import write_dataset\nfrom data.tokenizer import CharTokenizer\n"
+            "while True:\n    for text in sys.argv[2:]:\n"
+            "        write_dataset(sys.argv[1], text, CharTokenizer.from_text(text))\n")
+    draw, outcomes = random.Random(2), []
+    for _ in range(60):
+        child = subprocess.Popen([sys.executable, "-c", code, folder, OLD, NEW], stdout=subprocess.PIPE,
+                                 env=child_env(), cwd=Path(__file__).parents[1])
+        child.stdout.readline()  # it has written once
+        time.sleep(draw.uniform(0, 0.05))
+        child.kill()
+        child.communicate()
+        found = check_whole_or_visibly_not(folder, states)
+        outcomes.append("none" if found is None else str(states.index(found)))
+    assert len(set(outcomes)) >= 2, outcomes  # else every kill came at the same place
+    write_chars(folder, NEW)
+    assert contents(folder) == states[1]
+
+
+# ---- a full disk
+
+
+FULL = Path("/dev/full")  # a device on which every write meets a full disk
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("file", ["train.bin.tmp", "val.bin.tmp", "meta.pkl.new"])
+@pytest.mark.parametrize("size", [100, 100_000])
+@pytest.mark.parametrize("older", ["", OLD], ids=["first_time", "over_an_older_result"])
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(folder, capsys, file, size, older):
+    if older:
+        write_chars(folder, older)
+    before = contents(folder)
+    (folder / file).symlink_to(FULL)
+    told = one_line_error(capsys, lambda text: write_chars(folder, text, percentage_train=0.5), "ab" * size)
+    assert told == (f"error: [Errno {errno.ENOSPC}] No space left on device. The disk is full: free some space and run "
+                    f"the same command again; nothing was written over")
+    assert contents(folder) == before  # and no temporary file is left to fill the disk further
+
+
+@pytest.mark.long
+def test_prepare_on_a_small_full_disk_leaves_the_older_result(new_dataset, tmp_path):
+    folder, disk = new_dataset("full"), tmp_path / "disk"
+    disk.mkdir()
+    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk],
+                                                 capture_output=True).returncode:
+        pytest.skip("this test mounts a small disk, which takes Linux and root")
+    try:
+        for name in contents(folder):
+            (disk / name).write_bytes((folder / name).read_bytes())
+        shutil.rmtree(folder)
+        folder.symlink_to(disk)
+        (tmp_path / "small.txt").write_text("abc" * 30_000)
+        (tmp_path / "large.txt").write_text("abc" * 300_000)
+        assert python(folder / "prepare.py", "-t", tmp_path / "small.txt").returncode == 0
+        before = contents(disk)
+        run = python(folder / "prepare.py", "-t", tmp_path / "large.txt")
+        assert run.returncode == 2 and "The disk is full: free some space" in only_line(run.stderr)
+        assert contents(disk) == before and opened(folder).num_tokens["train"] == 81_000
+        folder.unlink()
+        folder.mkdir()  # for the fixture to remove
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+# ---- two at once
+
+
+def test_a_second_preparation_of_a_folder_is_refused_and_the_first_one_ends_well(new_dataset, tmp_path):
+    folder = new_dataset("busy", "from the second " * 50)
+    second = []
+
+    def documents():
+        yield from ("one", "two")
+        second.append(python(folder / "prepare.py"))
+        yield from map(str, range(50))
+    write_dataset(folder, documents(), ByteTokenizer())
+    assert second[0].returncode == 2 and second[0].stdout == ""
+    assert only_line(second[0].stderr) == (f"error: another prepare.py is at work in {folder}. Wait until it has "
+                                           f"ended, or stop it")
+    assert opened(folder).meta["splits"]["train"]["documents"] + opened(folder).meta["splits"]["val"]["documents"] == 52
+    assert python(folder / "prepare.py").returncode == 0  # the lock is free again
+
+
+def test_the_lock_of_one_folder_does_not_touch_another_and_ends_with_an_error(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(RuntimeError), lock(tmp_path / "a", "prepare.py"):
+        with lock(tmp_path / "b", "prepare.py"):
+            pass
+        raise RuntimeError
+    with lock(tmp_path / "a", "prepare.py"):
+        with pytest.raises(UserError) as error, lock(tmp_path / "a", "prepare.py"):
+            pass
+    assert str(error.value) == f"another prepare.py is at work in {tmp_path}/a. Wait until it has ended, or stop it"
+
+
+def test_an_open_dataset_keeps_its_tokens_while_the_folder_is_prepared_anew(folder):
+    arange_dataset(folder, 1000)
+    dataset = opened(folder)
+    arange_dataset(folder, 50)
+    assert dataset.tokens("train").tolist() == list(range(1000)) and opened(folder).num_tokens["train"] == 50
+
+
+def test_a_preparation_between_the_reading_of_meta_and_of_the_bins_is_noticed(folder, monkeypatch):
+    arange_dataset(folder, 1000)
+    real, prepared_anew = dataset_module._open_bin, []
+
+    def open_bin(path):
+        if not prepared_anew:
+            prepared_anew.append(arange_dataset(folder, 50))
+        return real(path)
+    monkeypatch.setattr(dataset_module, "_open_bin", open_bin)
+    dataset = opened(folder)
+    assert dataset.num_tokens["train"] == dataset.meta["splits"]["train"]["tokens"] == 50
+
+
+# ---- opening: what is not there, not prepared, not whole
+
+
+def not_opened(capsys, folder):
+    """The one line on stderr; the folder holds what it held before."""
+    before = contents(folder) if folder.is_dir() else None
+    line = one_line_error(capsys, open_dataset, f"{folder}/")
+    assert before is None or contents(folder) == before
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize("name, hint", [("shakespear_chr", "Did you mean shakespeare_char?"),
+                                        ("qqqq", "Make it: bash data/create_new_dataset.sh qqqq")])
+def test_a_dataset_that_is_not_there_is_told_its_neighbour_or_how_to_make_it(capsys, monkeypatch, name, hint):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    line = one_line_error(capsys, open_dataset, name)
+    assert line.startswith(f"error: data/{name} not found. {hint} (There are: ")
+    assert "shakespeare, shakespeare_char" in line and "template" not in line
+
+
+def test_a_folder_that_is_not_prepared_names_its_command(capsys, folder):
+    assert not_opened(capsys, folder) == f"{folder} is not prepared. Run: python {folder}/prepare.py"
+    (folder / "get_dataset.sh").write_text("")
+    assert not_opened(capsys, folder) == f"{folder} is not prepared. Run: bash {folder}/get_dataset.sh"
+
+
+def test_a_folder_in_the_middle_of_a_swap_is_half_written(capsys, folder):
+    arange_dataset(folder, 100)
+    (folder / "meta.pkl").rename(folder / "meta.pkl.new")
+    assert not_opened(capsys, folder) == (f"{folder} is half-written: prepare.py is at work, or was stopped. Run: "
+                                          f"python {folder}/prepare.py")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_missing_bin_is_named(capsys, folder, split):
+    arange_dataset(folder, 100)
+    (folder / f"{split}.bin").unlink()
+    assert not_opened(capsys, folder) == (f"{folder}/{split}.bin not found, though meta.pkl is there. Run: python "
+                                          f"{folder}/prepare.py")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_odd_sized_bin_is_refused_with_its_size(capsys, folder, split):
+    arange_dataset(folder, 1000, num_val=1000)
+    os.truncate(folder / f"{split}.bin", 1999)
+    assert not_opened(capsys, folder) == (f"{folder}/{split}.bin has 1,999 bytes, no multiple of 2 (uint16). Prepare "
+                                          f"the dataset again: python {folder}/prepare.py")
+
+
+@pytest.mark.parametrize("size", [1998, 2002, 0])
+def test_a_bin_of_another_length_is_refused_with_both_counts(capsys, folder, size):
+    arange_dataset(folder, 1000)
+    os.truncate(folder / "train.bin", size)
+    assert not_opened(capsys, folder) == (f"{folder}/train.bin has {size // 2:,} tokens, meta.pkl says 1,000. Prepare "
+                                          f"the dataset again: python {folder}/prepare.py")
+
+
+def test_opening_does_not_read_the_tokens(folder):
+    arange_dataset(folder, 1000)
+    edit_bin(folder / "train.bin", 500, 60_000)  # found when its batch is read
+    assert opened(folder).tokens("train")[500] == 60_000
+
+
+# ---- opening what others prepared
+
+
+def test_nanogpts_character_folder_opens_as_it_is(folder):
+    meta = {"vocab_size": 3, "itos": {0: "a", 1: "b", 2: "c"}, "stoi": {"a": 0, "b": 1, "c": 2}}
+    dataset = opened(foreign(folder, meta, [0, 1, 2, 2]))
+    assert (dataset.vocab_size, dataset.dtype.name, dataset.num_tokens) == (3, "uint16", {"train": 4, "val": 2})
+    assert dataset.fingerprint() == {"train": "4 tokens", "val": "2 tokens"}
+    assert tokenizer_from_meta(dataset.meta).decode(dataset.tokens("train")) == "abcc"
+
+
+@pytest.mark.parametrize("vocab_size, dtype", [(65_535, "<u2"), (65_537, "<u4")])
+def test_without_dtype_the_width_follows_from_vocab_size(folder, vocab_size, dtype):
+    dataset = opened(foreign(folder, {"vocab_size": vocab_size}, [0, vocab_size - 1], dtype=dtype))
+    assert dataset.dtype == np.dtype(dtype) and dataset.tokens("train").tolist() == [0, vocab_size - 1]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_at_65536_ids_without_dtype_the_width_must_be_stated_and_the_named_command_states_it(capsys, folder, dtype):
+    foreign(folder, {"vocab_size": 65_536}, [0, 65_535], dtype=dtype)
+    assert not_opened(capsys, folder) == (
+        f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of such ids. State "
+        f"it: python data/write_meta.py {folder} --dtype uint16 (or uint32)")
+    write_meta.main([str(folder), "--dtype", dtype])
+    dataset = opened(folder)
+    assert dataset.dtype.name == dtype and dataset.tokens("train").tolist() == [0, 65_535]
+
+
+def test_a_dtype_that_is_none_is_refused(capsys, folder):
+    foreign(folder, {"vocab_size": 3, "dtype": "int8"}, [0, 1])
+    assert not_opened(capsys, folder) == f"{folder}/meta.pkl says dtype 'int8'; it must be uint16 or uint32"
+
+
+@pytest.mark.parametrize("split, position", [("train", 0), ("train", 41_207), ("val", 3)])
+def test_an_id_beyond_a_foreign_vocabulary_is_named_with_file_and_position(capsys, folder, split, position):
+    foreign(folder, {"vocab_size": 100}, np.arange(50_000) % 100, np.arange(10))
+    edit_bin(folder / f"{split}.bin", position, 100)
+    if split == "train":
+        edit_bin(folder / "train.bin", 49_999, 4321)
+    largest = "4,321" if split == "train" else "100"
+    assert not_opened(capsys, folder) == (
+        f"{folder}/{split}.bin: the id at position {position:,} is 100, beyond vocab_size 100 (largest seen: "
+        f"{largest}). The file is damaged, or meta.pkl belongs to another: prepare the dataset again")
+
+
+def test_a_max_id_beyond_the_vocabulary_is_refused(capsys, folder):
+    foreign(folder, {"vocab_size": 100, "max_id": 100}, [0, 1])
+    assert not_opened(capsys, folder) == (f"{folder}/meta.pkl says max_id 100 and vocab_size 100; an id must be below "
+                                          f"vocab_size. Prepare the dataset again")
+
+
+def test_a_tiktoken_meta_that_counts_the_ranks_is_raised_to_the_largest_id_plus_one(folder):
+    meta = {"vocab_size": 50256, "tokenizer": "tiktoken", "tiktoken_encoding": "gpt2"}
+    dataset = opened(foreign(folder, meta, [0, 50256]))
+    assert dataset.vocab_size == 50257 and dataset.tokens("train").tolist() == [0, 50256]
+
+
+# ---- write_meta.py: bins that have no meta.pkl
+
+
+@pytest.mark.parametrize("where", ["the repo", "elsewhere"])
+def test_bins_without_meta_name_one_command_and_that_command_works(repo, tmp_path, where):
+    folder = repo / "data" / "bpe"
+    folder.mkdir(exist_ok=True)
+    (folder / "meta.pkl").unlink(missing_ok=True)
+    foreign(folder, None, np.arange(50_257), np.arange(100))
+    cwd = repo if where == "the repo" else tmp_path
+    code = f"import sys; sys.path.insert(0, {str(repo)!r}); from data.dataset import open_dataset; open_dataset('bpe')"
+    told = python("-c", code, cwd=cwd).stderr.splitlines()[-1]
+    assert ("meta.pkl not found beside train.bin and val.bin. If these are GPT-2 tokens (nanoGPT writes no meta.pkl "
+            "for them), run: python ") in told
+    command = told.split("run: ")[1]
+    assert command.startswith("python ") and "data/write_meta.py " in command
+    run = python(*shlex.split(command)[1:], cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("bpe: train 50,257 tokens, val 100 tokens, vocab_size 50,257, uint16; wrote ")
+    dataset = opened(folder)
+    assert (dataset.vocab_size, dataset.meta["max_id"]) == (50257, 50256)
+    assert dataset.meta["splits"]["val"]["sha256"] == hashlib.sha256((folder / "val.bin").read_bytes()).hexdigest()
+    assert tokenizer_from_meta(dataset.meta).decode([15496, 995]) == "Hello world"
+
+
+def not_described(capsys, *argv):
+    folder = Path(argv[0])
+    before = contents(folder) if folder.is_dir() else None
+    line = one_line_error(capsys, write_meta.main, [str(arg) for arg in argv])
+    assert before is None or contents(folder) == before
+    return line.removeprefix("error: ")
+
+
+def test_write_meta_keeps_a_meta_that_is_there(capsys, folder):
+    arange_dataset(folder, 10)
+    assert not_described(capsys, folder) == (f"{folder}/meta.pkl is there already. Give --dtype to state the width of "
+                                             f"its ids, or move it away")
+
+
+def test_write_meta_refuses_bins_that_cannot_be_what_it_would_write(capsys, folder, tmp_path):
+    assert not_described(capsys, tmp_path / "no") == f"{tmp_path}/no not found"
+    assert not_described(capsys, folder) == f"{folder}/train.bin not found"
+    foreign(folder, None, np.arange(60_000), np.arange(10))
+    assert not_described(capsys, folder) == (
+        f"{folder}/train.bin: the id at position 50,257 is 50,257, beyond vocab_size 50,257 (largest seen: 59,999). "
+        f"The file is damaged, or meta.pkl belongs to another: prepare the dataset again")
+    os.truncate(folder / "train.bin", 9)
+    assert not_described(capsys, folder) == f"{folder}/train.bin has 9 bytes; uint16 ids need a multiple of 2, above 0"
+    os.truncate(folder / "train.bin", 0)
+    assert not_described(capsys, folder) == f"{folder}/train.bin has 0 bytes; uint16 ids need a multiple of 2, above 0"
+    (folder / "meta.pkl.new").touch()
+    assert not_described(capsys, folder) == (f"{folder} is half-written: prepare.py was stopped. Run: python "
+                                             f"{folder}/prepare.py")
+
+
+# ---- a hostile or damaged meta.pkl
+
+
+class Runs:
+    """Pickled, it runs a function of its choice where it is read."""
+
+    def __init__(self, function, *args):
+        self.what = function, args
+
+    def __reduce__(self):
+        return self.what
+
+
+def hostile_pickles(evidence):
+    """{what it tries: its bytes}; each that is run by a careless reader makes the file `evidence`."""
+    touch, command = f"open({str(evidence)!r}, 'w').close()", f"touch {evidence}"
+    short = [b"\x8c" + bytes([len(s)]) + s for s in (b"builtins", b"eval", b"os\nerror: all is well", b"os")]
+    text = b"X" + len(touch.encode()).to_bytes(4, "little") + touch.encode()
+    good = pickle.dumps({"vocab_size": 3}, protocol=4)
+    return {
+        **{f"os.system in protocol {p}": pickle.dumps({"vocab_size": 3, "x": Runs(os.system, command)}, protocol=p)
+           for p in range(6)},
+        "eval": pickle.dumps(Runs(eval, touch)),
+        "eval by STACK_GLOBAL": b"\x80\x04" + short[0] + short[1] + b"\x93" + text + b"\x85R.",
+        "STACK_GLOBAL of two lines": b"\x80\x04" + short[2] + short[3] + b"\x93.",
+        "INST": b"(S'%s'\nios\nsystem\n." % command.encode(),
+        "OBJ": b"(cos\nsystem\nS'%s'\no." % command.encode(),
+        "NEWOBJ": b"\x80\x02cbuiltins\nbytearray\n)\x81.",
+        "a subclass of dict": pickle.dumps(OrderedDict(vocab_size=3)),
+        "EXT1": b"\x80\x02\x82\xf0" + text + b"\x85R.",
+        "EXT2, not registered": b"\x80\x02\x83\xf1\x00.",
+        "EXT4, not registered": b"\x80\x02\x84\xf1\x00\x00\x00.",
+        "PERSID": b"Psome id\n.",
+        "BINPERSID": b"Nq\x00Q.",
+        "out of band": b"\x80\x05\x97.",
+        "BUILD": b"}(X\x01\x00\x00\x00xK\x01u}b.",
+        "an attribute of a global": b"\x80\x04\x8c\x02os\x8c\x0bpath.exists\x93.",
+        "numpy": pickle.dumps({"vocab_size": np.int64(3)}),
+        "a list": pickle.dumps([1, 2]), "None": pickle.dumps(None), "no vocab_size": pickle.dumps({"stoi": {}}),
+        "vocab_size True": pickle.dumps({"vocab_size": True}), "vocab_size 0": pickle.dumps({"vocab_size": 0}),
+        "vocab_size '3'": pickle.dumps({"vocab_size": "3"}),
+        "nothing": b"", "zeros": bytes(100), "a web page": b"<html>404 Not Found</html>", "a text": b"hello\n" * 9,
+        "a size of 2**62": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little"), "protocol 200": b"\x80\xc8.",
+        "cut short": good[:-1], "not utf-8": b"\x8c\x02\xff\xfe.", "a pop of nothing": b"0.",
+    }
+
+
+@pytest.fixture
+def registered_extension():
+    """Extension 0xf0 is builtins.eval, as a program that unpickles could have it registered."""
+    copyreg.add_extension("builtins", "eval", 0xf0)
+    yield
+    copyreg.remove_extension("builtins", "eval", 0xf0)
+
+
+@pytest.mark.usefixtures("registered_extension")
+@pytest.mark.parametrize("attempt", hostile_pickles("evidence"))
+def test_a_hostile_or_damaged_meta_is_one_line_and_runs_nothing(capsys, folder, tmp_path, attempt):
+    arange_dataset(folder, 100)
+    (folder / "meta.pkl").write_bytes(hostile_pickles(tmp_path / "evidence")[attempt])
+    told = not_opened(capsys, folder)
+    assert told.startswith(f"{folder}/meta.pkl ") and not (tmp_path / "evidence").exists()
+    refused = f"{folder}/meta.pkl is not a plain meta.pkl: it refers to "
+    if "os.system" in attempt or "eval" in attempt:
+        name = "builtins.eval" if "eval" in attempt else f"{os.system.__module__}.system"
+        assert told == (f"{refused}{name}; only plain values (dict, list, str, bytes, int, float, bool, None) are "
+                        f"read, and nothing of it was run")
+    elif attempt in ("INST", "OBJ", "NEWOBJ", "EXT1", "numpy", "an attribute of a global", "a subclass of dict"):
+        assert told.startswith(refused)
+    else:
+        assert "Prepare the dataset again" in told or told.startswith(refused)
+
+
+def test_the_hostile_metas_of_this_file_do_run_where_they_are_read_carelessly(tmp_path):
+    for attempt in ("os.system in protocol 4", "eval by STACK_GLOBAL", "INST", "OBJ"):
+        pickle.loads(hostile_pickles(tmp_path / "evidence")[attempt])
+        (tmp_path / "evidence").unlink()
+
+
+@pytest.mark.parametrize("how", ["--dtype", "prepare"])
+def test_the_command_lines_refuse_a_hostile_meta_too(new_dataset, tmp_path, how):
+    folder = new_dataset("hostile", "abc" * 100)
+    arange_dataset(folder, 100)
+    (folder / "meta.pkl").write_bytes(hostile_pickles(tmp_path / "evidence")["os.system in protocol 4"])
+    if how == "prepare":  # it has no need to read the old one
+        assert python(folder / "prepare.py").returncode == 0 and opened(folder).num_tokens["train"] == 270
+    else:
+        run = python(folder.parent / "write_meta.py", folder, "--dtype=uint16")
+        assert run.returncode == 2 and run.stdout == ""
+        assert only_line(run.stderr).startswith(f"error: {folder}/meta.pkl is not a plain meta.pkl: it refers to ")
+    assert not (tmp_path / "evidence").exists()
+
+
+@pytest.mark.parametrize("wrong", [
+    {"splits": 5}, {"splits": {}}, {"splits": {"train": 1, "val": 2}}, {"splits": {"train": {"tokens": "90"}}},
+    {"max_id": "7"}, {"max_id": None}, {"dtype": ["uint16"]}, {"dtype": None}, {"vocab_size": 2**70}],
+    ids=lambda wrong: json.dumps(wrong)[1:-1])
+def test_plain_values_of_the_wrong_shape_are_one_line_as_well(capsys, folder, wrong):
+    arange_dataset(folder, 100)
+    meta = pickle.loads((folder / "meta.pkl").read_bytes())
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta | wrong))
+    told = not_opened(capsys, folder)
+    assert f"{folder}/meta.pkl" in told and next(iter(wrong)) in told
+
+
+@contextlib.contextmanager
+def limited_memory(extra=1 << 31):
+    """A damaged pickle may ask for any amount of memory: give it 2 GB."""
+    try:
+        import resource
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + extra, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def check_refused_or_plain(raw):
+    """load_plain gives a dict with a vocab_size, or an error of one line."""
+    try:
+        with limited_memory():
+            meta = load_plain(raw, "meta.pkl")
+    except UserError as error:
+        assert str(error).startswith("meta.pkl ") and "\n" not in str(error)
+    else:
+        assert isinstance(meta, dict) and meta["vocab_size"] >= 1
+
+
+def sample_meta():
+    meta = {"tokenizer": "char", "dtype": "uint16", "splits": {"train": {"tokens": 9}}, "share": 0.9, "none": None}
+    return meta | CharTokenizer.from_text("abc").to_meta()
+
+
+def test_a_meta_cut_short_anywhere_is_an_error():
+    raw = pickle.dumps(sample_meta(), protocol=4)
+    for end in range(len(raw)):
+        with pytest.raises(UserError, match="^meta.pkl (cannot be read|holds no vocab_size)"):
+            load_plain(raw[:end], "meta.pkl")
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300)
+def test_random_bytes_are_one_line(raw):
+    check_refused_or_plain(raw)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 5))
+@settings(max_examples=500)
+def test_a_meta_with_some_bytes_changed_is_one_line_or_plain(changes, protocol):
+    raw = bytearray(pickle.dumps(sample_meta(), protocol=protocol))
+    for at, byte in changes:
+        raw[at % len(raw)] = byte
+    check_refused_or_plain(bytes(raw))

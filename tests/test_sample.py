@@ -1,0 +1,276 @@
+"""A checkpoint -> text (sample.py): prompts, seeds, tokenizers of every kind, and nothing needed but the checkpoint.
+
+Run: python -m pytest tests/test_sample.py
+"""
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, TEXT, TINY, char_dataset, one_line_error, one_thread, only_line, python, resume  # noqa: F401
+
+import sample
+import train
+from data.dataset import write_dataset
+from data.tokenizer import ByteTokenizer, TiktokenTokenizer, get_encoding, table_hash
+from runs import load_checkpoint, newest_run
+
+FEW = ["--max_new_tokens=20", "--device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def train_on(folder, out_dir, *flags):
+    train.main([*TINY, f"--dataset={folder}", "--max_iters=3", f"--out_dir={out_dir}", *flags])
+    return out_dir
+
+
+@pytest.fixture(scope="module")
+def fox_run(tmp_path_factory):
+    """A run on characters, whose data folder is gone."""
+    tmp = tmp_path_factory.mktemp("sample")
+    out_dir = train_on(char_dataset(tmp / "fox"), tmp / "run")
+    shutil.rmtree(tmp / "fox")
+    return out_dir
+
+
+@pytest.fixture
+def text_of(capsys):
+    """sample.main(flags) -> what it prints, less the last newline."""
+    def text_of(*flags):
+        capsys.readouterr()
+        sample.main([*FEW, *map(str, flags)])
+        out = capsys.readouterr().out
+        assert out.endswith("\n")
+        return out[:-1]
+    return text_of
+
+
+# ---- prompts
+
+
+def test_a_prompt_begins_the_text_and_the_new_tokens_follow(fox_run, text_of):
+    out = text_of(f"--out_dir={fox_run}", "--start=the quick")
+    assert out.startswith("the quick") and len(out) == len("the quick") + 20
+    assert set(out) <= set(TEXT)
+
+
+def test_without_a_prompt_a_sample_begins_with_a_newline(fox_run, text_of):
+    for flags in ([], ["--start="]):
+        out = text_of(f"--out_dir={fox_run}", *flags)
+        assert out.startswith("\n") and len(out) == 21
+
+
+def test_a_prompt_may_be_longer_than_the_context(fox_run, text_of):
+    prompt = TEXT[:100]  # block_size is 16
+    out = text_of(f"--out_dir={fox_run}", f"--start={prompt}", "--max_new_tokens=30")
+    assert out.startswith(prompt) and len(out) == 130
+
+
+def test_a_prompt_is_read_from_a_file_to_the_character(fox_run, text_of):
+    Path("prompt.txt").write_bytes(b"\xef\xbb\xbfthe lazy\n")
+    out = text_of(f"--out_dir={fox_run}", "--start=FILE:prompt.txt", "--temperature=0")
+    assert out.startswith("the lazy\n") and len(out) == 29
+    assert out == text_of(f"--out_dir={fox_run}", "--start=the lazy\n", "--temperature=0")
+
+
+def test_a_prompt_file_that_is_not_there_or_not_utf8_is_one_line(fox_run, capsys):
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", "--start=FILE:none.txt"])
+    assert line.startswith("error: none.txt not found. ")
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", "--start=FILE:latin.txt"])
+    assert line.startswith("error: latin.txt: byte 0xe9 at offset 3 is not UTF-8. ")
+
+
+@pytest.mark.parametrize("start, message", [
+    ("the Fox", "'F' at position 4"), ("é", "'é' at position 0"), ("the fox<|endoftext|>", "'<' at position 7")])
+def test_an_unknown_character_in_a_prompt_is_one_line(fox_run, capsys, start, message):
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", f"--start={start}"])
+    assert line == f"error: --start: character {message} is not in the 29-character vocabulary"
+
+
+def test_the_command_line_shows_one_line_and_exits_with_2(fox_run):
+    child = python(ROOT / "sample.py", f"--out_dir={fox_run}", "--start=the Fox", cwd="/")
+    assert child.returncode == 2 and child.stdout == ""
+    message = "error: --start: character 'F' at position 4 is not in the 29-character vocabulary"
+    assert only_line(child.stderr) == message
+
+
+# ---- samples
+
+
+def test_equal_seeds_give_equal_text_and_others_other_text(fox_run, text_of):
+    flags = [f"--out_dir={fox_run}", "--start=the", "--temperature=1", "--max_new_tokens=60"]
+    assert text_of(*flags, "--seed=1") == text_of(*flags, "--seed=1") != text_of(*flags, "--seed=2")
+
+
+def test_samples_are_separated_and_as_many_as_asked_for(fox_run, text_of):
+    out = text_of(f"--out_dir={fox_run}", "--start=the", "--num_samples=3", "--temperature=1")
+    samples = out.split("\n---------------\n")
+    assert len(samples) == 3 and all(s.startswith("the") and len(s) == 23 for s in samples) and len(set(samples)) == 3
+
+
+def test_temperature_0_and_top_k_1_take_the_likeliest(fox_run, text_of):
+    flags = [f"--out_dir={fox_run}", "--start=the"]
+    greedy = text_of(*flags, "--temperature=0")
+    assert greedy == text_of(*flags, "--temperature=0", "--seed=5", "--top_k=3")
+    assert greedy == text_of(*flags, "--top_k=1", "--seed=7")
+
+
+def test_the_best_checkpoint_is_sampled_where_there_is_one(tmp_path, fox_run, text_of):
+    run_dir = tmp_path / "copy"
+    shutil.copytree(fox_run, run_dir)
+    best = load_checkpoint(run_dir / "best.pt")
+    torch.save({**best, "model": {k: torch.zeros_like(w) for k, w in best["model"].items()}}, run_dir / "ckpt.pt")
+    flags = ["--start=the", "--temperature=0"]
+    assert text_of(f"--out_dir={run_dir}", *flags) == text_of(f"--out_dir={fox_run}", *flags)
+    (run_dir / "best.pt").unlink()
+    assert text_of(f"--out_dir={run_dir}", *flags) != text_of(f"--out_dir={fox_run}", *flags)
+
+
+def test_the_newest_run_is_taken_when_none_is_named(fox_run, text_of):
+    for name, age in (("a", 30), ("b", 10), ("c", 20)):
+        shutil.copytree(fox_run, Path("out") / name)
+        written = Path(f"out/{name}/ckpt.pt").stat().st_mtime - age
+        os.utime(f"out/{name}/ckpt.pt", (written, written))
+    Path("out/not_a_run").mkdir()
+    assert newest_run() == Path("out/b")
+    for path in Path("out/b").glob("*.pt"):
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="out/b/best.pt is no checkpoint"):
+        text_of()
+    shutil.rmtree("out/b")
+    assert len(text_of()) == 21
+
+
+def test_without_any_run_the_error_says_what_to_do(capsys):
+    assert one_line_error(capsys, sample.main, FEW) == (
+        "error: no checkpoint in out/. Train first: python train.py, or name the run: --out_dir=...")
+    assert one_line_error(capsys, sample.main, [*FEW, "--out_dir=none"]) == (
+        "error: none/ckpt.pt not found. Train first: python train.py, or name the run: --out_dir=...")
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--num_samples=0"], ["--num_samples", "must be a whole number above 0"]),
+    (["--top_k=-1"], ["--top_k", "must be a whole number, 0 or more"]),
+    (["--temperature=warm"], ["--temperature", "must be a number, 0 or more"]),
+    (["--temprature=1"], ["--temprature"])])
+def test_bad_flag_values_are_one_line_that_says_what_they_must_be(fox_run, capsys, flags, words):
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", *flags])
+    assert all(word in line for word in words)
+
+
+def test_a_hostile_checkpoint_runs_nothing(capsys):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, ("touch ran",)
+    Path("bad").mkdir()
+    Path("bad/best.pt").write_bytes(pickle.dumps({"model": Hostile()}))
+    line = one_line_error(capsys, sample.main, [*FEW, "--out_dir=bad"])
+    assert line.startswith("error: bad/best.pt is no checkpoint of train.py") and not Path("ran").exists()
+
+
+def test_the_checkpoint_of_a_resumed_run_samples_too(fox_run, tmp_path, text_of):
+    folder = char_dataset(tmp_path / "fox")
+    train_on(folder, "x")
+    resume("x", "--max_iters=5")
+    assert len(text_of("--out_dir=x")) == 21
+
+
+# ---- other tokenizers
+
+
+class Syllables:
+    """A tokenizer of one's own: three tokens, of which two begin alike."""
+    itos = ["a", "ab", "abc"]
+
+    def encode(self, text):
+        return [self.itos.index(piece) for piece in re.findall("abc|ab|a", text)]
+
+    def decode(self, ids):
+        return "".join(self.itos[i] for i in ids)
+
+
+def test_a_tokenizer_of_ones_own_decodes_and_takes_prompts_by_longest_match_and_says_so(tmp_path, capsys):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write_dataset(folder, "aababcabcab" * 300, Syllables())
+    train_on(folder, "own_run")
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    sample.main([*FEW, "--out_dir=own_run", "--start=abcaba"])
+    out, err = capsys.readouterr()
+    assert err == "note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens\n"
+    assert out.startswith("abcaba") and 20 <= len(out[6:-1]) <= 60 and not set(out[:-1]) - set("abc")
+    sample.main([*FEW, "--out_dir=own_run"])  # no prompt, no note
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match=r"^--start: no token of the vocabulary matches 'x' at position 2$"):
+        sample.main([*FEW, "--out_dir=own_run", "--start=abx"])
+
+
+def test_bytes_take_any_prompt(tmp_path, text_of):
+    folder = tmp_path / "bytes"
+    folder.mkdir()
+    write_dataset(folder, TEXT, ByteTokenizer())
+    train_on(folder, "byte_run")
+    assert text_of("--out_dir=byte_run", "--start=Ünï 漢字 🙂", "--temperature=0").startswith("Ünï 漢字 🙂")
+
+
+@pytest.fixture(scope="module")
+def bpe_run(tmp_path_factory):
+    """A run on a small byte-pair vocabulary: 256 bytes, a few merges, <|endoftext|>; as meta.pkl describes gpt2's."""
+    ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" q": 258}
+    tmp = tmp_path_factory.mktemp("bpe")
+    folder, ids = tmp / "bpe", np.array([257, 258, *b"uick ", 259] * 400, dtype=np.uint16)
+    folder.mkdir()
+    ids.tofile(folder / "train.bin")
+    ids[:200].tofile(folder / "val.bin")
+    itos = {i: raw.decode() if i < 128 or i > 255 else raw for raw, i in ranks.items()} | {259: "<|endoftext|>"}
+    meta = {"vocab_size": 260, "itos": itos, "stoi": {t: i for i, t in itos.items()}, "tokenizer": "tiktoken",
+            "tiktoken_encoding": "gpt2", "pat_str": r"\S+| \S+|\s+", "special_tokens": {"<|endoftext|>": 259},
+            "dtype": "uint16", "max_id": 259, "table_sha256": table_hash(itos)}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol=4))
+    return train_on(folder, tmp / "run")
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """The ids that each sample starts from, as lists."""
+    prompts, plain = [], sample.GPT.generate
+
+    def noting(self, idx, *args, **kw):
+        prompts.append(idx.tolist())
+        return plain(self, idx, *args, **kw)
+    monkeypatch.setattr(sample.GPT, "generate", noting)
+    return prompts
+
+
+def test_end_of_text_in_a_prompt_is_the_token_and_no_prompt_begins_with_it(bpe_run, text_of, prompts):
+    for start in (["--start=the q<|endoftext|>the"], ["--start=<|endoftext|>"], []):
+        text_of(f"--out_dir={bpe_run}", *start)
+    assert prompts == [[[257, 258, 259, 257]], [[259]], [[259]]]
+
+
+def test_a_bpe_checkpoint_needs_neither_the_network_nor_tiktokens_cache(bpe_run, text_of, monkeypatch):
+    monkeypatch.setattr("data.tokenizer.get_encoding", lambda name: pytest.fail("asked tiktoken for its ranks"))
+    assert text_of(f"--out_dir={bpe_run}", "--start=the q").startswith("the q")
+
+
+def test_a_gpt2_prompt_is_encoded_by_byte_pairs(tmp_path, text_of, prompts):
+    try:
+        encoding = get_encoding("gpt2")
+    except (ValueError, OSError) as error:
+        pytest.skip(f"no GPT-2 ranks here: {error}")
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    write_dataset(folder, TEXT, TiktokenTokenizer("gpt2"))
+    train_on(folder, "gpt2_run", "--n_embd=8", "--eval_iters=1")
+    assert text_of("--out_dir=gpt2_run", "--start=Hello 漢字 world").startswith("Hello 漢字 world")
+    assert prompts == [[encoding.encode_ordinary("Hello 漢字 world")]]

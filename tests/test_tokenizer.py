@@ -1,0 +1,357 @@
+"""Text <-> ids (data/tokenizer.py): round trips, what meta.pkl keeps of each tokenizer, messages, GPT-2's rank file.
+
+Run: python -m pytest tests/test_tokenizer.py            (all seven encodings of tiktoken: add -m "long or not long")
+The rank files come from tiktoken's cache, else from their address, else from the package index.
+"""
+import base64
+import hashlib
+import pickle
+import random
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.dataset import load_plain
+from data.download import DownloadError
+from data.errors import UserError
+from data.tokenizer import (RANKS, ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, as_bytes,
+                            get_encoding, make_tokenizer, table_hash, tables, tokenizer_from_meta, tokenizer_meta)
+
+ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
+TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n", "It's 12345 o'clock", "naïve",
+          "日本語のテキスト", "👩‍👩‍👧 🤷🏽‍♀️", "\U0010ffff", "e\u0301 é", "<|endoftext|>", "<|im_start|>user",
+          "a<|endoftext|>b<|fim_prefix|>", "x" * 300, "\u2028\u0085\x0b", "ÿþ\xff", "مرحبا", "\n" * 50]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return TiktokenTokenizer("gpt2")
+
+
+def reopened(tokenizer):
+    """The tokenizer as a reader of meta.pkl gets it, through the file's bytes."""
+    return tokenizer_from_meta(load_plain(pickle.dumps(tokenizer_meta(tokenizer), protocol=4), "meta.pkl"))
+
+
+def ids_of(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids.ndim == 1 and ids.dtype.kind in "iu"
+    return ids.tolist()
+
+
+def refuse(*args, **kw):
+    raise AssertionError("this must not be asked for")
+
+
+# ---- decode(encode(text)) is text
+
+
+@given(st.text(), st.data())
+def test_characters_round_trip_and_so_does_every_text_over_the_same_characters(text, data):
+    text += "a"
+    tokenizer = CharTokenizer.from_text(text)
+    other = data.draw(st.text(alphabet=sorted(set(text))))
+    for t in (text, other):
+        ids = ids_of(tokenizer, t)
+        assert len(ids) == len(t) and tokenizer.decode(ids) == t
+        assert ids_of(reopened(tokenizer), t) == ids and reopened(tokenizer).decode(ids) == t
+
+
+@given(st.text())
+def test_bytes_round_trip_and_are_the_text_in_utf_8(text):
+    ids = ids_of(ByteTokenizer(), text)
+    assert ids == list(text.encode("utf-8")) and ByteTokenizer().decode(ids) == text
+
+
+@given(st.text())
+def test_gpt2_tokens_round_trip_and_are_tiktokens_own(gpt2, text):
+    ids = ids_of(gpt2, text)
+    assert gpt2.decode(ids) == text and ids == gpt2._encoding.encode_ordinary(text)
+
+
+@given(st.lists(st.text(alphabet="ab é\n😀", min_size=1, max_size=4), max_size=12), st.text(alphabet="ab é\n😀"))
+def test_a_table_that_holds_every_character_round_trips(longer, text):
+    tokenizer = TableTokenizer([*longer, *"ab é\n😀"])
+    assert tokenizer.decode(ids_of(tokenizer, text)) == text
+    assert ids_of(reopened(tokenizer), text) == ids_of(tokenizer, text)
+
+
+@given(st.binary(max_size=40))
+def test_a_table_of_bytes_round_trips_any_text_that_its_tokens_cut_inside_a_character(raw):
+    text = raw.decode("utf-8", errors="replace")
+    tokenizer = TableTokenizer([bytes([i]) for i in range(256)])
+    assert tokenizer.decode(ids_of(tokenizer, text)) == text
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_tricky_texts_round_trip_in_each_tokenizer_and_in_its_copy_from_meta(gpt2, gpt2_copy, text):
+    for tokenizer, copy in [(CharTokenizer.from_text(text, "x"),) * 2, (ByteTokenizer(),) * 2, (gpt2, gpt2_copy)]:
+        ids = ids_of(tokenizer, text)
+        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and copy.decode(ids) == text
+
+
+@pytest.fixture(scope="module")
+def gpt2_copy(gpt2):
+    return reopened(gpt2)
+
+
+# ---- characters
+
+
+def test_characters_are_numbered_in_code_point_order_over_all_the_texts():
+    tokenizer = CharTokenizer.from_text("cab", "é\n", "")
+    assert tokenizer.to_meta() == {"tokenizer": "char", "vocab_size": 5,
+                                   "stoi": {"\n": 0, "a": 1, "b": 2, "c": 3, "é": 4},
+                                   "itos": {0: "\n", 1: "a", 2: "b", 3: "c", 4: "é"}}
+    assert ids_of(tokenizer, "abcé\n") == [1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("unknown", ["z", "\x00", "é", "\U0010ffff", "\ud800"])
+def test_a_character_outside_the_vocabulary_is_named_with_its_position(unknown):
+    with pytest.raises(UserError) as error:
+        CharTokenizer.from_text("ab").encode("ab" * 600 + unknown + "a")
+    assert str(error.value) == f"character {unknown!r} at position 1,200 is not in the 2-character vocabulary"
+
+
+def test_an_empty_text_has_no_vocabulary_and_the_message_says_so():
+    with pytest.raises(UserError, match="^the text is empty, so it has no characters to make a vocabulary of$"):
+        CharTokenizer.from_text("", "")
+
+
+@pytest.mark.parametrize("encode", [CharTokenizer.from_text, ByteTokenizer().encode, TableTokenizer("ab").encode,
+                                    lambda text: TiktokenTokenizer("gpt2").encode(text)],
+                         ids=["char", "byte", "table", "gpt2"])
+def test_a_lone_surrogate_is_refused_with_its_position(encode):
+    with pytest.raises(UserError) as error:
+        encode("ab" * 1000 + "\udc80b")
+    assert str(error.value) == ("the text has a lone surrogate, U+DC80, at position 2,000: it is not valid Unicode. "
+                                "Decode the source as UTF-8")
+
+
+# ---- bytes
+
+
+def test_the_byte_table_names_each_byte_once_and_keeps_those_that_are_no_text_as_bytes():
+    meta = ByteTokenizer().to_meta()
+    assert meta["vocab_size"] == len(meta["itos"]) == len(meta["stoi"]) == 256
+    assert [as_bytes(meta["itos"][i]) for i in range(256)] == [bytes([i]) for i in range(256)]
+    assert (meta["itos"][65], meta["itos"][200]) == ("A", b"\xc8")
+
+
+def test_bytes_that_are_no_utf_8_decode_to_the_replacement_character():
+    assert ByteTokenizer().decode(np.array([65, 200, 66])) == "A\ufffdB"
+
+
+# ---- tiktoken
+
+
+def test_gpt2_has_50257_ids_and_complete_tables(gpt2):
+    check_tables(gpt2, gpt2.to_meta())
+    assert (gpt2.vocab_size, gpt2.eot_token) == (50257, 50256)
+    assert gpt2.to_meta()["itos"][50256] == "<|endoftext|>"
+
+
+def check_tables(tokenizer, meta):
+    """Every rank and every special token is in both tables, under its id; as bytes only where it is no UTF-8."""
+    encoding = tiktoken_encoding(tokenizer)
+    assert meta["vocab_size"] == tokenizer.vocab_size == encoding.n_vocab == max(meta["itos"]) + 1
+    ids = encoding._mergeable_ranks | {token.encode(): i for token, i in encoding._special_tokens.items()}
+    assert {as_bytes(token): i for token, i in meta["stoi"].items()} == ids
+    assert set(meta["itos"]) == set(ids.values())
+    assert all(ids[as_bytes(token)] == i and type(i) is int for i, token in meta["itos"].items())
+    for token in meta["stoi"]:
+        assert isinstance(token, str) or "\ufffd" in token.decode("utf-8", errors="replace")
+
+
+def tiktoken_encoding(tokenizer):
+    """tiktoken's own object, which a fresh machine without network can only give for r50k_base in gpt2's place."""
+    return tiktoken.get_encoding({"gpt2": "r50k_base"}.get(tokenizer.name, tokenizer.name))
+
+
+def test_the_name_of_a_special_token_in_the_text_is_text(gpt2):
+    ids = ids_of(gpt2, "a<|endoftext|>b")
+    assert gpt2.eot_token not in ids and gpt2.decode(ids) == "a<|endoftext|>b"
+
+
+def test_an_encoding_that_tiktoken_lacks_is_an_error_that_lists_those_it_has():
+    with pytest.raises(UserError) as error:
+        TiktokenTokenizer("gpt5")
+    assert str(error.value) == f"tiktoken has no encoding 'gpt5'; it has {', '.join(tiktoken.list_encoding_names())}"
+
+
+def test_an_id_outside_the_vocabulary_is_a_plain_error(gpt2):
+    with pytest.raises(UserError, match="^id .*50300.* is not a token of gpt2$"):
+        gpt2.decode([50300])
+
+
+def test_the_copy_from_meta_needs_no_rank_file(gpt2, monkeypatch):
+    meta = gpt2.to_meta()
+    monkeypatch.setattr("data.tokenizer.get_encoding", refuse)
+    copy = tokenizer_from_meta(meta)
+    assert (copy.vocab_size, copy.eot_token, copy.to_meta()) == (50257, 50256, meta)
+
+
+def test_a_meta_of_another_program_that_only_names_the_encoding_is_enough(gpt2):
+    foreign = {"vocab_size": 50256, "tokenizer": "tiktoken", "tiktoken_encoding": "gpt2", "stoi": None, "itos": None}
+    assert ids_of(tokenizer_from_meta(foreign), "hello world") == ids_of(gpt2, "hello world")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(name, monkeypatch, forbid_network_after):
+    tokenizer = TiktokenTokenizer(name)
+    meta = tokenizer.to_meta()
+    forbid_network_after()
+    copy = reopened(tokenizer)
+    draw = random.Random(name)
+    texts = TRICKY + ["".join(chr(draw.choice([*range(32, 127), *range(160, 0x500), *range(0x4E00, 0x4F00)]))
+                              for _ in range(draw.randrange(200))) for _ in range(300)]
+    for text in texts:
+        ids = ids_of(tokenizer, text)
+        assert ids == tiktoken_encoding(tokenizer).encode_ordinary(text) == ids_of(copy, text)
+        assert tokenizer.decode(ids) == copy.decode(ids) == text
+    assert (copy.vocab_size, copy.eot_token) == (tokenizer.vocab_size, tokenizer.eot_token)
+    assert table_hash(copy.to_meta()["itos"]) == table_hash(meta["itos"])
+    check_tables(tokenizer, meta)
+
+
+@pytest.fixture
+def forbid_network_after(request, monkeypatch):
+    """A function: from its call on, reading a rank file or connecting anywhere fails the test."""
+    def forbid():
+        request.getfixturevalue("forbid_network")
+        monkeypatch.setattr("data.tokenizer.get_encoding", refuse)
+    return forbid
+
+
+def test_the_list_of_encodings_here_is_tiktokens_own():
+    assert set(tiktoken.list_encoding_names()) == set(ENCODINGS)
+
+
+# ---- the rank files: cache, address, package
+
+
+@pytest.fixture
+def unreachable(monkeypatch, tmp_path):
+    """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which is returned."""
+    def fail(url, path, **kw):
+        raise DownloadError(f"{url}: no such host, or no network")
+    monkeypatch.setattr("data.tokenizer.download", fail)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+CACHED = hashlib.sha1(b"https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken").hexdigest()
+
+
+def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unreachable, capsys, monkeypatch, gpt2):
+    encoding = get_encoding("gpt2")
+    assert encoding.encode_ordinary("hello world") == ids_of(gpt2, "hello world")
+    printed = capsys.readouterr()
+    assert printed.err == "" and printed.out.splitlines() == [
+        "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken: no such host, or no network. Taking "
+        "the package mlx-whisper==0.4.3 from the package index instead"]
+    assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
+    # and it is quiet where the file is there, for gpt2 and r50k_base alike
+    monkeypatch.setattr("data.tokenizer.download", refuse)
+    monkeypatch.setattr("data.tokenizer.open_package", refuse)
+    assert get_encoding("gpt2").n_vocab == get_encoding("r50k_base").n_vocab == 50257
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_damaged_file_in_tiktokens_cache_is_replaced(monkeypatch, tmp_path, gpt2):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    (tmp_path / CACHED).write_bytes(b"<html>404</html>")
+    asked = []
+
+    def fetch(url, path, sha256, **kw):
+        asked.append((url, sha256))
+        lines = sorted(gpt2._encoding._mergeable_ranks.items(), key=lambda item: item[1])
+        path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(raw), i) for raw, i in lines))
+    monkeypatch.setattr("data.tokenizer.download", fetch)
+    assert get_encoding("gpt2").n_vocab == 50257
+    assert [sha256 for _, sha256 in asked] == [RANKS["r50k_base"][0]]
+    assert hashlib.sha256((tmp_path / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
+
+
+# ---- tables, and tokenizers of one's own
+
+
+def test_a_table_takes_the_longest_match_and_keeps_spaces():
+    tokenizer = TableTokenizer(["a", "ab", " ", "abc", "c"])
+    assert ids_of(tokenizer, "abcab ac") == [3, 1, 2, 0, 4]
+
+
+def test_text_that_no_token_matches_is_an_error_with_the_character_position():
+    tokenizer = TableTokenizer(["é", " "])
+    with pytest.raises(UserError) as error:
+        tokenizer.encode("é " * 600 + "xyz" * 10)
+    assert str(error.value) == "no token of the vocabulary matches 'xyzxyzxyzx' at position 1,200"
+
+
+def test_a_table_may_have_gaps_and_an_id_in_a_gap_is_a_plain_error():
+    tokenizer = TableTokenizer({0: "a", 7: "b"})
+    assert tokenizer.vocab_size == 8 and ids_of(tokenizer, "ba") == [7, 0]
+    with pytest.raises(UserError, match="^id .*3.* is not in itos$"):
+        tokenizer.decode([3])
+
+
+def test_tables_have_the_largest_id_plus_one_and_the_first_of_equal_tokens():
+    assert tables({5: "x", 2: b"\xff", 9: "x"}) == {"vocab_size": 10, "stoi": {"x": 5, b"\xff": 2},
+                                                    "itos": {5: "x", 2: b"\xff", 9: "x"}}
+    assert tables(["a", "b"]) == {"vocab_size": 2, "stoi": {"a": 0, "b": 1}, "itos": {0: "a", 1: "b"}}
+
+
+@given(st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)), min_size=1),
+       st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)), min_size=1))
+@settings(max_examples=200)
+def test_the_table_hash_is_equal_exactly_when_the_ids_mean_the_same(one, two):
+    same = {i: as_bytes(t) for i, t in one.items()} == {i: as_bytes(t) for i, t in two.items()}
+    assert (table_hash(one) == table_hash(two)) == same
+    assert table_hash(dict(reversed(one.items()))) == table_hash(one)
+
+
+class Words:
+    """A tokenizer of one's own, as small as it may be."""
+    itos = ["the ", "cat ", "sat "]
+
+    def encode(self, text):
+        return [self.itos.index(word + " ") for word in text.split()]
+
+    def decode(self, ids):
+        return "".join(self.itos[i] for i in ids)
+
+
+def test_a_tokenizer_of_ones_own_is_kept_as_its_table():
+    assert tokenizer_meta(Words()) == {"tokenizer": "custom", **tables(Words.itos)}
+    assert reopened(Words()).decode(Words().encode("the cat sat ")) == "the cat sat "
+    assert isinstance(reopened(Words()), TableTokenizer)
+
+
+def test_a_tokenizer_without_itos_is_told_what_is_missing():
+    class Silent:
+        encode = decode = None
+    with pytest.raises(UserError) as error:
+        tokenizer_meta(Silent())
+    assert str(error.value) == ("Silent has no itos. Give your tokenizer an attribute itos: a list or dict, id -> "
+                                "token, so that sample.py can turn ids back into text")
+
+
+def test_nanogpts_character_meta_makes_a_character_tokenizer():
+    meta = {"vocab_size": 3, "itos": {0: "\n", 1: "a", 2: "b"}, "stoi": {"\n": 0, "a": 1, "b": 2}}
+    tokenizer = tokenizer_from_meta(meta)
+    assert isinstance(tokenizer, CharTokenizer) and ids_of(tokenizer, "ba\n") == [2, 1, 0]
+
+
+def test_a_meta_without_itos_cannot_give_text_and_says_so():
+    with pytest.raises(UserError, match="^meta.pkl has no itos, so its ids cannot be turned into text$"):
+        tokenizer_from_meta({"vocab_size": 3})
+
+
+def test_a_method_names_its_tokenizer():
+    assert ids_of(make_tokenizer("char", "ba", "c"), "abc") == [0, 1, 2]
+    assert isinstance(make_tokenizer("byte", "ba"), ByteTokenizer)
+    assert make_tokenizer("tiktoken", "ba", tiktoken_encoding="r50k_base").name == "r50k_base"

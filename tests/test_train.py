@@ -1,0 +1,890 @@
+"""Training (train.py, runs.py): exact resume, stops and kills, checkpoints, the run's folder and log, refusals, ranks.
+
+Run: python -m pytest tests/test_train.py            (with 40 random kills and two ranks: add -m "long or not long")
+     NANOGPT=path/to/nanoGPT python -m pytest tests/test_train.py -k unchanged      its train.py on a folder of ours
+Models are tiny and run in this process on one thread, so that runs can be compared bit for bit.
+"""
+import os
+import pickle
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import (ROOT, TEXT, TINY, arange_dataset, assert_same_training, char_dataset, child_env, log_rows,
+                     one_line_error, one_thread, only_line, python, resume, run)  # noqa: F401
+
+import train
+from data.batches import TrainBatches
+from data.errors import UserError
+from data.files import lock
+from data.sampler import SAMPLING_METHODS
+from data.tokenizer import get_encoding
+from optim import SCHEDULES, configure_optimizer, lr_share, orthogonalize
+from runs import RunLog, load_checkpoint, save_checkpoint
+from train_args import parse_args
+
+GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
+
+
+@pytest.fixture(scope="module")
+def fox(tmp_path_factory):
+    """A dataset folder that no test changes, as the value of --dataset."""
+    return f"{char_dataset(tmp_path_factory.mktemp('data') / 'fox')}"
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def at_batch(monkeypatch, number, act):
+    """Call act() when training asks for its batch of that number (from 1) in this test."""
+    asked, plain = [0], TrainBatches.__next__
+
+    def counting(self):
+        asked[0] += 1
+        if asked[0] == number:
+            act()
+        return plain(self)
+    monkeypatch.setattr(TrainBatches, "__next__", counting)
+
+
+def stop_at(monkeypatch, iter_num, *flags, number=signal.SIGTERM):
+    """Run until a signal in iteration iter_num (from 1) stops it; returns the exit status."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit:
+        at_batch(patch, iter_num, lambda: os.kill(os.getpid(), number))
+        train.main([*map(str, flags)])
+    return exit.value.code
+
+
+# ---- resuming is exact
+
+
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("kind", [[], GPT2, ["--gradient_accumulation_steps=3"]],
+                         ids=["modern", "gpt2", "accumulating"])
+def test_20_steps_and_20_more_are_40_bit_for_bit(fox, method, kind):
+    flags = [f"--dataset={fox}", f"--sampling_method={method}", "--dropout=0.2", "--lr_decay_iters=40", *kind]
+    run(*flags, "--max_iters=40", "--out_dir=whole")
+    run(*flags, "--max_iters=20", "--out_dir=halves")
+    resume("halves", "--max_iters=40")
+    assert load_checkpoint(Path("halves/ckpt.pt"))["iter_num"] == 40
+    assert_same_training("whole", "halves")
+
+
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_a_run_stopped_by_signals_at_any_iteration_ends_as_if_it_had_not_been(fox, method, monkeypatch):
+    flags = [f"--dataset={fox}", f"--sampling_method={method}", "--dropout=0.2", "--max_iters=40"]
+    run(*flags, "--out_dir=whole")
+    assert stop_at(monkeypatch, 7, *TINY, *flags, "--out_dir=stopped") == 143
+    assert load_checkpoint(Path("stopped/ckpt.pt"))["iter_num"] == 7
+    go_on = ["--init_from=resume", "--out_dir=stopped"]
+    assert stop_at(monkeypatch, 1, *go_on, number=signal.SIGINT) == 130
+    assert load_checkpoint(Path("stopped/ckpt.pt"))["iter_num"] == 8
+    assert stop_at(monkeypatch, 22, *go_on) == 143
+    resume("stopped")
+    assert_same_training("whole", "stopped")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_real_signal_saves_and_prints_the_command_that_resumes(fox, tmp_path, number, status):
+    """In a process of its own; the printed command is then run in a shell, as printed."""
+    flags = [*TINY, f"--dataset={fox}", "--batch_size=100", "--max_iters=80", "--dropout=0.2", "--log_interval=1"]
+    child = subprocess.Popen([sys.executable, "train.py", *flags, f"--out_dir={tmp_path}/stopped"], cwd=ROOT,
+                             env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (line := child.stdout.readline()).startswith("2/80"):
+        assert line, child.stderr.read()
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (status, "")
+    stopped = re.search(r"^stopped at iteration (\d+)\. Go on: (python train\.py .*)$", out, re.M)
+    assert 2 <= int(stopped[1]) < 80 and load_checkpoint(tmp_path / "stopped/ckpt.pt")["iter_num"] == int(stopped[1])
+    if number == signal.SIGTERM:
+        done = subprocess.run(stopped[2], shell=True, cwd=ROOT, env=child_env(), capture_output=True, text=True)
+        assert done.returncode == 0 and f"run    iterations {stopped[1]} to 80" in done.stdout, done.stderr
+        run(*flags, "--out_dir=whole")
+        assert_same_training("whole", "stopped")
+
+
+def test_the_printed_command_resumes_also_where_the_folder_has_a_blank_in_its_name(fox, monkeypatch, capsys):
+    stop_at(monkeypatch, 3, *TINY, f"--dataset={fox}", "--max_iters=5", "--out_dir=my runs/first one")
+    printed = re.search(r"Go on: python train\.py (.*)", capsys.readouterr().out)[1]
+    train.main(shlex.split(printed))
+    assert load_checkpoint(Path("my runs/first one/ckpt.pt"))["iter_num"] == 5
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(fox, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+    at_batch(monkeypatch, 3, twice)
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        run(f"--dataset={fox}", "--max_iters=9")
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_evaluation_and_logging_change_no_weight(fox):
+    flags = [f"--dataset={fox}", "--dropout=0.2", "--max_iters=20"]
+    run(*flags, "--eval_interval=1000", "--out_dir=seldom")
+    run(*flags, "--eval_interval=3", "--eval_iters=7", "--log_interval=1", "--max_sample_tokens=5", "--out_dir=often")
+    assert_same_training("seldom", "often")
+
+
+def test_the_seed_decides_the_run(fox):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(f"--dataset={fox}", "--dropout=0.1", "--max_iters=5", f"--seed={seed}", f"--out_dir={name}")
+    assert_same_training("a", "b")
+    a, c = (load_checkpoint(Path(name) / "ckpt.pt")["model"] for name in "ac")
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_accumulated_micro_batches_train_like_one_batch(fox):
+    flags = [f"--dataset={fox}", "--max_iters=5", "--arch=gpt2", "--optimizer=adamw"]
+    run(*flags, "--batch_size=8", "--out_dir=one")
+    run(*flags, "--batch_size=2", "--gradient_accumulation_steps=4", "--eval_iters=8", "--out_dir=four")
+    one, four = log_rows("one")[-1], log_rows("four")[-1]
+    assert float(one["batch_loss"]) == pytest.approx(float(four["batch_loss"]), abs=1e-3)
+    assert float(one["val_loss"]) == pytest.approx(float(four["val_loss"]), abs=1e-3)
+
+
+def test_a_run_in_bfloat16_resumes_exactly_too(fox):
+    flags = [f"--dataset={fox}", "--dtype=bfloat16", "--dropout=0.2", "--lr_decay_iters=6"]
+    run(*flags, "--max_iters=6", "--out_dir=whole")
+    run(*flags, "--max_iters=3", "--out_dir=halves")
+    resume("halves", "--max_iters=6")
+    assert_same_training("whole", "halves")
+
+
+def test_a_run_whose_folder_was_moved_resumes_there(fox):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=here")
+    os.rename("here", "there")
+    resume("there", "--max_iters=4")
+    assert load_checkpoint(Path("there/ckpt.pt"))["args"]["out_dir"] == "there" and not Path("here").exists()
+
+
+def test_a_run_that_replaced_another_resumes(fox):
+    for flags in ([], ["--overwrite"]):
+        run(f"--dataset={fox}", "--max_iters=2", "--out_dir=out/x", *flags)
+    resume("out/x", "--max_iters=4")
+    assert load_checkpoint(Path("out/x/ckpt.pt"))["iter_num"] == 4
+
+
+# ---- what a resume refuses
+
+
+def test_a_resume_with_other_data_is_refused(tmp_path, capsys):
+    folder = char_dataset(tmp_path / "fox")
+    run(f"--dataset={folder}", "--max_iters=2", "--out_dir=x")
+    before = Path("x/ckpt.pt").read_bytes()
+    char_dataset(folder, TEXT.replace("brown", "green"))
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
+    assert line == (f"error: {folder} is not the data that this run began with (another train.bin or val.bin). "
+                    f"Prepare it as it was, or start a new run")
+    assert Path("x/ckpt.pt").read_bytes() == before
+    char_dataset(folder)  # as it was
+    resume("x", "--max_iters=4")
+
+
+@pytest.mark.parametrize("flag, was", [
+    ("--block_size=8", 16), ("--sampling_method=sequential", "random"), ("--batch_size=5", 4),
+    ("--n_layer=3", 2), ("--seed=3", 1337)])
+def test_a_resume_with_another_order_or_model_is_refused(fox, capsys, flag, was):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4", flag])
+    assert line == ("error: a resumed run keeps its data order and its model, so these cannot change: "
+                    f"{flag.replace('=', ' ')} (it is {was}). Leave them out, or start a new run")
+
+
+def test_a_complete_run_says_how_to_go_on(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    log = Path("x/log.csv").read_bytes()
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x"])
+    assert line == "error: the run is complete: 2 of 2 iterations. For more, raise --max_iters"
+    assert Path("x/log.csv").read_bytes() == log
+
+
+def test_a_resume_of_nothing_says_what_to_do(capsys):
+    assert one_line_error(capsys, train.main, ["--init_from=resume"]) == (
+        "error: no checkpoint in out/. Train first: python train.py, or name the run: --out_dir=...")
+    assert one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=none"]) == (
+        "error: none/ckpt.pt not found. Train first: python train.py, or name the run: --out_dir=...")
+
+
+# ---- the run's folder
+
+
+def test_each_run_gets_a_folder_of_its_own(fox):
+    for _ in range(3):
+        run(f"--dataset={fox}", "--max_iters=1")
+    assert sorted(os.listdir("out")) == ["fox", "fox-2", "fox-3"]
+    for name in os.listdir("out"):
+        assert load_checkpoint(Path("out") / name / "ckpt.pt")["args"]["out_dir"] == f"out/{name}"
+    resume_newest = ["--init_from=resume", "--max_iters=2"]
+    train.main(resume_newest)
+    assert [load_checkpoint(Path(f"out/{name}/ckpt.pt"))["iter_num"] for name in ("fox", "fox-2", "fox-3")] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("dataset", ["./", "../fox/"])
+def test_a_dataset_named_by_any_path_gives_its_name_to_the_run(tmp_path, monkeypatch, dataset):
+    monkeypatch.chdir(char_dataset(tmp_path / "fox"))
+    run(f"--dataset={dataset}", "--max_iters=1")
+    assert os.listdir("out") == ["fox"]
+
+
+def test_a_used_out_dir_is_refused_and_left_as_it_is(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=used")
+    before = {path.name: path.read_bytes() for path in Path("used").iterdir()}
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=used"])
+    assert line == ("error: used holds a run. Go on with it: python train.py --init_from=resume --out_dir=used; or "
+                    "replace it: add --overwrite; or leave --out_dir out")
+    assert {path.name: path.read_bytes() for path in Path("used").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
+def test_an_out_dir_that_holds_only_a_checkpoint_is_refused_too(fox, name, capsys):
+    """A checkpoint copied there to resume from, say; it must not be deleted without --overwrite."""
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=used")
+    Path("copied").mkdir()
+    shutil.copy("used/ckpt.pt", f"copied/{name}")
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=copied"])
+    assert line.startswith("error: copied holds a run. Go on with it")
+    assert Path(f"copied/{name}").read_bytes() == Path("used/ckpt.pt").read_bytes()
+
+
+def test_overwrite_replaces_a_run_whole(fox, monkeypatch):
+    run(f"--dataset={fox}", "--max_iters=6", "--eval_interval=2", "--out_dir=x")
+    stop_at(monkeypatch, 1, *TINY, f"--dataset={fox}", "--max_iters=6", "--out_dir=x", "--overwrite")
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 1
+    assert not Path("x/best.pt").exists()  # that of the run before would be a lie
+    assert [row["iter"] for row in log_rows("x")] == ["1"]
+
+
+@pytest.mark.parametrize("flags", [["--init_from=resume", "--max_iters=9"], ["--overwrite"]])
+def test_two_runs_in_one_folder_are_refused(fox, capsys, flags):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
+    with lock(Path("x"), "train.py"):
+        line = one_line_error(capsys, train.main, [*(TINY if "--overwrite" in flags else []), f"--dataset={fox}",
+                                                   "--out_dir=x", *flags])
+    assert line == "error: another train.py is at work in x. Wait until it has ended, or stop it"
+    assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+def test_eval_only_writes_nothing(fox, capsys):
+    run(f"--dataset={fox}", "--eval_only")
+    assert re.search(r"^iteration 0: train loss 3\.\d+, val loss 3\.\d+$", capsys.readouterr().out, re.M)
+    assert not Path("out").exists()
+
+
+def test_eval_only_of_a_run_gives_the_losses_it_logged_and_changes_nothing(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=4", "--out_dir=x")
+    before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
+    logged = re.search(r"iteration 4: (train loss \S+, val loss \S+)", capsys.readouterr().out)[1]
+    resume("x", "--eval_only")
+    assert f"iteration 4: {logged}" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+# ---- checkpoints
+
+
+def test_best_and_last_checkpoint_are_what_their_names_say(fox, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    monkeypatch.setattr(train, "estimate_loss", lambda *a, **k: dict.fromkeys(("train", "val"), next(losses)))
+    state = lambda: [(c["iter_num"], c["best_val_loss"]) for c in (load_checkpoint(Path(f"x/{name}.pt"))
+                                                                   for name in ("best", "ckpt"))]
+    flags = ["--eval_interval=10", "--lr_decay_iters=50"]
+    run(f"--dataset={fox}", "--max_iters=30", "--out_dir=x", *flags)
+    assert state() == [(20, 1.0), (30, 1.0)]
+    resume("x", "--max_iters=40")
+    assert state() == [(20, 1.0), (40, 1.0)]  # 1.5 is not the best, though it is the resumed run's first
+    resume("x", "--max_iters=50")
+    assert state() == [(50, 0.5), (50, 0.5)]
+
+
+def test_a_checkpoint_holds_plain_values_and_no_temporary_file_stays(fox):
+    run(f"--dataset={fox}", "--max_iters=4", "--eval_interval=2", "--out_dir=x")
+    assert sorted(os.listdir("x")) == [".train.py.lock", "best.pt", "ckpt.pt", "log.csv"]
+    for name in ("best.pt", "ckpt.pt"):
+        assert {"model", "optimizer", "scaler", "iter_num", "best_val_loss", "args", "meta", "data"} <= set(
+            torch.load(f"x/{name}", weights_only=True))
+
+
+@pytest.mark.parametrize("make", ["pickle", "old pickle", "torch", "truncated", "empty", "text", "other"])
+def test_a_hostile_or_damaged_checkpoint_runs_nothing_and_is_one_line(fox, make, capsys):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, ("touch ran",)
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    path, good = Path("x/ckpt.pt"), Path("x/ckpt.pt").read_bytes()
+    if make == "torch":
+        torch.save({**load_checkpoint(path), "iter_num": Hostile()}, path)
+    elif make == "other":
+        torch.save({"model": {}, "iter_num": 2}, path)
+    else:
+        path.write_bytes({
+            "pickle": pickle.dumps(Hostile(), protocol=4), "old pickle": pickle.dumps(Hostile(), protocol=0),
+            "truncated": good[: len(good) // 2], "empty": b"", "text": b"hello\n"}[make])
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
+    assert line.startswith("error: x/ckpt.pt is no checkpoint of this train.py: it lacks model" if make == "other" else
+                           "error: x/ckpt.pt is no checkpoint of train.py: it is damaged, or holds more than tensors "
+                           "and plain values; nothing of that was run (")
+    assert not Path("ran").exists()
+
+
+def test_a_checkpoint_damaged_anywhere_is_one_line_or_loads(fox):
+    """One byte changed or the end cut off: UserError or a whole dict, never another exception."""
+    run(f"--dataset={fox}", "--max_iters=1", "--out_dir=x", "--n_layer=1")
+    path, good, rng = Path("x/ckpt.pt"), Path("x/ckpt.pt").read_bytes(), random.Random(0)
+    for i in range(150):
+        at = rng.choice((rng.randrange(len(good)), rng.randrange(3000), len(good) - 1 - rng.randrange(3000)))
+        path.write_bytes(good[:at] if i % 3 == 0 else good[:at] + bytes([good[at] ^ 1 << i % 8]) + good[at + 1 :])
+        try:
+            assert load_checkpoint(path)["args"]
+        except UserError as error:
+            assert "x/ckpt.pt is no checkpoint of" in str(error)
+
+
+# ---- killed, or the disk full
+
+
+def small_state(n):
+    return {"model": {"w": torch.full((3000,), float(n))}, "model_args": {}, "args": {}, "meta": {}, "iter_num": n}
+
+
+def states(folder):
+    """(iter_num of ckpt.pt, of best.pt), None where absent; each must be whole."""
+    found = []
+    for path in (Path(folder) / "ckpt.pt", Path(folder) / "best.pt"):
+        checkpoint = load_checkpoint(path) if path.exists() else None
+        found.append(checkpoint and checkpoint["iter_num"])
+        assert checkpoint is None or (checkpoint["model"]["w"] == checkpoint["iter_num"]).all()
+    return tuple(found)
+
+
+def save_and_die(folder, number, is_best, name, after):
+    """In a child process: save, and die at call `number` of os.<name>, before or after it. Whether it came to that."""
+    pid = os.fork()
+    if not pid:
+        plain, calls = getattr(os, name), [0]
+
+        def deadly(*args, **kw):
+            calls[0] += 1
+            if calls[0] == number and not after:
+                os._exit(9)
+            value = plain(*args, **kw)
+            if calls[0] == number:
+                os._exit(9)
+            return value
+        setattr(os, name, deadly)
+        try:
+            save_checkpoint(Path(folder), small_state(2), is_best)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("is_best", [False, True])
+@pytest.mark.parametrize("had_one", [False, True])
+def test_a_kill_at_any_step_of_saving_leaves_whole_checkpoints(tmp_path, is_best, had_one):
+    died = 0
+    for name in ("replace", "link", "fsync"):
+        for number in range(1, 5):
+            for after in (False, True):
+                folder = tmp_path / f"{name}-{number}-{after}"
+                folder.mkdir()
+                if had_one:
+                    save_checkpoint(folder, small_state(1), True)
+                old = 1 if had_one else None
+                died += save_and_die(folder, number, is_best, name, after)
+                ckpt, best = states(folder)
+                assert ckpt in (old, 2) and best in ((old, 2) if is_best else (old,))
+                save_checkpoint(folder, small_state(3), True)  # what was left behind is in nobody's way
+                assert states(folder) == (3, 3) and sorted(os.listdir(folder)) == ["best.pt", "ckpt.pt"]
+    assert died >= 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_second_kill_while_saving_leaves_the_best_checkpoint_whole(tmp_path):
+    """After a kill between the two renames best.pt and the file that was to become ckpt.pt are one on the disk."""
+    save_checkpoint(tmp_path, small_state(1), True)
+    assert save_and_die(tmp_path, 1, True, "replace", after=True)
+    assert states(tmp_path) == (1, 2)
+    if not (pid := os.fork()):
+        def save_half(state, file):
+            file.write(bytes(1000))
+            file.flush()
+            os._exit(9)
+        torch.save = save_half
+        save_checkpoint(tmp_path, small_state(3), False)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert states(tmp_path) == (1, 2)
+
+
+@pytest.mark.parametrize("step", ["before the checkpoint", "after the checkpoint"])
+def test_log_rows_are_there_once_each_after_a_kill_and_a_resume(fox, monkeypatch, step):
+    flags = [f"--dataset={fox}", "--max_iters=20", "--eval_interval=5", "--log_interval=2"]
+    run(*flags, "--out_dir=whole")
+
+    class Killed(BaseException):
+        pass
+
+    def save_and_die(out_dir, state, is_best):
+        if state["iter_num"] == 10 and step == "before the checkpoint":
+            raise Killed
+        save_checkpoint(out_dir, state, is_best)
+        if state["iter_num"] == 10:
+            raise Killed
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "save_checkpoint", save_and_die)
+        run(*flags, "--out_dir=killed")
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # and while the resumed run is past its last checkpoint
+        def die():
+            raise Killed
+        at_batch(patch, 4, die)
+        resume("killed")
+    resume("killed")
+    assert [row["iter"] for row in log_rows("whole")] == "2 4 5 6 8 10 12 14 15 16 18 20".split()
+    killed, whole = ([(row["iter"], row["train_loss"], row["val_loss"], row["learning_rate"]) for row in log_rows(name)]
+                     for name in ("killed", "whole"))
+    assert killed == whole
+
+
+def test_a_kill_while_the_log_is_trimmed_loses_no_row(fox, monkeypatch):
+    run(f"--dataset={fox}", "--max_iters=4", "--log_interval=1", "--lr_decay_iters=9", "--out_dir=x")
+    before = log_rows("x")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*a):
+        raise Killed
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("csv.DictWriter.writerows", die)
+        resume("x", "--max_iters=6")
+    resume("x", "--max_iters=6")
+    assert log_rows("x")[:4] == before and [row["iter"] for row in log_rows("x")] == list("123456")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_a_run_killed_40_times_ends_as_if_it_had_not_been(fox, tmp_path):
+    """kill -9 at random moments, of a run that saves all the time; its checkpoints are whole after each."""
+    rng, kills, out_dir = random.Random(7), 0, tmp_path / "killed"
+    flags = [*TINY, f"--dataset={fox}", "--dropout=0.2", "--max_iters=6000", "--eval_interval=2", "--eval_iters=1",
+             "--log_interval=1"]
+    go_on = ["--init_from=resume", f"--out_dir={out_dir}"]
+    while kills < 40:
+        first = not (out_dir / "ckpt.pt").exists()
+        child = subprocess.Popen([sys.executable, "train.py", *(
+            [*flags, f"--out_dir={out_dir}", "--overwrite"] if first else go_on)], cwd=ROOT, env=child_env(),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while not (line := child.stdout.readline()).startswith("run "):
+            assert line, "the run ended: too fast for 40 kills, or in error"
+        time.sleep(rng.uniform(0.02, 0.4))
+        child.kill()
+        assert child.wait() == -signal.SIGKILL, child.stdout.read()
+        child.stdout.close()
+        kills += 1
+        for path in (out_dir / "ckpt.pt", out_dir / "best.pt"):
+            assert not path.exists() or load_checkpoint(path)["model"]
+    reached = load_checkpoint(out_dir / "ckpt.pt")["iter_num"]
+    assert reached > 40
+    resume(out_dir, f"--max_iters={reached + 10}", "--lr_decay_iters=6000")
+    run(*flags, f"--max_iters={reached + 10}", "--lr_decay_iters=6000", "--out_dir=whole", "--eval_interval=100000")
+    assert_same_training("whole", out_dir)
+    assert [row["iter"] for row in log_rows(out_dir)] == [str(i) for i in range(1, reached + 11)]
+
+
+class FullDisk:
+    """A file on a disk with room for so many bytes; late: the system says so only when they are flushed."""
+
+    def __init__(self, file, room, late):
+        self.file, self.room, self.late = file, room, late
+
+    def write(self, raw):
+        self.room -= len(raw)
+        if not self.late:
+            self.flush()
+        return self.file.write(raw)
+
+    def flush(self):
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        self.file.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *a):
+        self.file.close()
+        self.flush()
+
+
+@pytest.mark.parametrize("room, late", [(0, False), (100, False), (20_000, False), (20_000, True)])
+def test_a_full_disk_while_saving_leaves_the_old_checkpoint_and_is_one_line(fox, monkeypatch, capsys, room, late):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    before = {name: Path(f"x/{name}").read_bytes() for name in ("ckpt.pt", "best.pt")}
+
+    def full(path, mode):
+        return FullDisk(open(path, mode), room, late) if "ckpt" in str(path) else open(path, mode)
+    monkeypatch.setattr("data.files.open", full, raising=False)
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
+    assert "x/ckpt.pt" in line and "disk" in line and "full" in line
+    assert {name: Path(f"x/{name}").read_bytes() for name in ("ckpt.pt", "best.pt")} == before
+    assert not list(Path("x").glob("*.tmp"))
+
+
+def test_a_file_size_limit_of_the_system_leaves_the_old_checkpoint_and_is_one_line(fox, capsys):
+    resource = pytest.importorskip("resource")
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    before = Path("x/ckpt.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "x/ckpt.pt" in line
+    assert Path("x/ckpt.pt").read_bytes() == before and not list(Path("x").glob("*.tmp"))
+
+
+# ---- a loss that is not finite
+
+
+@pytest.mark.parametrize("kind", [["--learning_rate=1e38"], [*GPT2, "--learning_rate=1e30"]], ids=["modern", "gpt2"])
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_iteration(fox, capsys, kind):
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--warmup_iters=0", "--max_iters=50",
+                                               "--log_interval=5", "--out_dir=x", *kind])
+    found = re.fullmatch(r"error: the loss is not finite since iteration (\d+) in x\. There is no checkpoint yet\. "
+                         r"Try lower learning rates", line)
+    assert 1 <= int(found[1]) <= 10
+    assert not Path("x/ckpt.pt").exists()
+
+
+@pytest.mark.parametrize("eval_interval", [100, 1])
+def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_finite(fox, eval_interval, capsys):
+    """With an evaluation right after the step that spoilt the weights, too: then the last loss was still a number."""
+    run(f"--dataset={fox}", "--max_iters=4", "--warmup_iters=0", "--out_dir=x")
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=40",
+                                               "--learning_rate=1e38", "--lr_schedule=constant",
+                                               f"--eval_interval={eval_interval}"])
+    assert "not finite" in line and re.search(r"iteration \d+", line) and "kept" in line
+    for name in ("ckpt.pt", "best.pt"):
+        assert all(w.isfinite().all() for w in load_checkpoint(Path(f"x/{name}"))["model"].values()), name
+    if eval_interval == 100:
+        resume("x", "--max_iters=6", "--learning_rate=1e-3")
+
+
+# ---- what a run prints and logs
+
+
+def test_progress_lines_are_plain_and_at_most_80_columns_when_not_on_a_terminal(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=12", "--eval_interval=5", "--log_interval=4", "--out_dir=x")
+    out, err = capsys.readouterr()
+    assert err == "" and "\r" not in out and "\x1b" not in out
+    lines = [line for line in out.splitlines() if re.match(r"\d+/12 ", line)]
+    assert [int(line.split("/")[0]) for line in lines] == [4, 5, 8, 10, 12]
+    for line in lines:
+        assert re.fullmatch(r"\d+/12  loss \d\.\d{4}  best (-|\d\.\d+)  \S+ tok/s  wait \d+\.\d%  ETA \d+:\d\d", line)
+    evaluations = [line for line in out.splitlines() if line.startswith("iteration ")]
+    assert [line.split(": train loss ")[0] for line in evaluations] == ["iteration 5", "iteration 10", "iteration 12"]
+    assert all(len(line) <= 80 for line in lines + evaluations)
+
+
+def test_on_a_terminal_the_progress_line_is_rewritten_in_place(fox, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run(f"--dataset={fox}", "--max_iters=6", "--log_interval=2", "--out_dir=x")
+    out = capsys.readouterr().out
+    pieces = [piece for piece in out.split("\r") if re.match(r"\d+/6 ", piece)]
+    assert len(pieces) == 3 and all(len(piece) == 79 and "\n" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("iters", [1, 999_999])
+@pytest.mark.parametrize("loss", [0.00001, 10.82541, 1234.5])
+def test_the_progress_line_fits_80_columns_with_large_numbers_too(tmp_path, capsys, iters, loss):
+    log = RunLog(tmp_path, 0, enabled=True)
+    for rate in (0.51, 999.4, 99_950, 999_499, 12.34e6, 7.89e9):
+        for wait in (0.0, 0.123, 1.0):
+            for best in (float("inf"), loss):
+                log.progress(iters, iters, loss, best, rate, wait, 999 * 3600 + 3599)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 36 and max(map(len, lines)) <= 80
+    log.file.close()
+
+
+def test_log_csv_has_a_row_a_look_and_losses_where_evaluated(fox):
+    run(f"--dataset={fox}", "--max_iters=10", "--eval_interval=5", "--log_interval=2", "--out_dir=x",
+        "--warmup_iters=0", "--lr_schedule=constant", "--learning_rate=0.005")
+    rows = log_rows("x")
+    assert list(rows[0]) == ["iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s",
+                             "data_wait", "seconds"]
+    assert [(row["iter"], row["tokens"], bool(row["val_loss"]), bool(row["train_loss"])) for row in rows] == [
+        (i, str(int(i) * 64), evaluated, evaluated) for i, evaluated in
+        (("2", False), ("4", False), ("5", True), ("6", False), ("8", False), ("10", True))]
+    assert {row["learning_rate"] for row in rows} == {"0.005"}
+    assert float(rows[-1]["seconds"]) >= float(rows[0]["seconds"]) > 0
+    assert float(rows[-1]["val_loss"]) == pytest.approx(load_checkpoint(Path("x/ckpt.pt"))["best_val_loss"], rel=1e-4)
+
+
+def test_the_clock_of_a_resumed_run_goes_on(fox):
+    run(f"--dataset={fox}", "--max_iters=4", "--log_interval=1", "--out_dir=x", "--lr_decay_iters=8")
+    resume("x", "--max_iters=8")
+    seconds = [float(row["seconds"]) for row in log_rows("x")]
+    assert seconds == sorted(seconds)
+
+
+def test_a_run_ends_with_a_sample_of_the_asked_length(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=3", "--max_sample_tokens=25", "--out_dir=x")
+    out = capsys.readouterr().out
+    done = re.search(r"^done in 0:0\d: best val loss \d\.\d{4}\. More text: python sample\.py --out_dir=x\n\n", out,
+                     re.M)
+    assert len(out[done.end() :]) == 1 + 25 + 1  # the newline it starts from, the tokens, the newline of print
+
+
+def test_a_run_on_ids_that_nothing_can_turn_into_text_ends_well(tmp_path):
+    """The folder of another program may hold no itos; then there is no sample, and that is no failure of training."""
+    folder = tmp_path / "ids"
+    folder.mkdir()
+    for split in ("train", "val"):
+        np.arange(600, dtype=np.uint16).tofile(folder / f"{split}.bin")
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 600}))
+    run(f"--dataset={folder}", "--max_iters=2", "--max_sample_tokens=5", "--out_dir=x")
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 2
+
+
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_splits_of_exactly_one_window_train(tmp_path, method):
+    run(f"--dataset={arange_dataset(tmp_path / 'one', 17, 17)}", f"--sampling_method={method}", "--max_iters=3",
+        "--batch_size=3", "--out_dir=x")
+    assert len(log_rows("x")) == 1
+
+
+# ---- refusals before the first step
+
+
+def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, capsys):
+    folder = arange_dataset(tmp_path / "short", 500, 16)
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}"])
+    assert line == (f"error: {folder}/val.bin has 16 tokens; block_size 16 needs 17. Lower --block_size, or raise the "
+                    f"val share in {folder}/prepare.py")
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}", "--block_size=500"])
+    assert line == f"error: {folder}/train.bin has 500 tokens; block_size 500 needs 501. Lower --block_size"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flag, message", [
+    ("--device=tpu", "error: --device tpu cannot be used here: "),
+    ("--dtype=float16", "error: --dtype float16 needs a CUDA GPU; here use float32 or bfloat16"),
+    ("--dataset=no/such", "error: no/such not found. "),
+    pytest.param("--device=cuda", "error: --device cuda cannot be used here: ", marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason="there is a GPU"))])
+def test_what_cannot_be_used_is_refused_before_a_folder_is_made(fox, capsys, flag, message):
+    assert one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", flag]).startswith(message)
+    assert not Path("out").exists()
+
+
+def test_an_id_beyond_the_vocabulary_met_in_training_names_file_and_position(tmp_path, capsys):
+    folder = char_dataset(tmp_path / "fox")
+    ids = np.fromfile(folder / "train.bin", dtype="<u2")
+    ids[40] = 999
+    ids.tofile(folder / "train.bin")
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}", "--sampling_method=sequential"])
+    assert line.startswith(f"error: {folder}/train.bin: the id at position 40 is 999, beyond vocab_size 29 ")
+
+
+def test_the_command_line_shows_one_line_and_exits_with_2(tmp_path):
+    child = python(ROOT / "train.py", "--dataset=none", cwd=tmp_path)
+    assert child.returncode == 2 and "none not found. " in only_line(child.stderr)
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("kind", [["--muon_learning_rate=0.02"], GPT2], ids=["modern", "gpt2"])
+def test_a_gpt_learns_an_easy_text_in_200_steps(fox, kind):
+    run(f"--dataset={fox}", "--max_iters=200", "--eval_iters=10", "--warmup_iters=10", "--batch_size=16", "--out_dir=x",
+        "--learning_rate=0.01", *kind)
+    assert float(log_rows("x")[-1]["val_loss"]) < 0.5  # ln(29) is 3.4; where a sentence begins in a window is not known
+
+
+def test_a_gpt_cannot_learn_random_tokens(tmp_path):
+    """No future token leaks: on noise the loss stays at the entropy, ln(8)."""
+    letters = np.random.default_rng(0).choice(list("abcdefgh"), 40_000)
+    folder = char_dataset(tmp_path / "noise", "".join(letters))
+    run(f"--dataset={folder}", "--max_iters=100", "--eval_iters=50", "--batch_size=16", "--out_dir=x")
+    assert 2.05 < float(log_rows("x")[-1]["val_loss"]) < 2.2  # ln(8) = 2.079
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_learning_rate_warms_up_from_above_zero_stays_and_falls_to_its_last_share(schedule):
+    args = parse_args([f"--lr_schedule={schedule}", "--warmup_iters=10", "--decay_share=0.5", "--max_iters=100",
+                       "--min_lr_share=0.1"])
+    shares = [lr_share(i, args) for i in range(101)]
+    assert shares[0] > 0 and np.allclose(np.diff(shares[:11]), 1 / 11) and shares[10:51] == [1.0] * 41
+    if schedule == "constant":
+        assert shares[50:] == [1.0] * 51
+    else:
+        assert (np.diff(shares[50:]) < 0).all() and shares[100] == pytest.approx(0.1)
+        assert shares[75] == pytest.approx(0.55)  # half way
+    args.lr_decay_iters = 50
+    assert lr_share(80, args) == (1.0 if schedule == "constant" else pytest.approx(0.1))
+
+
+def test_adamw_is_the_adamw_of_torch(fox):
+    """The same gradients, the same weights after ten steps; matrices decay and vectors do not."""
+    args = parse_args([*TINY, *GPT2, "--weight_decay=0.3"])
+    model, twin = train.make_model(args, 29, "cpu"), train.make_model(args, 29, "cpu")
+    optimizer = configure_optimizer(model, args)
+    weights = list(twin.parameters())
+    reference = torch.optim.AdamW(
+        [{"params": [p for p in weights if p.dim() == 2], "weight_decay": 0.3},
+         {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0}],
+        lr=args.learning_rate, betas=(args.beta1, args.beta2))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        for p, q in zip(model.parameters(), weights):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        reference.step()
+    for (name, a), b in zip(model.named_parameters(), weights):
+        assert torch.allclose(a, b, atol=1e-5), name
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 16, 64), (2, 64, 16), (1, 5, 5)])
+def test_muon_makes_updates_orthogonal(shape):
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    out = orthogonalize(g)
+    assert out.shape == g.shape
+    u, _, vh = torch.linalg.svd(g, full_matrices=False)
+    values = torch.einsum("nij,nik,nkj->nj", u, out, vh.mT)  # along the singular vectors of g
+    assert values.min() > 0.6 and values.max() < 1.4
+    assert torch.allclose(orthogonalize(g * 1e4), out, atol=1e-2)  # whatever the size of the gradient
+
+
+# ---- folders of nanoGPT
+
+
+def nanogpt_characters(folder):
+    """What nanoGPT's data/shakespeare_char/prepare.py writes, for TEXT."""
+    folder.mkdir()
+    chars = sorted(set(TEXT))
+    stoi, itos = {c: i for i, c in enumerate(chars)}, dict(enumerate(chars))
+    ids = np.array([stoi[c] for c in TEXT], dtype=np.uint16)
+    ids[: int(len(ids) * 0.9)].tofile(folder / "train.bin")
+    ids[int(len(ids) * 0.9) :].tofile(folder / "val.bin")
+    with open(folder / "meta.pkl", "wb") as file:
+        pickle.dump({"vocab_size": len(chars), "itos": itos, "stoi": stoi}, file)
+
+
+def test_a_character_folder_of_nanogpt_trains_and_resumes_as_ours_does(fox, tmp_path):
+    nanogpt_characters(tmp_path / "fox")
+    assert (tmp_path / "fox/train.bin").read_bytes() == Path(fox, "train.bin").read_bytes()
+    run("--dataset=./fox", "--max_iters=4", "--max_sample_tokens=5", "--out_dir=theirs")
+    run(f"--dataset={fox}", "--max_iters=4", "--out_dir=ours")
+    assert_same_training("theirs", "ours")
+    resume("theirs", "--max_iters=6")
+
+
+def test_a_bpe_folder_of_nanogpt_trains_after_the_command_that_the_error_names(tmp_path, capsys):
+    try:
+        encoding = get_encoding("gpt2")
+    except (UserError, OSError) as error:
+        pytest.skip(f"no GPT-2 ranks here: {error}")
+    folder = tmp_path / "bpe"
+    folder.mkdir()
+    ids = np.array(encoding.encode_ordinary(TEXT), dtype=np.uint16)
+    ids[:2700].tofile(folder / "train.bin")
+    ids[2700:].tofile(folder / "val.bin")
+    flags = [f"--dataset={folder}", "--max_iters=2", "--n_embd=8", "--eval_iters=1", "--max_sample_tokens=4"]
+    line = one_line_error(capsys, train.main, [*TINY, *flags])
+    assert line.startswith(f"error: {folder}/meta.pkl not found beside train.bin and val.bin. If these are GPT-2 ")
+    command = line.split("run: ")[1]
+    assert command.startswith("python ") and command.endswith(f"data/write_meta.py {folder}")
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=child_env(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run(*flags)
+    assert load_checkpoint(Path("out/bpe/ckpt.pt"))["model_args"]["vocab_size"] == 50_257
+
+
+@pytest.mark.skipif("NANOGPT" not in os.environ, reason="set NANOGPT to a checkout of nanoGPT")
+def test_nanogpt_unchanged_trains_on_a_folder_that_ours_prepared(tmp_path):
+    checkout = tmp_path / "nanoGPT"
+    shutil.copytree(os.environ["NANOGPT"], checkout, ignore=shutil.ignore_patterns(".git", "out*", "assets"))
+    char_dataset(checkout / "data/fox")
+    child = python("train.py", "--device=cpu", "--compile=False", "--dataset=fox", "--eval_iters=2", "--log_interval=1",
+                   "--block_size=16", "--batch_size=4", "--n_layer=2", "--n_head=2", "--n_embd=32", "--max_iters=10",
+                   "--lr_decay_iters=10", "--gradient_accumulation_steps=1", "--eval_interval=10", cwd=checkout)
+    assert child.returncode == 0, child.stderr
+    assert "found vocab_size = 29" in child.stdout and re.search(r"iter 10: loss \d\.\d+", child.stdout)
+
+
+# ---- ranks
+
+
+def torchrun(*flags):
+    return python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py", *flags,
+                  cwd=Path.cwd())
+
+
+@pytest.mark.long
+def test_two_ranks_train_as_one_does_and_their_checkpoint_resumes_on_one(fox):
+    """gloo on the CPU; the sums are in another order, so losses agree within rounding, and not bit for bit."""
+    flags = [*TINY, f"--dataset={fox}", "--max_iters=10", "--lr_decay_iters=20", "--eval_interval=5",
+             "--log_interval=1", "--eval_iters=1000", "--gradient_accumulation_steps=2",
+             "--sampling_method=without_replacement"]
+    child = torchrun(*flags, "--out_dir=two")
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.count("done in ") == 1
+    assert sorted(os.listdir("two")) == [".train.py.lock", "best.pt", "ckpt.pt", "log.csv"]
+    train.main([*flags, "--out_dir=one"])
+    for column in ("batch_loss", "val_loss", "train_loss"):
+        one, two = ([float(row[column] or 0) for row in log_rows(name)] for name in ("one", "two"))
+        assert one == pytest.approx(two, abs=2e-4), column
+    resume("two", "--max_iters=20")
+    resume("one", "--max_iters=20")
+    assert float(log_rows("one")[-1]["val_loss"]) == pytest.approx(float(log_rows("two")[-1]["val_loss"]), abs=2e-3)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
+    """torchrun passes a signal on to one rank after the other; whichever hears first, the run stops as a whole."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py", *TINY,
+         f"--dataset={fox}", "--max_iters=100000", "--log_interval=50", "--out_dir=x"], env=child_env(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (line := child.stdout.readline()).startswith("150/"):
+        assert line, child.stderr.read()
+    workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    worker, = (pid for pid in workers if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
+    os.kill(int(worker), signal.SIGTERM)
+    try:
+        out, err = child.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        child.communicate()
+        pytest.fail("the ranks wait for each other for ever")
+    assert "stopped at iteration " in out, err
+    iter_num = load_checkpoint(Path("x/ckpt.pt"))["iter_num"]
+    assert iter_num >= 150
+    resume("x", f"--max_iters={iter_num + 2}")
