@@ -90,7 +90,7 @@ def _parser(problems):
     flag("--bias", _boolean, None, "gpt2: biases in Linear and LayerNorm layers (default false)")
 
     group = parser.add_argument_group("optimizer")
-    flag("--max_iters", count, 600, "iterations (optimizer steps) of the whole run")
+    flag("--max_iters", count, 400, "iterations (optimizer steps) of the whole run")
     flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (on matrices, with adamw on the rest) or adamw alone")
     flag("--learning_rate", positive, None, "of adamw, its highest (default 0.02 beside muon, 0.002 alone)")
     flag("--muon_learning_rate", positive, None, "of muon, its highest (default 0.05)")

@@ -18,7 +18,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "dataset": "shakespeare_char", "sampling_method": "random", "batch_size": 64, "block_size": 64,
     "gradient_accumulation_steps": 1,
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "dropout": 0.0, "bias": False,
-    "max_iters": 600, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
+    "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
     "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
     "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
     "eval_interval": 200, "eval_iters": 30, "eval_only": False, "log_interval": 10, "max_sample_tokens": 300,

@@ -1,0 +1,95 @@
+"""
+Wall clock and val loss, side by side with nanoGPT: same bins, one machine, one run, each at its own window length.
+
+    python benchmarks/race.py --nanogpt ../nanoGPT [--dataset shakespeare_char] [--seeds 3]
+
+nanoGPT trains by the CPU command of its README. Ours trains twice a seed: the short leg stops near nanoGPT's loss, the
+long leg is the default `python train.py`. Seconds run from process start to the end of a full pass over val.
+"""
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rival import ROOT, parser
+
+from data.dataset import dataset_folder, open_dataset
+from train_args import parse_args
+
+NANOGPT = ("config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
+           "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0 "
+           "--dataset=race --out_dir=out").split()
+SHORT = ("--n_layer=3 --n_head=3 --n_embd=96 --batch_size=16 --max_iters=200 --muon_learning_rate=0.07 "
+         "--muon_momentum=0.8 --learning_rate=0.03 --weight_decay=0").split()
+
+# a full pass over val with nanoGPT's own model: every target once, in windows of block_size
+FULL_PASS = """
+import json, pickle, sys, numpy as np, torch
+from model import GPT, GPTConfig
+saved = torch.load("out/ckpt.pt", map_location="cpu")
+model = GPT(GPTConfig(**saved["model_args"]))
+model.load_state_dict(saved["model"])
+model.eval()
+ids = torch.from_numpy(np.fromfile("data/race/val.bin", dtype=np.uint16).astype(np.int64))
+T, total = model.config.block_size, 0.0
+with torch.no_grad():
+    whole = (len(ids) - 1) // T
+    x, y = ids[: whole * T].view(-1, T), ids[1 : whole * T + 1].view(-1, T)
+    for i in range(0, whole, 64):
+        total += model(x[i : i + 64], y[i : i + 64])[1].item() * y[i : i + 64].numel()
+    if tail := len(ids) - 1 - whole * T:
+        total += model(ids[None, -tail - 1 : -1], ids[None, -tail:])[1].item() * tail
+print(json.dumps(total / (len(ids) - 1)))
+"""
+
+
+def nanogpt(checkout, dataset, folder):
+    """(seconds, val loss) of nanoGPT's CPU command."""
+    copy = Path(folder) / "nanogpt"
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
+    shutil.copytree(dataset_folder(dataset), copy / "data/race")
+    t0 = time.perf_counter()
+    subprocess.run([sys.executable, "train.py", *NANOGPT], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+    trained = time.perf_counter() - t0
+    t0 = time.perf_counter()
+    loss = json.loads(subprocess.run([sys.executable, "-c", FULL_PASS], cwd=copy, check=True, capture_output=True).stdout)
+    return trained + time.perf_counter() - t0, loss
+
+
+def ours(dataset, seed, flags, folder):
+    """(seconds, val loss) of a run of train.py that evaluates once, at its end, on all of val."""
+    command = [sys.executable, "train.py", f"--dataset={dataset}", f"--seed={seed}", "--eval_interval=1000000",
+               "--max_sample_tokens=0", f"--out_dir={folder}", "--overwrite", *flags]
+    args = parse_args(command[2:])
+    windows = open_dataset(dataset).num_tokens["val"] // args.block_size + 1
+    command.append(f"--eval_iters={-(-windows // args.batch_size)}")
+    t0 = time.perf_counter()
+    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return time.perf_counter() - t0, float(re.search(r"val loss ([\d.]+)", out)[1])
+
+
+def main():
+    p = parser(__doc__)
+    p.add_argument("--dataset", default="shakespeare_char", help="a prepared dataset of characters")
+    p.add_argument("--seeds", type=int, default=3, help="seeds of ours (default 3)")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        their_seconds, their_loss = nanogpt(args.nanogpt, args.dataset, folder)
+        print(f"nanoGPT                 {their_seconds:6.1f} s   val {their_loss:.4f}", flush=True)
+        for name, flags in (("short", SHORT), ("default", [])):
+            runs = []
+            for seed in range(args.seeds):
+                runs.append(ours(args.dataset, seed, flags, Path(folder) / "ours"))
+                print(f"ours, {name:8} seed {seed}   {runs[-1][0]:6.1f} s   val {runs[-1][1]:.4f}", flush=True)
+            seconds, loss = (statistics.median(column) for column in zip(*runs))
+            print(f"ours, {name:8} median   {seconds:6.1f} s   val {loss:.4f}   1/{their_seconds / seconds:.1f} of "
+                  f"nanoGPT's time, {their_loss - loss:+.3f} nats better", flush=True)
+
+
+if __name__ == "__main__":
+    main()
