@@ -210,25 +210,42 @@ class GPT(nn.Module):
         return logits, loss
 
     @torch.no_grad()
-    def generate(self, idx, max_new_tokens, temperature=1.0, top_k=None, generator=None):
-        """idx (B, t) int64 -> (B, t + max_new_tokens): each new token drawn given those before it.
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=1.0, generator=None):
+        """Continue idx (B, t) int64: yields the next token of each row, (B, 1), max_new_tokens times.
 
-        temperature 0 takes the likeliest token; top_k draws among the k likeliest only. A context longer than
-        block_size loses its head: when the cache is full, the last half of it is read anew and the rest forgotten.
+        A context longer than block_size loses its head: when the cache is full, the last half of it is read anew and
+        the rest forgotten. temperature, top_k, top_p, generator: see draw().
         """
         T = self.config.block_size
         cache = KVCache(self.config, idx.size(0), idx.device, self.lm_head.weight.dtype)
-        new = idx[:, -T:]
+        context = new = idx[:, -T:]
         for _ in range(max_new_tokens):
             if cache.length + new.size(1) > T:
-                cache.length, new = 0, idx[:, -max(1, T // 2) :]
-            logits = self(new, cache=cache)[0][:, -1].float()  # (B, vocab_size)
-            if temperature == 0:
-                new = logits.argmax(-1, keepdim=True)
-            else:
-                logits /= temperature
-                if top_k is not None and top_k < logits.size(-1):
-                    logits[logits < logits.topk(top_k).values[:, -1:]] = -math.inf
-                new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            idx = torch.cat((idx, new), dim=1)
-        return idx
+                cache.length, context = 0, context[:, -max(1, T // 2) :]
+                new = context
+            new = draw(self(new, cache=cache)[0][:, -1].float(), temperature, top_k, top_p, generator)
+            yield new
+            context = torch.cat((context, new), dim=1)
+
+    def generate(self, idx, max_new_tokens, **choice):
+        """idx (B, t) int64 -> (B, t + max_new_tokens): stream(), all at once."""
+        return torch.cat((idx, *self.stream(idx, max_new_tokens, **choice)), dim=1)
+
+
+def draw(logits, temperature=1.0, top_k=None, top_p=1.0, generator=None):
+    """logits (B, vocab_size) -> (B, 1) int64, a token for each row.
+
+    temperature 0 takes the likeliest. top_k keeps the k likeliest; top_p the fewest likeliest that have at least that
+    much probability together (Holtzman et al., arXiv:1904.09751).
+    """
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+    if top_p < 1:
+        ordered, tokens = logits.sort(descending=True)
+        probability = ordered.softmax(-1)
+        ordered = ordered.masked_fill(probability.cumsum(-1) - probability >= top_p, -math.inf)  # enough without it
+        logits = logits.scatter(-1, tokens, ordered)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)

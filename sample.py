@@ -19,7 +19,7 @@ from data.tokenizer import TableTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig
 from runs import load_checkpoint, newest_run
 from train import first_token, pick_device
-from train_args import Parser, count, not_negative, whole
+from train_args import Parser, count, likelihood, not_negative, whole
 
 
 def parse_args(argv=None):
@@ -31,6 +31,9 @@ def parse_args(argv=None):
     parser.add_argument("--max_new_tokens", type=count, default=500, help="tokens a sample (default 500)")
     parser.add_argument("--temperature", type=not_negative, default=0.8, help="0: always the likeliest (default 0.8)")
     parser.add_argument("--top_k", type=whole, default=200, help="draw among the k likeliest; 0: all (default 200)")
+    parser.add_argument("--top_p", type=likelihood, default=1.0, help="draw among the likeliest with this much probability "
+                        "together; 1: all (default 1)")
+    parser.add_argument("--stop", help="end a sample before this text; <|endoftext|> always ends it")
     parser.add_argument("--seed", type=whole, default=1337, help="(default 1337)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     return parser.parse_args(argv)
@@ -67,10 +70,38 @@ def main(argv=None):
         ids = encode_prompt(tokenizer, start)
     except UserError as error:
         raise UserError(f"--start: {error}") from None
-    idx = torch.tensor([ids] * args.num_samples, device=device)
-    idx = model.generate(idx, args.max_new_tokens, temperature=args.temperature, top_k=args.top_k or None,
-                         generator=torch.Generator(device).manual_seed(args.seed))
-    print("\n---------------\n".join(tokenizer.decode(row) for row in idx.tolist()))
+    if len(ids) + args.max_new_tokens > model.config.block_size:
+        print(f"note: prompt and sample exceed the model's context of {model.config.block_size} tokens; what is further "
+              f"back is forgotten", file=sys.stderr)
+    speak(model, tokenizer, ids, args, device)
+
+
+def speak(model, tokenizer, ids, args, device):
+    """Print the samples: a single one as it comes, several when all have ended."""
+    rows, texts = [list(ids) for _ in range(args.num_samples)], [None] * args.num_samples  # a text once it has ended
+    prompt, shown = len(tokenizer.decode(ids)), 0  # characters
+    new_tokens = model.stream(torch.tensor(rows, device=device), args.max_new_tokens, args.temperature,
+                              args.top_k or None, args.top_p, torch.Generator(device).manual_seed(args.seed))
+    for new in new_tokens:
+        for i, token in enumerate(new[:, 0].tolist()):
+            if texts[i] is not None:
+                continue
+            if token == tokenizer.eot_token:
+                texts[i] = tokenizer.decode(rows[i])
+                continue
+            rows[i].append(token)
+            if args.stop or args.num_samples == 1:
+                text = tokenizer.decode(rows[i])
+                if args.stop and (end := text.find(args.stop, prompt)) >= 0:
+                    texts[i] = text[:end]
+                elif args.num_samples == 1:  # but for what may yet become the stop text, or half a character
+                    ready = max(shown, len(text.rstrip("\ufffd")) - len(args.stop or " ") + 1)
+                    print(text[shown:ready], end="", flush=True)
+                    shown = ready
+        if None not in texts:
+            break
+    texts = [text if text is not None else tokenizer.decode(row) for text, row in zip(texts, rows)]
+    print("\n---------------\n".join(texts)[shown:])
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 positive = _checked(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 not_negative = _checked(float, lambda x: x >= 0 and math.isfinite(x), "a number, 0 or more")
 portion = _checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
+likelihood = _checked(float, lambda x: 0 < x <= 1, "a number above 0, up to 1")
 share = _checked(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1")
 
 

@@ -6,7 +6,6 @@ Wall clock and val loss, side by side with nanoGPT: same bins, one machine, one 
 nanoGPT trains by the CPU command of its README. Ours trains twice a seed: the short leg stops near nanoGPT's loss, the
 long leg is the default `python train.py`. Seconds run from process start to the end of a full pass over val.
 """
-import json
 import re
 import shutil
 import statistics
@@ -29,7 +28,7 @@ SHORT = ("--n_layer=3 --n_head=3 --n_embd=96 --batch_size=16 --max_iters=200 --m
 
 # a full pass over val with nanoGPT's own model: every target once, in windows of block_size
 FULL_PASS = """
-import json, pickle, sys, numpy as np, torch
+import numpy as np, torch
 from model import GPT, GPTConfig
 saved = torch.load("out/ckpt.pt", map_location="cpu")
 model = GPT(GPTConfig(**saved["model_args"]))
@@ -44,7 +43,7 @@ with torch.no_grad():
         total += model(x[i : i + 64], y[i : i + 64])[1].item() * y[i : i + 64].numel()
     if tail := len(ids) - 1 - whole * T:
         total += model(ids[None, -tail - 1 : -1], ids[None, -tail:])[1].item() * tail
-print(json.dumps(total / (len(ids) - 1)))
+print(total / (len(ids) - 1))
 """
 
 
@@ -57,8 +56,8 @@ def nanogpt(checkout, dataset, folder):
     subprocess.run([sys.executable, "train.py", *NANOGPT], cwd=copy, check=True, stdout=subprocess.DEVNULL)
     trained = time.perf_counter() - t0
     t0 = time.perf_counter()
-    loss = json.loads(subprocess.run([sys.executable, "-c", FULL_PASS], cwd=copy, check=True, capture_output=True).stdout)
-    return trained + time.perf_counter() - t0, loss
+    out = subprocess.run([sys.executable, "-c", FULL_PASS], cwd=copy, check=True, capture_output=True, text=True).stdout
+    return trained + time.perf_counter() - t0, float(out.splitlines()[-1])
 
 
 def ours(dataset, seed, flags, folder):
@@ -87,7 +86,7 @@ def main():
                 runs.append(ours(args.dataset, seed, flags, Path(folder) / "ours"))
                 print(f"ours, {name:8} seed {seed}   {runs[-1][0]:6.1f} s   val {runs[-1][1]:.4f}", flush=True)
             seconds, loss = (statistics.median(column) for column in zip(*runs))
-            print(f"ours, {name:8} median   {seconds:6.1f} s   val {loss:.4f}   1/{their_seconds / seconds:.1f} of "
+            print(f"ours, {name:8} median   {seconds:6.1f} s   val {loss:.4f}   {seconds / their_seconds:.2f} of "
                   f"nanoGPT's time, {their_loss - loss:+.3f} nats better", flush=True)
 
 

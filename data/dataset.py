@@ -79,7 +79,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                 b.discard()
     counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({source})")
-    if meta["tokenizer"] == "custom":
+    if meta.get("tokenizer") == "custom":
         _warn_if_lossy(tokenizer, text)
     return meta
 
@@ -210,8 +210,8 @@ class Dataset:
 
     def fingerprint(self):
         """What a checkpoint keeps to know its data again: a hash (or, for foreign bins, the size) of each split."""
-        splits = self.meta.get("splits", {})
-        return {s: splits[s]["sha256"] if s in splits else f"{self.num_tokens[s]} tokens" for s in SPLITS}
+        counts = self.meta.get("splits", {})
+        return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -101,7 +101,8 @@ def _fetch_rest(session, url, part):
                     file.write(chunk)
                     bar.update(len(chunk))
             except urllib3.exceptions.ProtocolError:
-                pass  # cut off: the count below says where
+                if total is None:  # no length was announced, so only this tells that there was more to come
+                    raise EOFError(f"the connection broke off after {file.tell():,} bytes") from None
             file.flush()
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:

@@ -10,7 +10,7 @@ import torch
 from helpers import one_thread  # noqa: F401
 from torch.nn import functional as F
 
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, draw
 
 SIZES = dict(block_size=16, vocab_size=65, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
 KINDS = {"modern": dict(arch="modern"), "grouped": dict(arch="modern", n_kv_head=1), "gpt2": dict(arch="gpt2"),
@@ -209,3 +209,10 @@ def test_generation_works_under_autocast(kind):
     model, ids = make_model(**kind), some_ids(2, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.generate(ids, 40, temperature=0).shape == (2, 45)
+
+
+@pytest.mark.parametrize("top_p, kept", [(0.3, {3}), (0.5, {3}), (0.51, {3, 1}), (0.8, {3, 1}), (0.9, {3, 1, 0}), (1.0, {0, 1, 2, 3})])
+def test_top_p_keeps_the_fewest_likeliest_tokens_that_have_that_much_probability(top_p, kept):
+    logits = torch.tensor([[0.15, 0.3, 0.05, 0.5]]).log().expand(2000, 4)
+    drawn = draw(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
+    assert set(drawn.flatten().tolist()) == kept and drawn.shape == (2000, 1)

@@ -2,6 +2,7 @@
 
 Run: python -m pytest tests/test_sample.py
 """
+import argparse
 import os
 import pickle
 import re
@@ -207,10 +208,11 @@ def test_a_tokenizer_of_ones_own_decodes_and_takes_prompts_by_longest_match_and_
     capsys.readouterr()
     sample.main([*FEW, "--out_dir=own_run", "--start=abcaba"])
     out, err = capsys.readouterr()
-    assert err == "note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens\n"
+    assert err.splitlines()[0] == (
+        "note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens")
     assert out.startswith("abcaba") and 20 <= len(out[6:-1]) <= 60 and not set(out[:-1]) - set("abc")
-    sample.main([*FEW, "--out_dir=own_run"])  # no prompt, no note
-    assert capsys.readouterr().err == ""
+    sample.main([*FEW, "--out_dir=own_run"])  # no prompt, no such note
+    assert "longest match" not in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"^--start: no token of the vocabulary matches 'x' at position 2$"):
         sample.main([*FEW, "--out_dir=own_run", "--start=abx"])
 
@@ -243,12 +245,12 @@ def bpe_run(tmp_path_factory):
 @pytest.fixture
 def prompts(monkeypatch):
     """The ids that each sample starts from, as lists."""
-    prompts, plain = [], sample.GPT.generate
+    prompts, plain = [], sample.GPT.stream
 
     def noting(self, idx, *args, **kw):
         prompts.append(idx.tolist())
         return plain(self, idx, *args, **kw)
-    monkeypatch.setattr(sample.GPT, "generate", noting)
+    monkeypatch.setattr(sample.GPT, "stream", noting)
     return prompts
 
 
@@ -274,3 +276,48 @@ def test_a_gpt2_prompt_is_encoded_by_byte_pairs(tmp_path, text_of, prompts):
     train_on(folder, "gpt2_run", "--n_embd=8", "--eval_iters=1")
     assert text_of("--out_dir=gpt2_run", "--start=Hello 漢字 world").startswith("Hello 漢字 world")
     assert prompts == [[encoding.encode_ordinary("Hello 漢字 world")]]
+
+
+# ---- the text as it comes, and where it ends
+
+
+class Scripted:
+    """Stands in for a model: stream() gives these ids, whatever it is asked."""
+
+    def __init__(self, *rows):
+        self.rows = rows
+
+    def stream(self, idx, max_new_tokens, *choice):
+        for column in list(zip(*self.rows))[:max_new_tokens]:
+            yield torch.tensor(column)[:, None]
+
+
+def spoken(capsys, tokenizer, prompt, rows, **given):
+    args = argparse.Namespace(**{**dict(num_samples=len(rows), max_new_tokens=99, temperature=1.0, top_k=0, top_p=1.0,
+                                        stop=None, seed=0), **given})
+    sample.speak(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), args, torch.device("cpu"))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["plain", "h\u00e9llo \u4f60\u597d \U0001f600!", "a\n\nb", ""])
+def test_a_sample_printed_as_it_comes_is_the_text(capsys, text):
+    """Bytes, so that most characters come in pieces."""
+    rows = [list((text + "~").encode())]
+    assert spoken(capsys, ByteTokenizer(), "Go: ", rows) == f"Go: {text}~\n"
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("stop, left", [("END", "one END two"), ("two E", "one END "), ("o", ""), ("no such", "one END two END")])
+def test_a_sample_ends_before_the_stop_text_that_comes_after_the_prompt(capsys, num_samples, stop, left):
+    prompt = "one END " if stop == "END" else ""
+    text = "one END two END"[len(prompt):]
+    left = "one END two " if stop == "END" else left
+    rows = [list(text.encode())] * num_samples
+    assert spoken(capsys, ByteTokenizer(), prompt, rows, stop=stop) == "\n---------------\n".join([left] * num_samples) + "\n"
+
+
+def test_a_sample_ends_at_the_end_of_its_document_and_the_others_go_on(capsys):
+    tokenizer = ByteTokenizer()
+    tokenizer.eot_token = 0
+    assert spoken(capsys, tokenizer, "x", [list(b"ab\0cd"), list(b"efghi")]) == "xab\n---------------\nxefghi\n"
+    assert spoken(capsys, tokenizer, "x", [list(b"ab\0cd")]) == "xab\n"
