@@ -15,6 +15,7 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 ARCHITECTURES = ("modern", "gpt2")
+CHUNK_LOGITS = 1 << 25  # logits held at once in training; 134 MB in float32
 ROPE_THETA = 10_000.0  # the longest wavelength of the rotary positions, in 2 pi tokens
 
 
@@ -130,6 +131,36 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class HeadLoss(torch.autograd.Function):
+    """The mean cross-entropy of x @ weight.T, CHUNK_LOGITS logits at a time: a vocabulary of 50,000 fills no memory.
+
+    x (N, C), weight (vocab_size, C), targets (N,). The gradient is taken on the way forward, where a chunk's logits are
+    at hand.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, targets):
+        rows = max(1, CHUNK_LOGITS // weight.size(0))
+        total, dx, dweight = 0.0, [], torch.zeros_like(weight)
+        for part, target in zip(x.split(rows), targets.split(rows)):
+            logits = (part @ weight.T).float()
+            total = total + F.cross_entropy(logits, target, reduction="sum")
+            if any(ctx.needs_input_grad):
+                dlogits = logits.softmax(-1)
+                dlogits[torch.arange(len(target), device=x.device), target] -= 1
+                dx.append((dlogits @ weight).to(x.dtype))
+                dweight += dlogits.T @ part
+        if dx:
+            ctx.save_for_backward(torch.cat(dx), dweight)
+        return total / len(targets)
+
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dweight = ctx.saved_tensors
+        scale = grad / len(dx)  # here, not above: float16 would lose values that small
+        return dx * scale, dweight * scale, None
+
+
 class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -188,8 +219,9 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - 2 * padding
 
     def forward(self, idx, targets=None, cache=None):
-        """idx, targets: (B, T) int64. With targets: (logits (B, T, vocab_size), mean loss in nats); without:
-        (logits of the last position (B, 1, vocab_size), None). cache: a KVCache that holds the tokens before idx."""
+        """idx, targets: (B, T) int64. With targets: (logits (B, T, vocab_size), mean loss in nats), the logits None where
+        they would be more than CHUNK_LOGITS; without: (logits of the last position (B, 1, vocab_size), None).
+        cache: a KVCache that holds the tokens before idx."""
         T = idx.size(1)
         start = cache.length if cache is not None else 0  # the position of the first token
         assert start + T <= self.config.block_size, f"{start} + {T} tokens exceed block_size {self.config.block_size}"
@@ -205,7 +237,10 @@ class GPT(nn.Module):
             cache.length += T
         if targets is None:
             x = x[:, -1:]
-        logits = self.lm_head(self.transformer.ln_f(x))[..., : self.config.vocab_size]
+        x, vocab_size = self.transformer.ln_f(x), self.config.vocab_size
+        if targets is not None and targets.numel() * vocab_size > CHUNK_LOGITS:
+            return None, HeadLoss.apply(x.flatten(0, 1), self.lm_head.weight[:vocab_size], targets.flatten())
+        logits = self.lm_head(x)[..., :vocab_size]
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss
 

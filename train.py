@@ -197,7 +197,7 @@ def print_sample(model, meta, max_new_tokens, device):
     try:
         tokenizer = tokenizer_from_meta(meta)
         idx = torch.tensor([[first_token(tokenizer)]], device=device)
-        idx = model.generate(idx, max_new_tokens, temperature=0.8, generator=torch.Generator(device).manual_seed(1337))
+        idx = model.generate(idx, max_new_tokens, temperature=0.8, generator=torch.Generator(device).manual_seed(0))
         print(f"\n{tokenizer.decode(idx[0].tolist())}")
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
@@ -248,7 +248,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     say(f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,}, "
         f"vocab_size {dataset.vocab_size:,}")
     say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
-        f"{args.n_embd} wide, {args.block_size} tokens of context")
+        f"{args.n_embd} wide")
     if args.eval_only:
         losses = estimate_loss(model, compiled_model, dataset, args, autocast, device, rank, num_ranks)
         say(f"iteration {iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}")
@@ -262,9 +262,9 @@ def train(args, argv, device, rank, num_ranks, stack):
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     epoch_tokens = args.block_size * windows_per_epoch(args.sampling_method, dataset.num_tokens["train"], args.block_size)
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, "
-        f"{(args.max_iters - iter_num) * tokens_per_iter / epoch_tokens:.2f} epochs, {args.sampling_method}; "
-        f"{f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type}, {args.dtype}"
-        f"{', compiled' if args.compile == 'true' else ''}; into {out_dir}/", flush=True)
+        f"{(args.max_iters - iter_num) * tokens_per_iter / epoch_tokens:.2f} epochs, {args.sampling_method}\n"
+        f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
+        f"{', compiled' if args.compile == 'true' else ''}, into {out_dir}/", flush=True)
 
     def save(is_best=False):
         if not all(p.isfinite().all() for p in model.parameters()) or math.isnan(best_val_loss):

@@ -16,6 +16,9 @@ class UserError(ValueError):
 @contextlib.contextmanager
 def one_line_errors():
     """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except BrokenPipeError:  # `python sample.py | head`: nobody reads on, so there is nobody to tell

@@ -216,3 +216,29 @@ def test_top_p_keeps_the_fewest_likeliest_tokens_that_have_that_much_probability
     logits = torch.tensor([[0.15, 0.3, 0.05, 0.5]]).log().expand(2000, 4)
     drawn = draw(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
     assert set(drawn.flatten().tolist()) == kept and drawn.shape == (2000, 1)
+
+
+# ---- the loss in chunks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1, 65 * 7, 65 * 48])
+def test_the_loss_in_chunks_is_the_loss_and_its_gradient(kind, chunk, dtype, monkeypatch):
+    model, ids = make_model(**kind), some_ids(3, 17)
+    autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
+    results = []
+    for limit in (1 << 25, chunk):
+        monkeypatch.setattr("model.CHUNK_LOGITS", limit)
+        model.zero_grad()
+        with autocast:
+            logits, loss = model(ids[:, :-1], ids[:, 1:])
+        (loss * 3).backward()
+        results.append((logits is None, loss.item(), [p.grad.clone() for p in model.parameters()]))
+    (whole, loss, grads), (in_chunks, chunk_loss, chunk_grads) = results
+    assert not whole and in_chunks == (chunk < 65 * 48)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert abs(loss - chunk_loss) < tolerance
+    for grad, chunk_grad in zip(grads, chunk_grads):
+        assert (grad - chunk_grad).norm() <= tolerance * grad.norm() + 1e-7
+    with torch.no_grad():
+        assert abs(model(ids[:, :-1], ids[:, 1:])[1].item() - chunk_loss) < tolerance
