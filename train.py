@@ -108,6 +108,18 @@ def make_model(args, vocab_size, device):
     return GPT(GPTConfig(vocab_size=vocab_size, **sizes)).to(device)
 
 
+def wrap(model, args, device, num_ranks):
+    """(model for evaluation, model for training): compiled if asked for, and for training over all ranks.
+
+    Evaluation has no use for the ranks' hooks; nothing need keep step there.
+    """
+    compiled = torch.compile(model) if args.compile == "true" else model
+    if num_ranks == 1:
+        return compiled, compiled
+    from torch.nn.parallel import DistributedDataParallel as DDP
+    return compiled, DDP(compiled, device_ids=[device.index] if device.type == "cuda" else None)
+
+
 def claim_out_dir(args, out_dir, rank, num_ranks, stack):
     """The run's folder, locked by rank 0 until the end. out_dir: that of the run to go on with, or None for a new one."""
     is_new = out_dir is None
@@ -160,6 +172,18 @@ def forward_backward(model, batches, iter_num, args, autocast, scaler, device, r
         scaler.scale(loss).backward()
         total += loss.detach()
     return total
+
+
+def update(model, optimizer, scaler, learning_rates, share, grad_clip):
+    """One step of the optimizer, each group at `share` of its learning rate; the gradients are used up."""
+    for group, highest in zip(optimizer.param_groups, learning_rates):
+        group["lr"] = highest * share
+    if grad_clip:
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
 
 
 def look(loss_sum, bad_iter, num_iters, stop_signal, device, num_ranks, out_dir):
@@ -240,10 +264,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         iter_num, best_val_loss, seconds = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds"))
         del checkpoint
 
-    compiled_model = train_model = torch.compile(model) if args.compile == "true" else model
-    if num_ranks > 1:
-        from torch.nn.parallel import DistributedDataParallel as DDP
-        train_model = DDP(compiled_model, device_ids=[device.index] if device.type == "cuda" else None)
+    compiled_model, train_model = wrap(model, args, device, num_ranks)
     autocast = torch.autocast(device.type, dtype=getattr(torch, args.dtype), enabled=args.dtype != "float32")
     say(f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,}, "
         f"vocab_size {dataset.vocab_size:,}")
@@ -294,15 +315,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     stopping = 0  # the signal that all ranks have agreed to stop for
     while iter_num < args.max_iters and not stopping:
         share = lr_share(iter_num, args)
-        for group, highest in zip(optimizer.param_groups, learning_rates):
-            group["lr"] = highest * share
         loss_sum += forward_backward(train_model, batches, iter_num, args, autocast, scaler, device, rank, num_ranks)
-        if args.grad_clip:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        update(model, optimizer, scaler, learning_rates, share, args.grad_clip)
         bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), iter_num, bad_iter)
         iter_num += 1
 
