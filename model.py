@@ -275,7 +275,7 @@ def draw(logits, temperature=1.0, top_k=None, top_p=1.0, generator=None):
     """
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    logits = logits / temperature
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the likeliest at 0, so nothing overflows
     if top_k is not None and top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
     if top_p < 1:

@@ -1,8 +1,8 @@
 """The folder of a run, out_dir/: its name, its checkpoints (ckpt.pt, best.pt) and its log.csv."""
 import csv
+import io
 import math
 import os
-import io
 import shlex
 import shutil
 import sys
@@ -25,6 +25,8 @@ def new_out_dir(args):
         if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
             raise UserError(f"{out_dir} holds a run. Go on with it: {resume_command(out_dir)}; or replace it: add "
                             f"--overwrite; or leave --out_dir out")
+        if out_dir.exists() and not out_dir.is_dir():
+            raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
         out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
     name, n = Path(os.path.abspath(args.dataset)).name, 1
@@ -62,7 +64,7 @@ def save_checkpoint(out_dir, state, is_best):
                     shutil.copyfile(file.name, link)
                 os.replace(link, out_dir / "best.pt")
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        reason = getattr(error, "strerror", None) or "the write failed; is the disk full?"
+        reason = getattr(error, "strerror", None) or "the write failed"
         kept = f"The one before it is kept; free some space, then go on: {resume_command(out_dir)}" if path.exists() else (
             "There was none before it. Free some space and start again")
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
@@ -79,8 +81,9 @@ def load_checkpoint(path):
     except Exception as error:  # a damaged file can raise almost anything
         raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
                         f"values; nothing of that was run ({type(error).__name__})") from None
-    if not isinstance(checkpoint, dict) or not {"model", "model_args", "args", "meta", "iter_num"} <= checkpoint.keys():
-        raise UserError(f"{path} is no checkpoint of this train.py: it lacks model, model_args, args, meta or iter_num")
+    held = checkpoint if isinstance(checkpoint, dict) else {}
+    if lacking := [key for key in ("model", "model_args", "args", "meta", "iter_num") if key not in held]:
+        raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
     return checkpoint
 
 
@@ -94,7 +97,7 @@ class RunLog:
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
             with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["iter"] and int(row["iter"]) <= iter_num]
+                rows = [row for row in csv.DictReader(file) if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
         with replacing(path) as file:
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, CSV_COLUMNS)
@@ -124,7 +127,10 @@ class RunLog:
 
 
 def resume_command(out_dir):
-    return f"python train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    """What the user types to go on, with as many ranks as now."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
+    return f"{launcher} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
 def hms(seconds):

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
-from data.errors import UserError, one_line_errors
+from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
 from data.tokenizer import TableTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig
 from runs import load_checkpoint, newest_run
 from train import first_token, pick_device
-from train_args import Parser, count, likelihood, not_negative, whole
+from train_args import count, likelihood, not_negative, seed, whole
 
 
 def parse_args(argv=None):
-    parser = Parser(prog="sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
+    parser = Parser(prog="python sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
     parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser.add_argument("--top_p", type=likelihood, default=1.0, help="draw among the likeliest with this much probability "
                         "together; 1: all (default 1)")
     parser.add_argument("--stop", help="end a sample before this text; <|endoftext|> always ends it")
-    parser.add_argument("--seed", type=whole, default=1337, help="(default 1337)")
+    parser.add_argument("--seed", type=seed, default=1337, help="(default 1337)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     return parser.parse_args(argv)
 
@@ -69,17 +69,18 @@ def main(argv=None):
     try:
         ids = encode_prompt(tokenizer, start)
     except UserError as error:
-        raise UserError(f"--start: {error}") from None
-    if len(ids) + args.max_new_tokens > model.config.block_size:
-        print(f"note: prompt and sample exceed the model's context of {model.config.block_size} tokens; what is further "
-              f"back is forgotten", file=sys.stderr)
+        raise UserError(f"--start: {error}. The model knows no more than its dataset held") from None
+    if len(ids) > model.config.block_size:
+        print(f"note: the prompt has {len(ids):,} tokens, the model's context {model.config.block_size:,}: only the end "
+              f"of the prompt is read", file=sys.stderr)
     speak(model, tokenizer, ids, args, device)
 
 
 def speak(model, tokenizer, ids, args, device):
     """Print the samples: a single one as it comes, several when all have ended."""
     rows, texts = [list(ids) for _ in range(args.num_samples)], [None] * args.num_samples  # a text once it has ended
-    prompt, shown = len(tokenizer.decode(ids)), 0  # characters
+    prompt = len(tokenizer.decode(ids))  # characters
+    shown = 0 if args.start else prompt  # what a sample starts from without a prompt is no part of the text
     new_tokens = model.stream(torch.tensor(rows, device=device), args.max_new_tokens, args.temperature,
                               args.top_k or None, args.top_p, torch.Generator(device).manual_seed(args.seed))
     for new in new_tokens:
@@ -101,7 +102,8 @@ def speak(model, tokenizer, ids, args, device):
         if None not in texts:
             break
     texts = [text if text is not None else tokenizer.decode(row) for text, row in zip(texts, rows)]
-    print("\n---------------\n".join(texts)[shown:])
+    texts = [text[shown:] for text in texts]
+    print("\n---------------\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def pick_device(name, local_rank=0):
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, AttributeError) as error:
-        raise UserError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Take auto, cpu, cuda or mps; CUDA "
+                        f"needs a GPU, its driver and a torch built for it") from None
     return device
 
 
@@ -73,13 +74,23 @@ def sum_over_ranks(values, device, num_ranks):
 class StopRequest:
     """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; the same once more ends the process at once."""
 
-    def __init__(self):
+    def __init__(self, num_ranks):
         self.signal = 0
+        # on the CPUs, so that asking does not wait for the GPUs
+        self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
         self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(self, number, frame):
         self.signal = number
         signal.signal(number, self.previous[number])  # this one only: torchrun sends SIGTERM after a Ctrl-C
+
+    def agreed(self):
+        """The signal to stop for, or 0: the same on all ranks, whichever of them got it."""
+        if self.group is None:
+            return self.signal
+        signal_of_any = torch.tensor(self.signal)
+        torch.distributed.all_reduce(signal_of_any, torch.distributed.ReduceOp.MAX, self.group)
+        return int(signal_of_any)
 
     def restore(self):
         for number, handler in self.previous.items():
@@ -122,15 +133,20 @@ def wrap(model, args, device, num_ranks):
 
 def claim_out_dir(args, out_dir, rank, num_ranks, stack):
     """The run's folder, locked by rank 0 until the end. out_dir: that of the run to go on with, or None for a new one."""
-    is_new = out_dir is None
-    if is_new and rank == 0:
-        out_dir = new_out_dir(args)
-    if is_new and num_ranks > 1:
-        names = [out_dir]
-        torch.distributed.broadcast_object_list(names)
-        out_dir = names[0]
+    is_new, error = out_dir is None, None
     if rank == 0:
-        stack.enter_context(lock(out_dir, "train.py"))
+        try:
+            out_dir = new_out_dir(args) if is_new else out_dir
+            stack.enter_context(lock(out_dir, "train.py"))
+        except (UserError, OSError) as caught:
+            error = caught
+    if num_ranks > 1:  # all ranks go on, or none
+        told = [out_dir, error]
+        torch.distributed.broadcast_object_list(told)
+        out_dir, error = told
+    if error:
+        raise error
+    if rank == 0:
         for name in ("ckpt.pt", "best.pt") if is_new else ():  # of the run that --overwrite gives up
             (out_dir / name).unlink(missing_ok=True)
     args.out_dir = str(out_dir)
@@ -186,18 +202,18 @@ def update(model, optimizer, scaler, learning_rates, share, grad_clip):
     optimizer.zero_grad()
 
 
-def look(loss_sum, bad_iter, num_iters, stop_signal, device, num_ranks, out_dir):
-    """(mean loss since the last look, stop signal of any rank), the same on all ranks. Raises UserError if not finite.
+def look(loss_sum, bad_iter, num_iters, device, num_ranks, out_dir):
+    """The mean loss since the last look, over all ranks. Raises UserError if it is not finite.
 
     Reading from the device waits for it, so this is done for a progress line, not at each iteration.
     """
     bad = bad_iter.item()
-    values = torch.tensor([loss_sum.item(), bad >= 0, stop_signal > 0], dtype=torch.float64)
-    loss, num_bad, num_stopped = sum_over_ranks(values, device, num_ranks).tolist()
+    values = torch.tensor([loss_sum.item(), bad >= 0], dtype=torch.float64)
+    loss, num_bad = sum_over_ranks(values, device, num_ranks).tolist()
     if num_bad:
         refuse_not_finite(f"the loss is not finite since iteration {bad:,}" if bad >= 0 else
                           "the loss of another rank is not finite", out_dir)
-    return loss / num_iters / num_ranks, (stop_signal or signal.SIGTERM) if num_stopped else 0
+    return loss / num_iters / num_ranks
 
 
 def refuse_not_finite(what, out_dir):
@@ -220,9 +236,12 @@ def print_sample(model, meta, max_new_tokens, device):
     model.eval()
     try:
         tokenizer = tokenizer_from_meta(meta)
-        idx = torch.tensor([[first_token(tokenizer)]], device=device)
-        idx = model.generate(idx, max_new_tokens, temperature=0.8, generator=torch.Generator(device).manual_seed(0))
-        print(f"\n{tokenizer.decode(idx[0].tolist())}")
+        start = torch.tensor([[first_token(tokenizer)]], device=device)
+        generator = torch.Generator(device).manual_seed(0)
+        ids = [int(new) for new in model.stream(start, max_new_tokens, temperature=0.8, generator=generator)]
+        if tokenizer.eot_token in ids:
+            ids = ids[: ids.index(tokenizer.eot_token)]
+        print(f"\n{tokenizer.decode(ids)}")
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
 
@@ -260,7 +279,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        scaler.load_state_dict(checkpoint["scaler"])
+        if scaler.is_enabled() and checkpoint["scaler"]:
+            scaler.load_state_dict(checkpoint["scaler"])
         iter_num, best_val_loss, seconds = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds"))
         del checkpoint
 
@@ -302,7 +322,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         gradient_accumulation_steps=args.gradient_accumulation_steps, seed=args.seed, iter_num=iter_num,
         max_iters=args.max_iters, rank=rank, num_ranks=num_ranks, pin_memory=device.type == "cuda")
     stack.callback(batches.close)
-    stop = StopRequest()
+    stop = StopRequest(num_ranks)
     stack.callback(stop.restore)
 
     # 3) the loop
@@ -312,7 +332,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     t_look = time.perf_counter()
     t_start = t_look - seconds  # as if the run had never stopped
     looked_at, wait_before = iter_num, 0.0
-    stopping = 0  # the signal that all ranks have agreed to stop for
+    stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
         share = lr_share(iter_num, args)
         loss_sum += forward_backward(train_model, batches, iter_num, args, autocast, scaler, device, rank, num_ranks)
@@ -320,12 +340,13 @@ def train(args, argv, device, rank, num_ranks, stack):
         bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), iter_num, bad_iter)
         iter_num += 1
 
+        stopping = stop.agreed()
         evaluate = iter_num % args.eval_interval == 0 or iter_num == args.max_iters
-        if not (evaluate or iter_num % args.log_interval == 0 or stop.signal and num_ranks == 1):
+        if not (evaluate or iter_num % args.log_interval == 0 or stopping):
             continue
 
         # 4) a progress line; with evaluation, a checkpoint
-        batch_loss, stopping = look(loss_sum, bad_iter, iter_num - looked_at, stop.signal, device, num_ranks, out_dir)
+        batch_loss = look(loss_sum, bad_iter, iter_num - looked_at, device, num_ranks, out_dir)
         dt = time.perf_counter() - t_look  # seconds
         row = dict(iter=iter_num, tokens=iter_num * tokens_per_iter, batch_loss=batch_loss,
                    learning_rate=args.learning_rate * share, tokens_per_s=(iter_num - looked_at) * tokens_per_iter / dt,
@@ -346,7 +367,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
     # 5) the end
-    if stopping:
+    if stopping and iter_num < args.max_iters:
         save()
         log.line(f"stopped at iteration {iter_num:,}. Go on: {resume_command(out_dir)}")
         sys.exit(128 + stopping)

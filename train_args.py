@@ -2,8 +2,10 @@
 import argparse
 import difflib
 import math
+import os
 
-from data.errors import UserError
+from data.dataset import DATA
+from data.errors import Parser, UserError
 from data.sampler import SAMPLING_METHODS
 from model import ARCHITECTURES
 from optim import SCHEDULES
@@ -41,21 +43,27 @@ count = _checked(int, lambda n: n >= 1, "a whole number above 0")
 whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 positive = _checked(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 not_negative = _checked(float, lambda x: x >= 0 and math.isfinite(x), "a number, 0 or more")
+seed = _checked(int, lambda n: 0 <= n < 2**63, "a whole number, 0 or more, below 2**63")
 portion = _checked(float, lambda x: 0 <= x <= 1, "a number from 0 to 1")
 likelihood = _checked(float, lambda x: 0 < x <= 1, "a number above 0, up to 1")
 share = _checked(float, lambda x: 0 <= x < 1, "a number from 0 up to, but not, 1")
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with its errors in one line as all others."""
-
-    def error(self, message):
-        raise UserError(f"{message}. See python {self.prog} --help")
+def _dataset(text):
+    """A name stays a name; a path to a folder becomes absolute, so that a resumed run finds it from anywhere."""
+    path = os.path.abspath(text)
+    if os.path.dirname(path) == str(DATA):
+        text = os.path.basename(path)
+    elif "/" in text or os.sep in text:
+        return path
+    if text in ("", ".", "..", "template"):
+        raise argparse.ArgumentTypeError("must be a folder of data/, or a path with a slash in it")
+    return text
 
 
 def _parser(problems):
     parser = Parser(
-        prog="train.py", usage="python train.py [--flag=value ...]", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python train.py", usage="python train.py [--flag=value ...]", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a GPT on data/<dataset>/.\n\n"
                     "  python train.py                                        the default: plays by characters, on a CPU\n"
                     "  python train.py --dataset=mydata --max_iters=5000      your own\n"
@@ -71,11 +79,11 @@ def _parser(problems):
         if default is not None:
             help += f" (default {default})"
         switch = {"nargs": "?", "const": True} if kind is _boolean else {}  # --flag, --flag=true, --flag=false
-        metavar = {count: "N", whole: "N", str: "NAME", _boolean: "true|false"}.get(kind, "X")
+        metavar = {count: "N", whole: "N", seed: "N", str: "NAME", _dataset: "NAME", _boolean: "true|false"}.get(kind, "X")
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
     group = parser.add_argument_group("data")
-    flag("--dataset", str, "shakespeare_char", "a folder of data/, or a path with a slash in it")
+    flag("--dataset", _dataset, "shakespeare_char", "a folder of data/, or a path with a slash in it")
     flag("--sampling_method", _choice(*SAMPLING_METHODS), "random", ", ".join(SAMPLING_METHODS))
     flag("--batch_size", count, 64, "sequences a micro-batch")
     flag("--block_size", count, 64, "tokens of context, the length of a sequence")
@@ -117,7 +125,7 @@ def _parser(problems):
     flag("--out_dir", str, None, "checkpoints and log.csv go here (default out/<dataset>, then -2, -3, ...)")
     flag("--init_from", _choice("scratch", "resume"), "scratch", "scratch, or resume the run in out_dir (the newest)")
     flag("--overwrite", _boolean, False, "let a new run replace the one in out_dir")
-    flag("--seed", whole, 1337, "of the weights, the order of the data and dropout")
+    flag("--seed", seed, 1337, "of the weights, the order of the data and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
     flag("--dtype", _choice("auto", "float32", "bfloat16", "float16"), "auto", "auto: bfloat16 on GPUs that have it")
     flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA")
@@ -132,6 +140,8 @@ def _parse(argv, problems):
     for word in unknown:
         name = word.split("=")[0]
         near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
+        if not word.startswith("-"):
+            near = [f"--{name}"] if f"--{name}" in flags else [f"--dataset={word}"] if (DATA / word).is_dir() else []
         problems.append(f"{word} is no flag of train.py" + (f"; did you mean {near[0]}?" if near else ""))
     only_given = _parser([])
     for action in only_given._actions:
@@ -143,16 +153,17 @@ def parse_args(argv=None, saved=None):
     """argv (default: the command line) -> Namespace. Raises UserError that names every bad value at once.
 
     saved: the arguments in the checkpoint of a run to resume. They take the place of the defaults, and those that are
-    FROZEN cannot be given another value. Without them, of a command line that says resume only the flags' own values
-    are looked at.
+    FROZEN cannot be given another value. Without saved, a command line with --init_from=resume is checked flag by flag
+    only.
     """
     problems = []
     args, given = _parse(argv, problems)
     if saved and not problems:
+        saved = {**vars(args), **saved}  # an older checkpoint lacks the newer flags
         changed = [f"--{k} {given[k]} (it is {saved[k]})" for k in FROZEN if k in given and given[k] != saved[k]]
         if changed:
-            raise UserError(f"a resumed run keeps its data order and its model, so these cannot change: "
-                            f"{', '.join(changed)}. Leave them out, or start a new run")
+            raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
+                            f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
         args = argparse.Namespace(**{**saved, "overwrite": False, **given})
     if saved or args.init_from != "resume":
         check_args(args, given, problems)

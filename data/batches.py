@@ -58,9 +58,9 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
 def check_split(dataset, split, block_size):
     """Raises UserError when the split is shorter than one window."""
     if dataset.num_tokens[split] < block_size + 1:
-        remedy = "" if split == "train" else f", or raise the val share in {dataset.folder}/prepare.py"
+        remedy = "give it more text" if split == "train" else "give val more text (-p or -v of prepare.py)"
         raise UserError(f"{dataset.path(split)} has {dataset.num_tokens[split]:,} tokens; block_size {block_size} "
-                        f"needs {block_size + 1}. Lower --block_size{remedy}")
+                        f"needs {block_size + 1}. Lower --block_size, or {remedy}")
 
 
 class _Reader:

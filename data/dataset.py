@@ -56,11 +56,13 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
             for split, document, is_document in _split(text, val_text, percentage_train):
                 raw = to_utf8(document)
                 source_hash.update(raw)
-                ids = np.asarray(tokenizer.encode(document))
+                ids = tokenizer.encode(document)
+                if meta.get("tokenizer") == "custom" and not bins["train"].tokens:
+                    _warn_if_lossy(tokenizer, document)
                 bins[split].write(ids, num_bytes=len(raw))
                 if is_document and getattr(tokenizer, "eot_token", None) is not None:
                     bins[split].write(np.array([tokenizer.eot_token]))
-            _refuse_empty(bins, folder, val_text, percentage_train)
+            _refuse_empty(bins, folder, isinstance(text, str), val_text, percentage_train)
             meta |= {
                 "dtype": token_dtype(meta["vocab_size"]).name,
                 "max_id": max(b.max_id for b in bins.values()),
@@ -79,8 +81,6 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                 b.discard()
     counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({source})")
-    if meta.get("tokenizer") == "custom":
-        _warn_if_lossy(tokenizer, text)
     return meta
 
 
@@ -101,13 +101,15 @@ def _split(text, val_text, percentage_train):
             yield split, document, True
 
 
-def _refuse_empty(bins, folder, val_text, percentage_train):
+def _refuse_empty(bins, folder, is_one_text, val_text, percentage_train):
     empty = [split for split in SPLITS if not bins[split].tokens]
     if len(empty) == 2:
         raise UserError(f"the text for {folder} is empty. Put some text in, then run prepare.py again")
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
+            ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
+            if not is_one_text else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
@@ -122,7 +124,11 @@ class _BinWriter:
         self.file = open(self.temporary, "wb")
 
     def write(self, ids, num_bytes=None):
-        """ids: (n,) integers. num_bytes: the UTF-8 bytes of the text they stand for; None for a separator."""
+        """ids: n integers. num_bytes: the UTF-8 bytes of the text they stand for; None for a separator."""
+        try:
+            ids = np.asarray(ids)
+        except ValueError:
+            raise UserError("encode() gave lists of unequal length; it must give a flat list of integers") from None
         if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             raise UserError(f"encode() gave an array of shape {ids.shape} and type {ids.dtype}; it must give a flat "
                             f"list of integers")
@@ -178,8 +184,8 @@ def _commit(folder, meta):
 
 
 def _warn_if_lossy(tokenizer, text):
-    """A tokenizer of one's own may lose characters without a word; say so, on the text's first 10,000."""
-    sample = (text if isinstance(text, str) else "")[:10_000]
+    """A tokenizer of one's own may lose characters without a word; say so, by the first 10,000 of the text."""
+    sample = text[:10_000]
     back = tokenizer.decode(tokenizer.encode(sample))
     if back != sample:
         at = len(os.path.commonprefix([sample, back]))
@@ -257,8 +263,9 @@ def _check_shape(meta, path):
 
 def dataset_folder(name):
     """data/<name>, shown from the working directory where it lies below; a name with a slash is a path to a folder."""
+    name = str(name)
     if os.sep in name or "/" in name:
-        return Path(name)
+        return shown(Path(name))
     return shown(DATA / name)
 
 
@@ -316,7 +323,8 @@ def _read_meta(folder):
         raise FileNotFoundError(f"{folder} is half-written: prepare.py is at work, or was stopped. Run: python "
                                 f"{folder}/prepare.py")
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
-        raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. If these are GPT-2 tokens (nanoGPT "
+        again = f"Run: python {folder}/prepare.py. Or, if" if (folder / "prepare.py").exists() else "If"
+        raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. {again} these are GPT-2 tokens (nanoGPT "
                                 f"writes no meta.pkl for them), run: python {shown(DATA)}/write_meta.py {folder}")
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 

@@ -3,6 +3,7 @@
 Raise UserError (or FileNotFoundError) with a message that says what failed, where, and what to do. A mistake of
 ours stays an ordinary exception, traceback and all.
 """
+import argparse
 import contextlib
 import errno
 import os
@@ -11,6 +12,13 @@ import sys
 
 class UserError(ValueError):
     """Something the user can put right; the message says how."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors in one line as all others."""
+
+    def error(self, message):
+        raise UserError(f"{message}. See {self.prog} --help")
 
 
 @contextlib.contextmanager
@@ -28,7 +36,8 @@ def one_line_errors():
         message = str(error)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
-        print(f"error: {message}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks fail alike, and one says so
+            print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

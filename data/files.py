@@ -14,6 +14,8 @@ def read_text(path, instead="name the file that holds it"):
     """
     try:
         raw = Path(path).read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a text file") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):

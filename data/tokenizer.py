@@ -81,8 +81,13 @@ class CharTokenizer:
 
     @classmethod
     def from_text(cls, *texts):
-        """The characters of all the texts, sorted by code point."""
+        """The characters of all the texts, sorted by code point. texts: strings, or lists of strings."""
         seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+        for text in texts:
+            if iter(text) is text:
+                raise UserError("a generator can be read only once, and the characters must be known before the text is "
+                                "written. Give a list, or take --method byte or tiktoken")
+        texts = [piece for text in texts for piece in ([text] if isinstance(text, str) else text)]
         for text in texts:
             seen[codes_of(text)] = True
         if not seen.any():
@@ -171,9 +176,9 @@ class TiktokenTokenizer:
 
 class TableTokenizer:
     """What meta.pkl alone can say of a tokenizer of one's own: decode by itos, encode by the longest match in it."""
-    eot_token = None
 
-    def __init__(self, itos):
+    def __init__(self, itos, eot_token=None):
+        self.eot_token = eot_token
         self.itos = tables(itos)["itos"]
         self.vocab_size = max(self.itos) + 1
         self._id_of = {}
@@ -231,7 +236,8 @@ def tokenizer_from_meta(meta):
         raise UserError("meta.pkl has no itos, so its ids cannot be turned into text")
     # nanoGPT's character folders name no tokenizer
     one_char = all(isinstance(t, str) and len(t) == 1 for t in itos.values()) and list(itos) == list(range(len(itos)))
-    return CharTokenizer(itos.values()) if one_char and kind in (None, "char") else TableTokenizer(itos)
+    return CharTokenizer(itos.values()) if one_char and kind in (None, "char") else (
+        TableTokenizer(itos, meta.get("eot_token")))
 
 
 # ---- the rank files of tiktoken's encodings: cache, OpenAI's host, a package

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from data.dataset import SPLITS, check_ids, load_plain, token_dtype
-from data.errors import UserError, one_line_errors
+from data.errors import Parser, UserError, one_line_errors
 from data.files import lock, replacing
 from data.tokenizer import TiktokenTokenizer, table_hash, tables
 
@@ -39,7 +39,7 @@ def describe(path, dtype, vocab_size, chunk=1 << 24):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder with train.bin and val.bin")
     parser.add_argument("-e", "--tiktoken_encoding", default="gpt2", help="what the ids are, where there is no meta.pkl")
     parser.add_argument("--dtype", choices=["uint16", "uint32"], help="width of an id; default: by vocab_size")
@@ -63,7 +63,8 @@ def main(argv=None):
         with replacing(path) as file:
             pickle.dump(meta, file, protocol=4)
     counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,}, {dtype.name}; wrote {path}")
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,}, {dtype.name}, taken for "
+          f"{meta.get('tiktoken_encoding') or meta.get('tokenizer') or 'the'} tokens; wrote {path}")
 
 
 if __name__ == "__main__":

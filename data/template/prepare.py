@@ -14,13 +14,13 @@ from pathlib import Path
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.dataset import write_dataset
-from data.errors import one_line_errors
+from data.errors import Parser, one_line_errors
 from data.files import read_text
 from data.tokenizer import make_tokenizer
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-t", "--train_input", default=HERE / "input.txt", help="a UTF-8 text file (default: input.txt)")
     parser.add_argument("-v", "--val_input", help="a text file for validation; then all of --train_input is train")
     parser.add_argument("-p", "--percentage_train", type=float, help="share of the text for train (default: 0.9)")
@@ -38,7 +38,8 @@ def parse_args():
 def main():
     args = parse_args()
 
-    # 1) read the text. Anything goes here that ends with a string, or with an iterable of strings, a document each
+    # 1) read the text: one string, or a list of strings, a document each. A folder of files, for example:
+    #    text = [read_text(path) + "\n" for path in sorted((HERE / "texts").glob("*.txt"))]
     text = read_text(args.train_input)
     val_text = read_text(args.val_input) if args.val_input else None
 
@@ -56,10 +57,10 @@ def main():
     #         return [self.stoi[word] for word in self.split(text)]
     #     def decode(self, ids):
     #         return "".join(self.itos[i] for i in ids)
-    # tokenizer = Words(text + (val_text or ""))
+    # tokenizer = Words("".join(text) + "".join(val_text or ""))
 
     # 3) tokenize, 4) split into train and val, 5) save train.bin and val.bin, 6) save meta.pkl: all of it, or nothing
-    write_dataset(HERE, text, tokenizer, val_text=val_text, percentage_train=args.percentage_train or 0.9,
+    write_dataset(HERE, text, tokenizer, val_text=val_text, percentage_train=0.9 if args.percentage_train is None else args.percentage_train,
                   source=Path(args.train_input).name)
 
 
