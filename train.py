@@ -58,8 +58,9 @@ def settle_precision(args, device):
             "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
     if args.dtype == "float16" and device.type != "cuda":
         raise UserError("--dtype float16 needs a CUDA GPU; here use float32 or bfloat16")
-    if args.compile == "auto":
-        args.compile = "true" if device.type == "cuda" and sys.platform == "linux" else "false"
+    if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
+        long_enough = args.max_iters >= 2000
+        args.compile = "true" if device.type == "cuda" and sys.platform == "linux" and long_enough else "false"
 
 
 def sum_over_ranks(values, device, num_ranks):
@@ -285,7 +286,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         del checkpoint
 
     compiled_model, train_model = wrap(model, args, device, num_ranks)
-    autocast = torch.autocast(device.type, dtype=getattr(torch, args.dtype), enabled=args.dtype != "float32")
+    autocast = contextlib.nullcontext() if args.dtype == "float32" else (
+        torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
     say(f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,}, "
         f"vocab_size {dataset.vocab_size:,}")
     say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
