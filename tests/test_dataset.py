@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 
@@ -884,3 +885,13 @@ def test_a_meta_with_some_bytes_changed_is_one_line_or_plain(changes, protocol):
     for at, byte in changes:
         raw[at % len(raw)] = byte
     check_refused_or_plain(bytes(raw))
+
+
+def test_a_hostile_meta_of_a_few_bytes_cannot_fill_the_memory():
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="holds no vocab_size"):
+            load_plain(b"Nr" + (2**26).to_bytes(4, "little") + b".", "meta.pkl")  # LONG_BINPUT
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
