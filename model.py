@@ -28,10 +28,13 @@ class GPTConfig:
     n_head: int = 12
     n_kv_head: int = 12  # heads of keys and values; fewer than n_head share them in groups (modern)
     n_embd: int = 768
+    n_hidden: int | None = None  # width inside the MLP; None: 4 n_embd (gpt2), 8/3 n_embd, up to a multiple of 64 (modern)
     dropout: float = 0.0
     bias: bool = False  # in Linear and LayerNorm layers (gpt2)
 
     def __post_init__(self):
+        if self.n_hidden is None:  # SwiGLU has three matrices where GELU has two, so each is 2/3 as wide
+            self.n_hidden = 4 * self.n_embd if self.arch == "gpt2" else -(-self.n_embd * 8 // 3 // 64) * 64
         assert self.arch in ARCHITECTURES and self.n_embd % self.n_head == 0 and self.n_head % self.n_kv_head == 0
 
 
@@ -52,8 +55,30 @@ class KVCache:
         return (store[:, :, :end] for store in self.layers[layer])
 
 
+class NormOnCPU(torch.autograd.Function):
+    """F.rms_norm(x, weight): torch has no kernel of its own for CPUs, and its sum of parts takes twice as long."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        scale = (square / x.size(-1)).add_(eps).rsqrt_()  # (..., 1)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensors
+        normed, dnormed = x * scale, grad * weight
+        dweight = (grad * normed).flatten(0, -2).sum(0)
+        along = (dnormed * normed).mean(-1, keepdim=True)  # what would change the length alone
+        return torch.addcmul(dnormed, normed, along, value=-1).mul_(scale).to(x.dtype), dweight, None
+
+
 class RMSNorm(nn.RMSNorm):
-    def forward(self, x):  # under autocast x may be narrower than the weight, which torch's own kernels refuse
+    def forward(self, x):
+        if x.device.type == "cpu":
+            return NormOnCPU.apply(x, self.weight, self.eps)
+        # under autocast x may be narrower than the weight, which torch's own kernels refuse
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -62,25 +87,34 @@ def norm(config, width):
 
 
 def rotary_table(block_size, hs):
-    """(cos, sin), each (block_size, hs / 2): the angle of a position for each pair of channels (arXiv:2104.09864)."""
+    """(cos, sin), each (block_size, 1, hs / 2): the angle of a position for each pair of channels (arXiv:2104.09864)."""
     frequencies = ROPE_THETA ** (-torch.arange(0, hs, 2).float() / hs)
-    angles = torch.outer(torch.arange(block_size).float(), frequencies)
+    angles = torch.outer(torch.arange(block_size).float(), frequencies)[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate(x, cos, sin):
-    """x (B, nh, T, hs): channel i and i + hs/2, as a pair, turned by the angle of the position."""
+    """x (B, T, nh, hs): channel i and i + hs/2, as a pair, turned by the angle of the position."""
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+
+
+def attention(q, k, v, **how):
+    """F.scaled_dot_product_attention; on CPUs in float32 under autocast too, where bfloat16 takes five times as long."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, **how)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
 
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.layer, self.dropout = layer, config.dropout
-        self.n_head, self.n_kv_head, self.hs = config.n_head, config.n_kv_head, config.n_embd // config.n_head
-        # query, key and value of all heads in one product
-        self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.hs, bias=config.bias)
+        self.layer, self.dropout, self.hs = layer, config.dropout, config.n_embd // config.n_head
+        # a matrix each: Muon takes them one by one, and CPUs are no faster with all in one
+        self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_k = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
+        self.c_v = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
         if config.arch == "modern":
@@ -88,35 +122,29 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x, rotary, cache=None):
         B, T, C = x.shape
-        heads = self.c_attn(x).view(B, T, -1, self.hs).transpose(1, 2)  # (B, nh + 2 n_kv_head, T, hs)
-        q, k, v = heads.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+        q, k, v = (linear(x).view(B, T, -1, self.hs) for linear in (self.c_q, self.c_k, self.c_v))  # (B, T, nh, hs)
         if rotary is not None:
             q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, nh, T, hs), k and v with n_kv_head
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # one new token looks at everything before it; several at once are a prompt, and need the causal mask
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=self.n_kv_head != self.n_head,
-                                           dropout_p=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, is_causal=T > 1, enable_gqa=k.size(1) != q.size(1),
+                      dropout_p=self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
 
 
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gated = config.arch == "modern"
-        # SwiGLU (arXiv:2002.05202) has three matrices where GELU has two, so each is 2/3 as wide
-        hidden = -(-config.n_embd * 8 // 3 // 64) * 64 if self.gated else 4 * config.n_embd
-        self.c_fc = nn.Linear(config.n_embd, 2 * hidden if self.gated else hidden, bias=config.bias)
-        self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
+        self.c_fc = nn.Linear(config.n_embd, config.n_hidden, bias=config.bias)
+        self.c_gate = nn.Linear(config.n_embd, config.n_hidden, bias=False) if config.arch == "modern" else None
+        self.c_proj = nn.Linear(config.n_hidden, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
-        x = self.c_fc(x)
-        if self.gated:
-            gate, up = x.chunk(2, dim=-1)
-            x = F.silu(gate) * up
-        else:
-            x = F.gelu(x)
+        # SwiGLU (arXiv:2002.05202), or GELU
+        x = self.c_fc(x) * F.silu(self.c_gate(x)) if self.c_gate is not None else F.gelu(self.c_fc(x))
         return self.dropout(self.c_proj(x))
 
 
@@ -201,15 +229,6 @@ class GPT(nn.Module):
             nn.init.zeros_(module.c_proj.weight)
         if module is self:
             nn.init.zeros_(self.lm_head.weight)
-
-    def stacked_rows(self, p):
-        """Rows of each matrix in a block's parameter: attention and SwiGLU keep several in one."""
-        for block in self.transformer.h:
-            if p is block.attn.c_attn.weight:
-                return [block.attn.hs * n for n in (block.attn.n_head, block.attn.n_kv_head, block.attn.n_kv_head)]
-            if p is block.mlp.c_fc.weight and block.mlp.gated:
-                return [p.size(0) // 2] * 2
-        return [p.size(0)]
 
     def num_params(self):
         """Parameters, without the position embedding and the padding rows."""

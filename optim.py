@@ -1,4 +1,4 @@
-"""The optimizer (Muon with AdamW, or AdamW alone) and the schedule of the learning rate.
+"""The optimizer (Muon with AdamW, or AdamW alone) and the schedules: of the learning rate, of the windows' length.
 
 torch.optim has an AdamW too; its import costs a second of every start, and one state for both rules is simpler to save.
 """
@@ -19,15 +19,18 @@ POLAR_EXPRESS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in (
 ))
 
 
-def orthogonalize(g):
-    """(n, rows, cols) matrices -> about the nearest (semi-)orthogonal ones: the same singular vectors, values near 1."""
-    x = g.bfloat16() if g.is_cuda else g  # GPUs are far faster in bfloat16, CPUs are not
+def orthogonalize(g, dtype=torch.float32):
+    """(n, rows, cols) matrices -> about the nearest (semi-)orthogonal ones: the same singular vectors, values near 1.
+
+    dtype: of the products. bfloat16 is enough, and faster where the processor has it.
+    """
+    x = g.to(dtype)
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
     for a, b, c in POLAR_EXPRESS:
         s = x @ x.mT
-        x = a * x + (b * s + c * (s @ s)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)  # a x + (b s + c s s) x
     return (x.mT if tall else x).to(g.dtype)
 
 
@@ -35,8 +38,8 @@ class Optimizer:
     """Groups of parameters, each a dict with "params", "rule" ("muon" or "adamw"), "lr", "weight_decay", and
 
     adamw: "betas", "eps" (Loshchilov and Hutter, arXiv:1711.05101).
-    muon, for matrices only: "momentum", and "parts", for each parameter the row counts of the matrices that are
-        stacked in it. The update is the orthogonalized momentum (Jordan et al., kellerjordan.github.io/posts/muon).
+    muon, for matrices only: "momentum", "dtype" (see orthogonalize()). The update is the orthogonalized momentum (Jordan et al.,
+        kellerjordan.github.io/posts/muon).
 
     Weight decay is decoupled: a step shrinks a weight by lr * weight_decay.
     """
@@ -74,18 +77,18 @@ class Optimizer:
                             beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False,
                             maximize=False)
 
-    def _muon(self, params, lr, momentum, weight_decay, parts, **_):
+    def _muon(self, params, lr, momentum, weight_decay, dtype, **_):
         grads, means = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, means, momentum)  # Nesterov: the mean as it will be
         torch._foreach_mul_(params, 1 - lr * weight_decay)
         by_shape = {}  # matrices of one shape go through the products together
-        for p, update, rows in zip(params, updates, parts):
-            for part, part_update in zip(p.split(rows), update.split(rows)):
-                by_shape.setdefault(part.shape, []).append((part, part_update))
+        for p, update in zip(params, updates):
+            by_shape.setdefault(p.shape, []).append((p, update))
         for (rows, cols), pairs in by_shape.items():
-            new = orthogonalize(torch.stack([update for _, update in pairs]))
-            torch._foreach_add_([part for part, _ in pairs], list(new.unbind()), alpha=-lr * max(1, rows / cols) ** 0.5)
+            matrices, updates = zip(*pairs)
+            new = orthogonalize(torch.stack(updates), dtype)
+            torch._foreach_add_(matrices, list(new.unbind()), alpha=-lr * max(1, rows / cols) ** 0.5)
 
 
 def configure_optimizer(model, args):
@@ -102,7 +105,7 @@ def configure_optimizer(model, args):
                           {**adamw, "params": vectors, "weight_decay": 0.0}])
     return Optimizer([
         {"rule": "muon", "params": matrices, "lr": args.muon_learning_rate, "momentum": args.muon_momentum,
-         "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices]},
+         "weight_decay": args.weight_decay, "dtype": torch.bfloat16 if args.dtype == "bfloat16" else torch.float32},
         {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
 
 
@@ -118,3 +121,16 @@ def lr_share(iter_num, args):
         return 1.0
     left = 0.5 * (1 + math.cos(math.pi * fallen)) if args.lr_schedule == "cosine" else 1 - fallen
     return args.min_lr_share + (1 - args.min_lr_share) * left
+
+
+def block_size_at(iter_num, args):
+    """The length of the windows an iteration trains on, in tokens: first_block_size for half of lr_decay_iters, then
+    doubled in stages of equal length until block_size.
+
+    Shorter windows are windows of block_size cut up, so the order of the data, the tokens of an iteration and what an
+    epoch visits are the same as without.
+    """
+    length = args.first_block_size or args.block_size
+    doublings = (args.block_size // length).bit_length() - 1
+    second_half = 2 * iter_num / (args.lr_decay_iters or args.max_iters) - 1
+    return length << min(doublings, max(0, 1 + math.floor(second_half * doublings)))

@@ -27,7 +27,7 @@ from data.files import lock
 from data.sampler import seed_of, windows_per_epoch
 from data.tokenizer import tokenizer_from_meta
 from model import GPT, GPTConfig
-from optim import configure_optimizer, lr_share
+from optim import block_size_at, configure_optimizer, lr_share
 from runs import RunLog, hms, load_checkpoint, new_out_dir, newest_run, resume_command, save_checkpoint
 from train_args import parse_args
 
@@ -51,11 +51,18 @@ def pick_device(name, local_rank=0):
     return device
 
 
+def has_fast_bfloat16(device):
+    """Whether the processor has instructions for products in bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def settle_precision(args, device):
     """Replace `auto` in args.dtype and args.compile; they go into the checkpoint, so a resumed run keeps them."""
     if args.dtype == "auto":
-        args.dtype = "float32" if device.type != "cuda" else (
-            "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+        args.dtype = "bfloat16" if has_fast_bfloat16(device) else "float16" if device.type == "cuda" else "float32"
     if args.dtype == "float16" and device.type != "cuda":
         raise UserError("--dtype float16 needs a CUDA GPU; here use float32 or bfloat16")
     if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
@@ -125,7 +132,7 @@ def wrap(model, args, device, num_ranks):
 
     Evaluation has no use for the ranks' hooks; nothing need keep step there.
     """
-    compiled = torch.compile(model) if args.compile == "true" else model
+    compiled = torch.compile(model, dynamic=False) if args.compile == "true" else model
     if num_ranks == 1:
         return compiled, compiled
     from torch.nn.parallel import DistributedDataParallel as DDP
@@ -155,16 +162,17 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
 
 
 @torch.no_grad()
-def estimate_loss(model, compiled_model, dataset, args, autocast, device, rank, num_ranks):
-    """{"train": ..., "val": ...}: loss per token, in nats, over each split's fixed evaluation windows."""
+def estimate_loss(model, compiled_model, dataset, args, length, autocast, device, rank, num_ranks):
+    """{"train": ..., "val": ...}: loss per token, in nats, over each split's fixed evaluation windows of block_size,
+    cut to `length`."""
     model.eval()
     losses = {}
-    for split in SPLITS:
+    for split in SPLITS if args.eval_train else ("val",):
         sums, num_tokens = [torch.zeros((), device=device)], 0
         for windows in eval_batches(dataset, split, block_size=args.block_size, batch_size=args.batch_size,
                                     eval_iters=args.eval_iters, rank=rank, num_ranks=num_ranks):
-            x, y = to_xy(windows, device)
-            full = x.shape == (args.batch_size, args.block_size)  # another shape would compile anew
+            x, y = cut(*to_xy(windows, device), length)
+            full = x.numel() == args.batch_size * args.block_size  # another shape would compile anew
             with autocast:
                 sums.append((compiled_model if full else model)(x, y)[1] * y.numel())
             num_tokens += y.numel()
@@ -175,11 +183,21 @@ def estimate_loss(model, compiled_model, dataset, args, autocast, device, rank, 
     return losses
 
 
-def forward_backward(model, batches, iter_num, args, autocast, scaler, device, rank, num_ranks):
-    """The gradient of one iteration, over all of its micro-steps. Returns the mean loss of this rank, a tensor."""
+def in_words(losses):
+    return ", ".join(f"{split} loss {loss:.4f}" for split, loss in losses.items())
+
+
+def cut(x, y, length):
+    """(B, T) -> (B * T / length, length), where that comes out even."""
+    return (x, y) if x.size(1) % length else (x.reshape(-1, length), y.reshape(-1, length))
+
+
+def forward_backward(model, batches, iter_num, args, length, autocast, scaler, device, rank, num_ranks):
+    """The gradient of one iteration, over all of its micro-steps, windows cut to `length`. Returns the mean loss of this
+    rank, a tensor."""
     total = torch.zeros((), device=device)
     for micro_step in range(batches.micro_steps):
-        x, y = to_xy(next(batches), device)
+        x, y = cut(*to_xy(next(batches), device), length)
         if args.dropout:  # its masks are a function of the position too, so a resumed run draws the same
             torch.manual_seed(seed_of(args.seed, "dropout", iter_num, micro_step, rank))
         if num_ranks > 1:  # gradients are summed over ranks once, in the last micro-step
@@ -293,8 +311,9 @@ def train(args, argv, device, rank, num_ranks, stack):
     say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
         f"{args.n_embd} wide")
     if args.eval_only:
-        losses = estimate_loss(model, compiled_model, dataset, args, autocast, device, rank, num_ranks)
-        say(f"iteration {iter_num}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}")
+        losses = estimate_loss(model, compiled_model, dataset, args, block_size_at(iter_num, args), autocast, device, rank,
+                               num_ranks)
+        say(f"iteration {iter_num:,}: {in_words(losses)}")
         return
     if iter_num >= args.max_iters:
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
@@ -336,8 +355,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     looked_at, wait_before = iter_num, 0.0
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
-        share = lr_share(iter_num, args)
-        loss_sum += forward_backward(train_model, batches, iter_num, args, autocast, scaler, device, rank, num_ranks)
+        share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
+        loss_sum += forward_backward(train_model, batches, iter_num, args, length, autocast, scaler, device, rank, num_ranks)
         update(model, optimizer, scaler, learning_rates, share, args.grad_clip)
         bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), iter_num, bad_iter)
         iter_num += 1
@@ -356,12 +375,11 @@ def train(args, argv, device, rank, num_ranks, stack):
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
         if evaluate:
-            losses = estimate_loss(model, compiled_model, dataset, args, autocast, device, rank, num_ranks)
-            row |= dict(train_loss=losses["train"], val_loss=losses["val"])
+            losses = estimate_loss(model, compiled_model, dataset, args, length, autocast, device, rank, num_ranks)
+            row |= {f"{split}_loss": loss for split, loss in losses.items()}
             is_best = losses["val"] < best_val_loss
             best_val_loss = min(losses["val"], best_val_loss)
-            log.line(f"iteration {iter_num:,}: train loss {losses['train']:.4f}, val loss {losses['val']:.4f}"
-                     f"{' (best)' if is_best else ''}")
+            log.line(f"iteration {iter_num:,}: {in_words(losses)}{' (best)' if is_best else ''}")
         log.row(**row)
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)

@@ -11,8 +11,8 @@ from model import ARCHITECTURES
 from optim import SCHEDULES
 
 # what a resumed run must leave as it was: the order of the data, and the shape of the model
-FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "seed", "arch",
-          "n_layer", "n_head", "n_kv_head", "n_embd", "bias", "optimizer")
+FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "first_block_size", "seed", "arch",
+          "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "bias", "optimizer")
 
 
 def _checked(kind, holds, words):
@@ -87,6 +87,7 @@ def _parser(problems):
     flag("--sampling_method", _choice(*SAMPLING_METHODS), "random", ", ".join(SAMPLING_METHODS))
     flag("--batch_size", count, 64, "sequences a micro-batch")
     flag("--block_size", count, 64, "tokens of context, the length of a sequence")
+    flag("--first_block_size", count, None, "tokens of context at first; doubled by and by to block_size (default block_size)")
     flag("--gradient_accumulation_steps", count, 1, "micro-batches an iteration, shared out to all ranks")
 
     group = parser.add_argument_group("model")
@@ -95,6 +96,7 @@ def _parser(problems):
     flag("--n_head", count, 4, "attention heads a block")
     flag("--n_kv_head", count, None, "modern: heads of keys and values, a divisor of n_head (default n_head)")
     flag("--n_embd", count, 128, "channels")
+    flag("--n_hidden", count, None, "width inside the MLP (default 8/3 n_embd, up to a multiple of 64; gpt2: 4 n_embd)")
     flag("--dropout", share, 0.0, "share of activations dropped in training; 0 for much data, 0.1 to 0.3 for little")
     flag("--bias", _boolean, None, "gpt2: biases in Linear and LayerNorm layers (default false)")
 
@@ -117,6 +119,7 @@ def _parser(problems):
     group = parser.add_argument_group("evaluation and logging")
     flag("--eval_interval", count, 200, "iterations from one evaluation, and checkpoint, to the next")
     flag("--eval_iters", count, 30, "batches of batch_size windows evaluated a split, at most")
+    flag("--eval_train", _boolean, True, "evaluate on windows of train too, not of val alone")
     flag("--eval_only", _boolean, False, "evaluate once, train nothing")
     flag("--log_interval", count, 10, "iterations from one progress line to the next")
     flag("--max_sample_tokens", whole, 300, "tokens of the sample printed at the end")
@@ -193,6 +196,9 @@ def check_args(args, given, problems):
         problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head}")
     if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} is no divisor of --n_head {args.n_head}")
+    first, full = args.first_block_size, args.block_size
+    if first and full and (full % first or (full // first).bit_count() > 1):
+        problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times")
     for name, value, needed in (("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
                                 ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, value) not in (needed, None):

@@ -16,12 +16,13 @@ from train_args import parse_args
 
 FLAGS = {  # every flag and its default; a new one, or another default, is changed here on purpose
     "dataset": "shakespeare_char", "sampling_method": "random", "batch_size": 64, "block_size": 64,
-    "gradient_accumulation_steps": 1,
-    "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "dropout": 0.0, "bias": False,
+    "first_block_size": None, "gradient_accumulation_steps": 1,
+    "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
+    "dropout": 0.0, "bias": False,
     "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
     "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
     "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
-    "eval_interval": 200, "eval_iters": 30, "eval_only": False, "log_interval": 10, "max_sample_tokens": 300,
+    "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "log_interval": 10, "max_sample_tokens": 300,
     "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
     "compile": "auto",
 }
@@ -119,6 +120,12 @@ def test_flags_that_contradict_each_other_are_named_together():
     assert refused("--overwrite", "--init_from=resume") == "--overwrite and --init_from resume contradict each other"
 
 
+@pytest.mark.parametrize("first", [3, 24, 128])
+def test_windows_can_only_grow_by_doubling(first):
+    assert refused("--block_size=64", f"--first_block_size={first}") == (
+        f"--block_size 64 is not --first_block_size {first} doubled some times")
+
+
 def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
     assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4"
     assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
@@ -167,7 +174,7 @@ SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n
          "out_dir": "out/x"}
 OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "gradient_accumulation_steps": 3,
          "block_size": 9, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30, "bias": False, "arch": "modern",
-         "n_kv_head": 1, "optimizer": "muon"}
+         "n_kv_head": 1, "optimizer": "muon", "first_block_size": 3, "n_hidden": 7}
 
 
 def test_resume_keeps_the_saved_arguments_but_for_the_flags_given_now():

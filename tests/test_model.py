@@ -10,7 +10,7 @@ import torch
 from helpers import one_thread  # noqa: F401
 from torch.nn import functional as F
 
-from model import GPT, GPTConfig, draw
+from model import GPT, GPTConfig, NormOnCPU, draw
 
 SIZES = dict(block_size=16, vocab_size=65, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
 KINDS = {"modern": dict(arch="modern"), "grouped": dict(arch="modern", n_kv_head=1), "gpt2": dict(arch="gpt2"),
@@ -49,6 +49,20 @@ def generate_slowly(model, idx, max_new_tokens, choose):
         new = choose(logits)
         idx, context = torch.cat((idx, new), 1), torch.cat((context, new), 1)
     return idx
+
+
+# ---- its parts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_the_cpu_is_the_norm_of_torch_and_so_is_its_gradient(dtype):
+    x = torch.randn(3, 5, 2, 32, dtype=dtype, requires_grad=True)
+    weight, grad = torch.randn(32, requires_grad=True), torch.randn(3, 5, 2, 32)
+    gradients = []
+    for y in (NormOnCPU.apply(x, weight, 1e-6), F.rms_norm(x.float(), (32,), weight, 1e-6)):
+        gradients.append((y.float(), *torch.autograd.grad(y, (x, weight), grad.to(y.dtype))))
+    for ours, reference in zip(*gradients):
+        assert torch.allclose(ours.float(), reference.float(), atol=1e-5 if dtype == torch.float32 else 1e-1)
 
 
 # ---- forward

@@ -28,7 +28,7 @@ from data.errors import UserError
 from data.files import lock
 from data.sampler import SAMPLING_METHODS
 from data.tokenizer import get_encoding
-from optim import SCHEDULES, configure_optimizer, lr_share, orthogonalize
+from optim import SCHEDULES, block_size_at, configure_optimizer, lr_share, orthogonalize
 from runs import RunLog, load_checkpoint, save_checkpoint
 from train_args import parse_args
 
@@ -160,12 +160,44 @@ def test_accumulated_micro_batches_train_like_one_batch(fox):
     assert float(one["val_loss"]) == pytest.approx(float(four["val_loss"]), abs=1e-3)
 
 
-def test_a_run_in_bfloat16_resumes_exactly_too(fox):
-    flags = [f"--dataset={fox}", "--dtype=bfloat16", "--dropout=0.2", "--lr_decay_iters=6"]
-    run(*flags, "--max_iters=6", "--out_dir=whole")
-    run(*flags, "--max_iters=3", "--out_dir=halves")
-    resume("halves", "--max_iters=6")
-    assert_same_training("whole", "halves")
+@pytest.mark.parametrize("compile", ["false", pytest.param("true", marks=pytest.mark.long)])
+def test_30_steps_are_10_and_20_with_muon_bfloat16_and_growing_windows(fox, compile):
+    flags = [f"--dataset={fox}", "--dtype=bfloat16", "--dropout=0.2", "--lr_decay_iters=30", "--first_block_size=4",
+             "--sampling_method=without_replacement", f"--compile={compile}"]
+    run(*flags, "--max_iters=30", "--eval_interval=10", "--out_dir=whole")
+    run(*flags, "--max_iters=10", "--out_dir=parts")
+    resume("parts", "--max_iters=18")
+    resume("parts", "--max_iters=30")
+    assert_same_training("whole", "parts")
+
+
+def test_growing_windows_are_the_windows_of_block_size_cut_up(fox, monkeypatch):
+    """The same tokens, in the same order and with the same targets, in sequences of 4, then 8, then 16."""
+    seen = {}
+    def record(name):
+        forward = train.GPT.forward
+        def recording(self, idx, targets=None, cache=None):
+            if self.training:
+                seen.setdefault(name, []).append((idx, targets))
+            return forward(self, idx, targets, cache)
+        monkeypatch.setattr(train.GPT, "forward", recording)
+        return name
+    for flags in ([], ["--first_block_size=4"]):
+        with monkeypatch.context() as monkeypatch:
+            run(f"--dataset={fox}", "--max_iters=8", f"--out_dir={record(len(flags))}", *flags)
+    assert [tuple(x.shape) for x, _ in seen[1]] == [(16, 4)] * 4 + [(8, 8)] * 2 + [(4, 16)] * 2
+    for whole, pieces in zip(seen[0], seen[1], strict=True):
+        for a, b in zip(whole, pieces):
+            assert torch.equal(a, b.reshape(a.shape))
+
+
+def test_val_alone_is_evaluated_where_train_is_not_asked_for(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=both")
+    run(f"--dataset={fox}", "--max_iters=2", "--eval_train=false", "--out_dir=val")
+    both, val = log_rows("both")[-1], log_rows("val")[-1]
+    assert val["val_loss"] == both["val_loss"] and (both["train_loss"] != "") and val["train_loss"] == ""
+    assert re.search(r"iteration 2: val loss [\d.]+ \(best\)", capsys.readouterr().out)
+    assert_same_training("both", "val")
 
 
 def test_a_run_whose_folder_was_moved_resumes_there(fox):
@@ -748,6 +780,14 @@ def test_the_learning_rate_warms_up_from_above_zero_stays_and_falls_to_its_last_
         assert shares[75] == pytest.approx(0.55)  # half way
     args.lr_decay_iters = 50
     assert lr_share(80, args) == (1.0 if schedule == "constant" else pytest.approx(0.1))
+
+
+def test_windows_grow_by_doubling_over_the_second_half():
+    args = parse_args(["--block_size=256", "--first_block_size=64", "--max_iters=8"])
+    assert [block_size_at(i, args) for i in range(10)] == [64] * 4 + [128] * 2 + [256] * 4
+    args = parse_args(["--block_size=16", "--first_block_size=1", "--max_iters=80", "--lr_decay_iters=8"])
+    assert [block_size_at(i, args) for i in range(9)] == [1] * 4 + [2, 4, 8, 16, 16]
+    assert {block_size_at(i, parse_args([])) for i in range(400)} == {64}
 
 
 def test_adamw_is_the_adamw_of_torch(fox):
