@@ -55,13 +55,18 @@ class KVCache:
         return (store[:, :, :end] for store in self.layers[layer])
 
 
+def inverse_rms(x, eps):
+    """x (..., C) -> (..., 1) float32: 1 / the root of the mean square of the last dimension."""
+    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+    return square.div_(x.size(-1)).add_(eps).rsqrt_()
+
+
 class NormOnCPU(torch.autograd.Function):
     """F.rms_norm(x, weight): torch has no kernel of its own for CPUs, and its sum of parts takes twice as long."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-        scale = (square / x.size(-1)).add_(eps).rsqrt_()  # (..., 1)
+        scale = inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -77,7 +82,9 @@ class NormOnCPU(torch.autograd.Function):
 class RMSNorm(nn.RMSNorm):
     def forward(self, x):
         if x.device.type == "cpu":
-            return NormOnCPU.apply(x, self.weight, self.eps)
+            if torch.is_grad_enabled():
+                return NormOnCPU.apply(x, self.weight, self.eps)
+            return (x * inverse_rms(x, self.eps)).mul_(self.weight)
         # under autocast x may be narrower than the weight, which torch's own kernels refuse
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
@@ -87,21 +94,21 @@ def norm(config, width):
 
 
 def rotary_table(block_size, hs):
-    """(cos, sin), each (block_size, 1, hs / 2): the angle of a position for each pair of channels (arXiv:2104.09864)."""
+    """(cos, sin), each (block_size, 1, hs): the angle of a position for each pair of channels (arXiv:2104.09864); the
+    sine of a pair's first channel is negated."""
     frequencies = ROPE_THETA ** (-torch.arange(0, hs, 2).float() / hs)
     angles = torch.outer(torch.arange(block_size).float(), frequencies)[:, None]
-    return angles.cos(), angles.sin()
+    return torch.cat((angles.cos(), angles.cos()), -1), torch.cat((-angles.sin(), angles.sin()), -1)
 
 
 def rotate(x, cos, sin):
     """x (B, T, nh, hs): channel i and i + hs/2, as a pair, turned by the angle of the position."""
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin)
 
 
 def attention(q, k, v, **how):
     """F.scaled_dot_product_attention; on CPUs in float32 under autocast too, where bfloat16 takes five times as long."""
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(q, k, v, **how)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **how)
@@ -116,7 +123,6 @@ class CausalSelfAttention(nn.Module):
         self.c_k = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
         self.c_v = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.resid_dropout = nn.Dropout(config.dropout)
         if config.arch == "modern":
             self.q_norm, self.k_norm = norm(config, self.hs), norm(config, self.hs)
 
@@ -131,7 +137,7 @@ class CausalSelfAttention(nn.Module):
         # one new token looks at everything before it; several at once are a prompt, and need the causal mask
         y = attention(q, k, v, is_causal=T > 1, enable_gqa=k.size(1) != q.size(1),
                       dropout_p=self.dropout if self.training else 0.0)
-        return self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class MLP(nn.Module):
@@ -140,12 +146,11 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, config.n_hidden, bias=config.bias)
         self.c_gate = nn.Linear(config.n_embd, config.n_hidden, bias=False) if config.arch == "modern" else None
         self.c_proj = nn.Linear(config.n_hidden, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
         # SwiGLU (arXiv:2002.05202), or GELU
         x = self.c_fc(x) * F.silu(self.c_gate(x)) if self.c_gate is not None else F.gelu(self.c_fc(x))
-        return self.dropout(self.c_proj(x))
+        return self.c_proj(x)
 
 
 class Block(nn.Module):
@@ -153,10 +158,11 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.attn = norm(config, config.n_embd), CausalSelfAttention(config, layer)
         self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
+        self.dropout = config.dropout
 
     def forward(self, x, rotary, cache=None):
-        x = x + self.attn(self.ln_1(x), rotary, cache)
-        return x + self.mlp(self.ln_2(x))
+        x = x + F.dropout(self.attn(self.ln_1(x), rotary, cache), self.dropout, self.training)
+        return x + F.dropout(self.mlp(self.ln_2(x)), self.dropout, self.training)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -263,7 +269,7 @@ class GPT(nn.Module):
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=1.0, generator=None):
         """Continue idx (B, t) int64: yields the next token of each row, (B, 1), max_new_tokens times.
 

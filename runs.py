@@ -133,6 +133,26 @@ def resume_command(out_dir):
     return f"{launcher} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
+PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense, by its maker's data sheet
+    "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}
+
+
+def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
+    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known.
+
+    6 a parameter and token, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311, appendix B).
+    """
+    words = torch.cuda.get_device_name(device).replace("-", " ").split() if device.type == "cuda" else []
+    peak = None if "Laptop" in words else next(
+        (flops for name, flops in PEAK_FLOPS.items() if all(word in words for word in name.split())), None)
+    config, embedding = model.config, model.transformer.wte.weight
+    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else model.config.vocab_size * config.n_embd)
+    flops_per_token = 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
+    return flops_per_token * tokens_per_s / (peak * num_ranks) if peak else None
+
+
 def hms(seconds):
     """Seconds as 1:23:45 or 0:07."""
     minutes, seconds = divmod(int(seconds), 60)

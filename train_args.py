@@ -3,6 +3,7 @@ import argparse
 import difflib
 import math
 import os
+import shlex
 
 from data.dataset import DATA
 from data.errors import Parser, UserError
@@ -63,11 +64,14 @@ def _dataset(text):
 
 def _parser(problems):
     parser = Parser(
-        prog="python train.py", usage="python train.py [--flag=value ...]", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python train.py", usage="python train.py [@file.args ...] [--flag=value ...]", allow_abbrev=False,
+        fromfile_prefix_chars="@", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a GPT on data/<dataset>/.\n\n"
                     "  python train.py                                        the default: plays by characters, on a CPU\n"
                     "  python train.py --dataset=mydata --max_iters=5000      your own\n"
+                    "  python train.py @configs/gpt2_124m.args --dataset=mydata   flags from a file, then others\n"
                     "  python train.py --init_from=resume --out_dir=out/x     go on with a stopped run")
+    parser.convert_arg_line_to_args = lambda line: shlex.split(line, comments=True)
     group = None
 
     def flag(name, kind, default, help):
@@ -145,7 +149,7 @@ def _parse(argv, problems):
         near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
         if not word.startswith("-"):
             near = [f"--{name}"] if f"--{name}" in flags else [f"--dataset={word}"] if (DATA / word).is_dir() else []
-        problems.append(f"{word} is no flag of train.py" + (f"; did you mean {near[0]}?" if near else ""))
+        problems.append(f"{word} is no flag of train.py" + (f" (did you mean {near[0]}?)" if near else ""))
     only_given = _parser([])
     for action in only_given._actions:
         action.default = argparse.SUPPRESS

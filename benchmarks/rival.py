@@ -1,6 +1,7 @@
 """What the benchmarks share: single functions and scripts of a nanoGPT checkout (--nanogpt PATH), and A B A B timing."""
 import argparse
 import ast
+import importlib.util
 import os
 import statistics
 import sys
@@ -24,6 +25,14 @@ def function_of(script, name, namespace):
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     exec(compile(tree, str(script), "exec"), namespace)
     return namespace[name]
+
+
+def module_of(script, name="rival_module"):
+    """A script as a module, under a name that hides none of ours."""
+    spec = importlib.util.spec_from_file_location(name, script)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def seconds(work):

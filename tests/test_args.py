@@ -109,7 +109,7 @@ def test_all_bad_values_are_in_one_message():
         "--bias maybe: must be true or false",
         "--max_iters 1e3: must be a whole number above 0",
         "--warmup_iters -1: must be a whole number, 0 or more",
-        "--n_lyer=3 is no flag of train.py; did you mean --n_layer?"])
+        "--n_lyer=3 is no flag of train.py (did you mean --n_layer?)"])
 
 
 def test_flags_that_contradict_each_other_are_named_together():
@@ -143,12 +143,12 @@ def test_numbers_that_are_none_are_refused(value):
 
 
 @pytest.mark.parametrize("word, message", [
-    ("--max_iter=5", "--max_iter=5 is no flag of train.py; did you mean --max_iters?"),
-    ("--eval-interval=5", "--eval-interval=5 is no flag of train.py; did you mean --eval_interval?"),
-    ("--batch=4", "--batch=4 is no flag of train.py; did you mean --batch_size?"),
+    ("--max_iter=5", "--max_iter=5 is no flag of train.py (did you mean --max_iters?)"),
+    ("--eval-interval=5", "--eval-interval=5 is no flag of train.py (did you mean --eval_interval?)"),
+    ("--batch=4", "--batch=4 is no flag of train.py (did you mean --batch_size?)"),
     ("--zzzzzzzz", "--zzzzzzzz is no flag of train.py"),
     ("config/train.py", "config/train.py is no flag of train.py"),
-    ("batch_size=4", "batch_size=4 is no flag of train.py; did you mean --batch_size?")])
+    ("batch_size=4", "batch_size=4 is no flag of train.py (did you mean --batch_size?)")])
 def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, message):
     assert refused(word) == message
 

@@ -1,0 +1,88 @@
+"""
+Sampling 5 x 500 tokens, side by side with nanoGPT's sample.py: models of one size with random weights, on the CPU.
+Tokens a second of the sampling alone, and of the whole command from process start.
+
+    python benchmarks/sampling.py --nanogpt ../nanoGPT [--rounds 5]
+"""
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rival import ROOT, module_of, paired, parser
+
+import torch
+
+from data.tokenizer import CharTokenizer
+from model import GPT, GPTConfig
+from runs import save_checkpoint
+
+NUM_SAMPLES, NUM_TOKENS, PROMPT = 5, 500, "\n"
+TEXT = "".join(map(chr, range(32, 96))) + "\n"  # 65 characters
+SIZES = dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0, bias=False)
+
+
+def their_folder(checkout, folder):
+    """A copy of nanoGPT with a checkpoint of the size; returns its model."""
+    shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".git", "out*"))
+    theirs = module_of(folder / "model.py")
+    sizes = dict(SIZES, vocab_size=len(TEXT))
+    model = theirs.GPT(theirs.GPTConfig(**sizes))
+    for part in ("out", "data/bench"):
+        (folder / part).mkdir()
+    torch.save({"model": model.state_dict(), "model_args": sizes, "config": {"dataset": "bench"}}, folder / "out/ckpt.pt")
+    chars = sorted(set(TEXT))
+    with open(folder / "data/bench/meta.pkl", "wb") as file:
+        pickle.dump({"vocab_size": len(TEXT), "stoi": {c: i for i, c in enumerate(chars)},
+                     "itos": dict(enumerate(chars))}, file)
+    return model.eval()
+
+
+def our_folder(folder):
+    """A run's folder with a checkpoint of the size; returns its model."""
+    folder.mkdir()
+    model = GPT(GPTConfig(vocab_size=len(TEXT), n_kv_head=SIZES["n_head"], **SIZES))
+    with torch.no_grad():
+        for p in model.parameters():  # the head starts at zero; draws should be of something
+            p.add_(torch.randn_like(p) * 0.02)
+    meta = CharTokenizer.from_text(TEXT).to_meta()
+    save_checkpoint(folder, {"model": model.state_dict(), "model_args": asdict(model.config), "args": {}, "meta": meta,
+                             "iter_num": 0}, is_best=False)
+    return model.eval()
+
+
+def main():
+    p = parser(__doc__)
+    p.add_argument("--rounds", type=int, default=5)
+    args = p.parse_args()
+    start = torch.zeros((1, 1), dtype=torch.int64)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        folder = Path(folder)
+        theirs, ours = their_folder(args.nanogpt, folder / "nanogpt"), our_folder(folder / "run")
+
+        def their_sampling():
+            for _ in range(NUM_SAMPLES):
+                theirs.generate(start, NUM_TOKENS, temperature=0.8, top_k=200)
+
+        def our_sampling():
+            ours.generate(start.repeat(NUM_SAMPLES, 1), NUM_TOKENS, temperature=0.8, top_k=200)
+
+        def command(cwd, *flags):
+            return lambda: subprocess.run([sys.executable, "sample.py", *flags, f"--num_samples={NUM_SAMPLES}",
+                                           f"--max_new_tokens={NUM_TOKENS}", "--device=cpu"], cwd=cwd, check=True,
+                                          stdout=subprocess.DEVNULL)
+
+        for what, a, b in (("sampling alone", their_sampling, our_sampling),
+                           ("the command", command(folder / "nanogpt", "--out_dir=out"),
+                            command(ROOT, f"--out_dir={folder}/run"))):
+            a, b, ratio = paired(a, b, args.rounds)
+            tokens = NUM_SAMPLES * NUM_TOKENS
+            print(f"{what}: nanoGPT {tokens / a:,.0f} tokens/s ({a:.2f} s), ours {tokens / b:,.0f} ({b:.2f} s), "
+                  f"{ratio:.1f} times", flush=True)
+
+
+if __name__ == "__main__":
+    main()
