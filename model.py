@@ -51,8 +51,8 @@ class KVCache:
         """Store k, v (B, n_kv_head, T, hs) behind what is there; all of that layer's keys and values so far."""
         end = self.length + k.size(2)
         for store, new in zip(self.layers[layer], (k, v)):
-            store[:, :, self.length : end] = new
-        return (store[:, :, :end] for store in self.layers[layer])
+            store.narrow(2, self.length, k.size(2)).copy_(new)
+        return (store.narrow(2, 0, end) for store in self.layers[layer])
 
 
 def inverse_rms(x, eps):
@@ -74,23 +74,29 @@ class NormOnCPU(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         normed, dnormed = x * scale, grad * weight
-        dweight = (grad * normed).flatten(0, -2).sum(0)
+        dweight = (grad * normed).sum_to_size(weight.shape)
         along = (dnormed * normed).mean(-1, keepdim=True)  # what would change the length alone
         return torch.addcmul(dnormed, normed, along, value=-1).mul_(scale).to(x.dtype), dweight, None
 
 
-class RMSNorm(nn.RMSNorm):
+def rms_norm(x, weight, eps=1e-6):
+    """x (..., C) with its last dimension brought to a mean square of 1, times weight, (C) or (nh, C)."""
+    if x.device.type != "cpu":
+        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight.to(x.dtype)
+    return NormOnCPU.apply(x, weight, eps) if torch.is_grad_enabled() else (x * inverse_rms(x, eps)).mul_(weight)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
     def forward(self, x):
-        if x.device.type == "cpu":
-            if torch.is_grad_enabled():
-                return NormOnCPU.apply(x, self.weight, self.eps)
-            return (x * inverse_rms(x, self.eps)).mul_(self.weight)
-        # under autocast x may be narrower than the weight, which torch's own kernels refuse
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, self.weight)
 
 
-def norm(config, width):
-    return RMSNorm(width, eps=1e-6) if config.arch == "modern" else nn.LayerNorm(width, bias=config.bias)
+def norm(config):
+    return RMSNorm(config.n_embd) if config.arch == "modern" else nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
 def rotary_table(block_size, hs):
@@ -117,25 +123,28 @@ def attention(q, k, v, **how):
 class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.layer, self.dropout, self.hs = layer, config.dropout, config.n_embd // config.n_head
-        # a matrix each: Muon takes them one by one, and CPUs are no faster with all in one
-        self.c_q = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.c_k = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
-        self.c_v = nn.Linear(config.n_embd, config.n_kv_head * self.hs, bias=config.bias)
+        self.layer, self.dropout = layer, config.dropout
+        self.n_head, self.n_kv_head, self.hs = config.n_head, config.n_kv_head, config.n_embd // config.n_head
+        # query, key and value of all heads in one product
+        self.c_attn = nn.Linear(config.n_embd, (self.n_head + 2 * self.n_kv_head) * self.hs, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         if config.arch == "modern":
-            self.q_norm, self.k_norm = norm(config, self.hs), norm(config, self.hs)
+            self.q_norm, self.k_norm = (nn.Parameter(torch.ones(self.hs)) for _ in range(2))
 
     def forward(self, x, rotary, cache=None):
         B, T, C = x.shape
-        q, k, v = (linear(x).view(B, T, -1, self.hs) for linear in (self.c_q, self.c_k, self.c_v))  # (B, T, nh, hs)
-        if rotary is not None:
-            q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # (B, nh, T, hs), k and v with n_kv_head
+        nh, n_kv_head, heads = self.n_head, self.n_kv_head, self.c_attn(x).view(B, T, -1, self.hs)
+        if rotary is not None:  # query and key together: as many numbers, half the operations
+            qk, v = heads.split((nh + n_kv_head, n_kv_head), dim=2)
+            weight = torch.cat((self.q_norm.expand(nh, -1), self.k_norm.expand(n_kv_head, -1)))
+            q, k = rotate(rms_norm(qk, weight), *rotary).split((nh, n_kv_head), dim=2)
+        else:
+            q, k, v = heads.split((nh, n_kv_head, n_kv_head), dim=2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, nh, T, hs), k and v with n_kv_head
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         # one new token looks at everything before it; several at once are a prompt, and need the causal mask
-        y = attention(q, k, v, is_causal=T > 1, enable_gqa=k.size(1) != q.size(1),
+        y = attention(q, k, v, is_causal=T > 1, enable_gqa=n_kv_head != nh,
                       dropout_p=self.dropout if self.training else 0.0)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -156,8 +165,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
-        self.ln_1, self.attn = norm(config, config.n_embd), CausalSelfAttention(config, layer)
-        self.ln_2, self.mlp = norm(config, config.n_embd), MLP(config)
+        self.ln_1, self.attn = norm(config), CausalSelfAttention(config, layer)
+        self.ln_2, self.mlp = norm(config), MLP(config)
         self.dropout = config.dropout
 
     def forward(self, x, rotary, cache=None):
@@ -204,7 +213,7 @@ class GPT(nn.Module):
             wte=nn.Embedding(rows, config.n_embd),
             drop=nn.Dropout(config.dropout),
             h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-            ln_f=norm(config, config.n_embd),
+            ln_f=norm(config),
         ))
         self.lm_head = nn.Linear(config.n_embd, rows, bias=False)
         if config.arch == "gpt2":
@@ -235,6 +244,12 @@ class GPT(nn.Module):
             nn.init.zeros_(module.c_proj.weight)
         if module is self:
             nn.init.zeros_(self.lm_head.weight)
+
+    def stacked_rows(self, p):
+        """Rows of each matrix in a block's parameter: c_attn holds query, key and value."""
+        attn = self.transformer.h[0].attn
+        is_stacked = any(p is block.attn.c_attn.weight for block in self.transformer.h)
+        return [n * attn.hs for n in (attn.n_head, attn.n_kv_head, attn.n_kv_head)] if is_stacked else [p.size(0)]
 
     def num_params(self):
         """Parameters, without the position embedding and the padding rows."""

@@ -38,7 +38,8 @@ class Optimizer:
     """Groups of parameters, each a dict with "params", "rule" ("muon" or "adamw"), "lr", "weight_decay", and
 
     adamw: "betas", "eps" (Loshchilov and Hutter, arXiv:1711.05101).
-    muon, for matrices only: "momentum", "dtype" (see orthogonalize()). The update is the orthogonalized momentum (Jordan et al.,
+    muon, for matrices only: "momentum", "dtype" (see orthogonalize()), and "parts", for each parameter the row counts
+        of the matrices that are stacked in it. The update is the orthogonalized momentum (Jordan et al.,
         kellerjordan.github.io/posts/muon).
 
     Weight decay is decoupled: a step shrinks a weight by lr * weight_decay.
@@ -77,14 +78,15 @@ class Optimizer:
                             beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False,
                             maximize=False)
 
-    def _muon(self, params, lr, momentum, weight_decay, dtype, **_):
+    def _muon(self, params, lr, momentum, weight_decay, dtype, parts, **_):
         grads, means = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, means, momentum)  # Nesterov: the mean as it will be
         torch._foreach_mul_(params, 1 - lr * weight_decay)
         by_shape = {}  # matrices of one shape go through the products together
-        for p, update in zip(params, updates):
-            by_shape.setdefault(p.shape, []).append((p, update))
+        for p, update, rows in zip(params, updates, parts):
+            for part, part_update in zip(p.split(rows), update.split(rows)):
+                by_shape.setdefault(part.shape, []).append((part, part_update))
         for (rows, cols), pairs in by_shape.items():
             matrices, updates = zip(*pairs)
             new = orthogonalize(torch.stack(updates), dtype)
@@ -105,7 +107,8 @@ def configure_optimizer(model, args):
                           {**adamw, "params": vectors, "weight_decay": 0.0}])
     return Optimizer([
         {"rule": "muon", "params": matrices, "lr": args.muon_learning_rate, "momentum": args.muon_momentum,
-         "weight_decay": args.weight_decay, "dtype": torch.bfloat16 if args.dtype == "bfloat16" else torch.float32},
+         "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices],
+         "dtype": torch.bfloat16 if args.dtype == "bfloat16" else torch.float32},
         {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
 
 

@@ -2,7 +2,7 @@
 Sampling 5 x 500 tokens, side by side with nanoGPT's sample.py: models of one size with random weights, on the CPU.
 Tokens a second of the sampling alone, and of the whole command from process start.
 
-    python benchmarks/sampling.py --nanogpt ../nanoGPT [--rounds 5]
+    python benchmarks/sampling.py --nanogpt ../nanoGPT [--arch gpt2] [--size 384]
 """
 import pickle
 import shutil
@@ -17,19 +17,22 @@ from rival import ROOT, module_of, paired, parser
 import torch
 
 from data.tokenizer import CharTokenizer
-from model import GPT, GPTConfig
+from model import ARCHITECTURES, GPT, GPTConfig
 from runs import save_checkpoint
 
 NUM_SAMPLES, NUM_TOKENS, PROMPT = 5, 500, "\n"
 TEXT = "".join(map(chr, range(32, 96))) + "\n"  # 65 characters
-SIZES = dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0, bias=False)
+SIZES = {  # of nanoGPT's CPU command, and of its config/train_shakespeare_char.py
+    "small": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, dropout=0.0, bias=False),
+    "384": dict(n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.0, bias=False),
+}
 
 
-def their_folder(checkout, folder):
+def their_folder(checkout, folder, sizes):
     """A copy of nanoGPT with a checkpoint of the size; returns its model."""
     shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns(".git", "out*"))
     theirs = module_of(folder / "model.py")
-    sizes = dict(SIZES, vocab_size=len(TEXT))
+    sizes = {**sizes, "vocab_size": len(TEXT)}
     model = theirs.GPT(theirs.GPTConfig(**sizes))
     for part in ("out", "data/bench"):
         (folder / part).mkdir()
@@ -41,10 +44,10 @@ def their_folder(checkout, folder):
     return model.eval()
 
 
-def our_folder(folder):
+def our_folder(folder, sizes, arch):
     """A run's folder with a checkpoint of the size; returns its model."""
     folder.mkdir()
-    model = GPT(GPTConfig(vocab_size=len(TEXT), n_kv_head=SIZES["n_head"], **SIZES))
+    model = GPT(GPTConfig(arch=arch, vocab_size=len(TEXT), n_kv_head=sizes["n_head"], **sizes))
     with torch.no_grad():
         for p in model.parameters():  # the head starts at zero; draws should be of something
             p.add_(torch.randn_like(p) * 0.02)
@@ -56,12 +59,15 @@ def our_folder(folder):
 
 def main():
     p = parser(__doc__)
+    p.add_argument("--arch", choices=ARCHITECTURES, default="modern", help="our block; gpt2 is nanoGPT's own")
+    p.add_argument("--size", choices=SIZES, default="small")
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
     start = torch.zeros((1, 1), dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         folder = Path(folder)
-        theirs, ours = their_folder(args.nanogpt, folder / "nanogpt"), our_folder(folder / "run")
+        theirs = their_folder(args.nanogpt, folder / "nanogpt", SIZES[args.size])
+        ours = our_folder(folder / "run", SIZES[args.size], args.arch)
 
         def their_sampling():
             for _ in range(NUM_SAMPLES):
