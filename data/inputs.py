@@ -6,6 +6,7 @@
 
 All of them can be read again and again, and know how far they have been read, for the progress line.
 """
+import collections
 import contextlib
 import csv
 import glob
@@ -20,7 +21,9 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from data.errors import UserError
+import numpy as np
+
+from data.errors import UserError, optional
 from data.files import decode_blocks, open_input
 
 BLOCK = 1 << 20  # bytes read at once
@@ -43,8 +46,13 @@ def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0):
 
 
 def open_inputs(paths, **rows):
-    """What the files hold: TextFile for a single plain text, else Documents. rows: as read_documents takes them."""
+    """What the files hold: TextFile for a single plain text, Shards for .bin files, else Documents.
+
+    rows: as read_documents() takes them.
+    """
     paths = expand(paths)
+    if Path(paths[0]).suffix == ".bin":
+        return Shards(paths)
     return TextFile(paths[0]) if len(paths) == 1 and kind_of(paths[0]) == "text" else Documents(paths, **rows)
 
 
@@ -108,10 +116,52 @@ class TextFile(_Input):
     def __init__(self, path):
         super().__init__([path])
         self.name = "standard input" if path == "-" else Path(path).name
+        self._length = None
+
+    def __iter__(self):
+        self.position, length = 0, 0
+        for piece in self.pieces(self.paths[0]):
+            length += len(piece)
+            yield piece
+        self._length = length
+
+    def length(self):
+        """Characters; the file is read for it, unless it has been read before."""
+        if self._length is None:
+            collections.deque(self, maxlen=0)
+        return self._length
+
+
+class Shards(_Input):
+    """Token ids that llm.c or modded-nanogpt prepared: files of a 256-int header, then ids; as arrays of ids."""
+    HEADERS = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # (magic, version): ids
+
+    def __init__(self, paths):
+        super().__init__(paths)
+        self.name = f"{Path(paths[0]).name} and {len(paths) - 1} more" if len(paths) > 1 else Path(paths[0]).name
+        self._shards = [self._opened(path) for path in self.paths]
+
+    def _opened(self, path):
+        """(memory map of the ids) of a shard. Raises UserError where magic, version or length are wrong."""
+        header = np.fromfile(path, "<i4", 256)
+        if len(header) < 256 or (dtype := self.HEADERS.get(tuple(header[:2].tolist()))) is None:
+            raise UserError(f"{path} is no shard of llm.c or modded-nanogpt: it begins with {header[:2].tolist()}, not "
+                            f"with {' or '.join(map(str, map(list, self.HEADERS)))}")
+        count, stated = (path.stat().st_size - 1024) / np.dtype(dtype).itemsize, int(header[2])
+        if count != stated or not stated:
+            raise UserError(f"{path} holds {count:,.10g} ids, its header says {stated:,}. Get it again")
+        return np.memmap(path, dtype, "r", offset=1024)
 
     def __iter__(self):
         self.position = 0
-        return self.pieces(self.paths[0])
+        for ids in self._shards:
+            for start in range(0, len(ids), BLOCK):
+                piece = np.array(ids[start : start + BLOCK])
+                self.position += piece.nbytes
+                yield piece
+
+    def length(self):
+        return sum(map(len, self._shards))
 
 
 class Documents(_Input):
@@ -213,7 +263,7 @@ def _xz(file, path):
 
 
 def _zst(file, path):
-    zstandard = _optional("zstandard", path)
+    zstandard = optional("zstandard", path)
     frame = None  # its stream_reader takes a file that is cut short for whole; this does not
     for packed in _plain(file, path):
         while packed:
@@ -239,14 +289,6 @@ def _in_words(path):
         yield
     except tuple(damaged) as error:
         raise UserError(f"{path} is damaged or cut short ({error}). Get it again") from None
-
-
-def _optional(package, path):
-    """A package that only some files need."""
-    try:
-        return __import__(package)
-    except ImportError:
-        raise UserError(f"{path} needs the package {package}. Run: pip install {package}") from None
 
 
 # ---- rows of a table: (where, dict or _Bad)
@@ -352,9 +394,8 @@ def _tsv(source, path):
 
 
 def _parquet(source, path):
-    _optional("pyarrow", path)
-    import pyarrow
-    import pyarrow.parquet
+    pyarrow = optional("pyarrow", path)
+    parquet = optional("pyarrow.parquet", path)
     with contextlib.ExitStack() as stack:
         name, before = path, source.position
         if path.suffix.lower() in PACKED:  # its table of contents is at the end
@@ -363,7 +404,7 @@ def _parquet(source, path):
                 name.write(block)
             source.position = before
         try:
-            file = stack.enter_context(pyarrow.parquet.ParquetFile(name))
+            file = stack.enter_context(parquet.ParquetFile(name))
             number, total = 0, file.metadata.num_rows
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():

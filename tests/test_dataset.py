@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -91,7 +92,8 @@ def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsy
     train, val = ids_in(folder)
     decode = tokenizer_from_meta(meta).decode
     assert (decode(train), decode(val)) == (text[:750], text[750:])
-    assert capsys.readouterr().out == "mine: train 750 tokens, val 251 tokens, vocab_size 11 (input.txt)\n"
+    assert re.fullmatch(r"mine: train 750 tokens, val 251 tokens, vocab_size 11 \(input.txt\); 1.00 bytes a token, "
+                        r"\d+\.\d s\n", capsys.readouterr().out)
     assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
 
 
