@@ -403,7 +403,7 @@ def open_dataset(name):
     while True:
         stamp = _stamp(folder)
         try:
-            meta = _read_meta(folder)
+            meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
@@ -429,7 +429,7 @@ def open_dataset(name):
     return dataset
 
 
-def _read_meta(folder):
+def read_meta(folder):
     path = folder / "meta.pkl"
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))

@@ -227,7 +227,8 @@ def test_e_names_the_encoding(new_dataset):
 def test_the_help_names_every_flag(new_dataset):
     told = prepared(new_dataset("helped"), "--help")
     for flag in ("-t", "--train_input", "-v", "--val_input", "-p", "--percentage_train", "--method",
-                 "{char,byte,tiktoken}", "-e", "--tiktoken_encoding"):
+                 "{char,byte,tiktoken,custom,sentencepiece,bpe}", "-e", "--tiktoken_encoding", "--text_template",
+                 "--max_bad_rows", "--backend", "--reuse_vocab_of", "--num_workers", "--dask"):
         assert flag in told
     assert "python data/helped/prepare.py" in told
 
@@ -239,8 +240,8 @@ def test_the_templates_own_tokenizer_works_when_its_lines_are_uncommented(new_da
     first = next(i for i, line in enumerate(lines) if re.match(r" +# *class \w+:", line))
     last = next(i for i, line in enumerate(lines) if re.match(r" +# *tokenizer = ", line))
     lines[first : last + 1] = [re.sub("# ?", "", line, count=1) for line in lines[first : last + 1]]
-    program = re.sub(r"\n    tokenizer = make_tokenizer\(.*?\)\n", "\n", "".join(lines), flags=re.DOTALL)
-    assert program.count("make_tokenizer") == 1  # the import
+    program = "".join(lines).replace("    tokenizer = tokenizer_of(args, text, val_text)\n", "")
+    assert program.count("tokenizer_of") == 1  # the import
     (folder / "prepare.py").write_text(program)
     words = re.findall(r"\w+|\W", TEXT)
     assert prepared(folder).count(f"vocab_size {len(set(words))} (input.txt); ") == 1
@@ -498,8 +499,8 @@ def test_a_folder_of_files_is_the_templates_second_line_uncommented(new_dataset)
     for i in range(40):
         (folder / "texts" / f"{i:02}.txt").write_text(f"story {i}")
     program = (folder / "prepare.py").read_text()
-    program = program.replace("    #    text = [read_text", "    text = [read_text").replace(
-        "    text = read_text(args.train_input)\n", "")
+    program = program.replace("    text, val_text = inputs(args)\n", "").replace(
+        "    #    text, val_text = [", "    text, val_text = [")
     (folder / "prepare.py").write_text(program)
     prepared(folder)
     both = text_of(folder, "train") + text_of(folder, "val")
