@@ -41,9 +41,7 @@ def split_pieces(text, val_text, percentage_train, seed=0):
         for document in part:
             if val_text is None:
                 split = "train" if _share(document, seed) < percentage_train else "val"
-            *some, last = _slices(document) if len(document) > SLICE else [document]
-            yield from ((split, piece, GOES_ON) for piece in some)
-            yield split, last, ENDS_DOCUMENT
+            yield split, document, ENDS_DOCUMENT
 
 
 def train_pieces(text, val_text, percentage_train, seed=0):
@@ -55,8 +53,8 @@ def _length(text):
     return len(text) if isinstance(text, str) else text.length()
 
 
-def _slices(text):
-    return (text[i : i + SLICE] for i in range(0, len(text), SLICE))
+def _slices(text, size=SLICE):
+    return (text[i : i + size] for i in range(0, len(text), size))
 
 
 def _share(document, seed):
@@ -85,7 +83,7 @@ def units(pieces, border, size=UNIT):
     """
     unit, unit_size = [], 0
     held, held_size, wanted = [], 0, size  # pieces of a text that goes on
-    for split, piece, end in pieces:
+    for split, piece, end in _at_most(size, pieces):
         held.append(piece)
         held_size += len(piece)
         if end == GOES_ON and held_size < wanted:
@@ -104,6 +102,14 @@ def units(pieces, border, size=UNIT):
             unit, unit_size = [], 0
     if unit:
         yield unit
+
+
+def _at_most(size, pieces):
+    """The same pieces, those longer than `size` in several."""
+    for split, piece, end in pieces:
+        *some, last = _slices(piece, size) if len(piece) > size else [piece]
+        yield from ((split, part, GOES_ON) for part in some)
+        yield split, last, end
 
 
 def _joined(pieces):

@@ -192,7 +192,8 @@ class TiktokenTokenizer:
     def border(self, text):
         if self.name not in BORDERS_KNOWN:
             return 0
-        at = _last_border(text, len(text))
+        longest = max(map(len, self.additional_tokens), default=1)  # one may have begun that is not all there yet
+        at = _last_border(text, len(text) - longest + 1)
         while at and any(token in text[max(0, at - len(token) + 1) : at + len(token) - 1] for token in self.additional_tokens):
             at = _last_border(text, at)
         return at
@@ -257,7 +258,7 @@ BORDER = re.compile(r"(?<=[^\W_])(?=\n)|(?<=\S)(?= [A-Za-z])")
 def _last_border(text, end):
     """The last border of text before `end`, above 0; 0 where there is none."""
     size = 256
-    while True:
+    while end > 0:
         start = max(0, end - size)
         found = 0
         for match in BORDER.finditer(text, start, end):  # it sees one character to the left of start
@@ -266,6 +267,7 @@ def _last_border(text, end):
         if found or not start:
             return found
         end, size = start + 1, size * 8
+    return 0
 
 
 class TableTokenizer:
