@@ -6,6 +6,7 @@
 A folder is whole or visibly not: meta.pkl goes first and comes back last. README.md beside this file says what each key holds.
 """
 import collections
+import concurrent.futures
 import contextlib
 import difflib
 import hashlib
@@ -113,7 +114,9 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
                 structure.update(b"%s %d %d " % (split.encode(), len(raw), end))
             if own and not at:
                 _warn_if_lossy(tokenizer, unit[0][1])
-            key = f"{digest.hexdigest()} {structure.hexdigest()}"  # of the source up to the end of this unit
+            end_of_unit = structure.copy()
+            end_of_unit.update(digest.digest())
+            key = end_of_unit.hexdigest()[:32]  # of the source up to here
             start, at = at, at + sum(len(text) for _, text, _ in unit)
             if not bins.holds(key):
                 keys.append((key, start))
@@ -165,7 +168,7 @@ class _Bins:
         self.journal_path = folder / "units.tmp"
         self.dtype = token_dtype(meta["vocab_size"])
         what = sorted((k, v) for k, v in meta.items() if k not in ("stoi", "itos"))
-        self.identity = f"1 {hashlib.sha256(repr(what).encode()).hexdigest()}"
+        self.identity = f"1 {hashlib.sha256(repr(what).encode()).hexdigest()}\n"
         # a tokenizer of one's own may have changed in ways that its table doesn't show
         self.remembers = meta["tokenizer"] != "custom"
         self.complete, self.at, self.journal, self.files = False, 0, None, {}
@@ -173,55 +176,58 @@ class _Bins:
             for split in SPLITS:
                 if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
                     os.replace(folder / f"{split}.bin", self.temporary[split])
-        self.records = self._read_journal() if self.remembers else []
-        self._go_back(len(self.records))
+        self.hasher = concurrent.futures.ThreadPoolExecutor(1)
+        self.keys = self._read_journal() if self.remembers else []  # of the units that are done
+        self._go_back(len(self.keys))
 
     def _read_journal(self):
-        """The units whose ids are in the temporary bins, whole: [(key, counts)]."""
-        records = []
+        """The keys of the units whose ids are in the temporary bins, whole and in order."""
+        keys, hashes = [], {split: hashlib.sha256() for split in SPLITS}
         try:
-            lines = self.journal_path.read_text().split("\n")
-            if lines[0] != self.identity:
-                return []
-            hashes = {split: hashlib.sha256() for split in SPLITS}
             with contextlib.ExitStack() as stack:
+                lines = stack.enter_context(open(self.journal_path, encoding="ascii"))
                 files = {split: stack.enter_context(open(path, "rb")) for split, path in self.temporary.items()}
-                for line in lines[1:-1]:
+                if lines.readline() != self.identity:
+                    return []
+                for line in lines:
                     key, counts = json.loads(line)
                     for split in SPLITS:
                         _hash_up_to(counts[split]["tokens"] * self.dtype.itemsize, files[split], hashes[split])
                     if any(hashes[split].hexdigest() != counts[split]["sha256"] for split in SPLITS):
                         break
-                    records.append((key, counts))
-        except (FileNotFoundError, ValueError):
+                    keys.append(key)
+        except (FileNotFoundError, ValueError):  # a line that is cut short is no JSON
             pass
-        return records
+        return keys
 
     def _go_back(self, num_units):
         """Keep so many of the remembered units, and write on behind them."""
         self.close_files()
-        self.records = self.records[:num_units]
+        self.keys = self.keys[:num_units]
         self.num_units = num_units
         self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1) for split in SPLITS}
-        if self.records:
-            self.counts = {split: dict(counts) for split, counts in self.records[-1][1].items()}
+        if self.remembers:
+            self.journal = open(self.journal_path, "r+b" if self.keys else "w+b")
+            for _ in range(num_units + 1):
+                line = self.journal.readline()
+            self.journal.truncate(self.journal.tell())
+            if num_units:
+                self.counts = json.loads(line)[1]
+            else:
+                self.journal.write(self.identity.encode())
         self.hashes = {split: hashlib.sha256() for split in SPLITS}
         for split, path in self.temporary.items():
-            self.files[split] = file = open(path, "r+b" if self.records else "wb")
-            if self.records:
+            self.files[split] = file = open(path, "r+b" if self.keys else "wb")
+            if self.keys:
                 size = self.counts[split]["tokens"] * self.dtype.itemsize
                 _hash_up_to(size, file, self.hashes[split])
                 file.seek(size)
                 file.truncate()
-        self.journal = open(self.journal_path, "w") if self.remembers else None
-        if self.remembers:
-            self.journal.write("\n".join([self.identity, *map(json.dumps, self.records), ""]))
-            self.journal.flush()
 
     def holds(self, key):
         """Whether the next unit of the source is in the bins already. After the first one that is not, none is."""
-        if self.at < len(self.records):
-            if self.records[self.at][0] == key:
+        if self.at < len(self.keys):
+            if self.keys[self.at] == key:
                 self.at += 1
                 return True
             self._go_back(self.at)
@@ -231,8 +237,9 @@ class _Bins:
         """The next unit: its key, and {split: Encoded}."""
         for split, part in encoded.items():
             raw, counts = part.ids.data.cast("B"), self.counts[split]
+            hashed = self.hasher.submit(self.hashes[split].update, raw)  # while it is written
             self.files[split].write(raw)
-            self.hashes[split].update(raw)
+            hashed.result()
             counts["tokens"] += part.ids.size
             counts["bytes"] += part.bytes
             counts["documents"] += part.documents
@@ -241,13 +248,13 @@ class _Bins:
             for split in SPLITS:
                 self.files[split].flush()
                 self.counts[split]["sha256"] = self.hashes[split].hexdigest()
-            self.journal.write(json.dumps([key, self.counts]) + "\n")
+            self.journal.write(json.dumps([key, self.counts]).encode() + b"\n")
             self.journal.flush()
             self.num_units += 1
 
     def close(self):
         """Flush to the disk; what meta.pkl says of the splits."""
-        if self.at < len(self.records):  # the source has become shorter
+        if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
         for file in self.files.values():
             file.flush()
@@ -264,6 +271,7 @@ class _Bins:
     def discard(self):
         """Remove what is left, but for finished units that the next run can use."""
         self.close_files()
+        self.hasher.shutdown()
         if self.complete or not self.num_units:
             for path in (*self.temporary.values(), self.journal_path):
                 path.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import queue
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +26,7 @@ from data.errors import UserError, optional
 from data.inputs import Shards, TextFile
 from data.tokenizer import UnknownText, to_utf8
 
-UNIT = 1 << 22  # characters
-SLICE = 1 << 20  # characters; long texts are handed on in such pieces
+UNIT = 1 << 20  # characters
 GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # how a piece ends; only a document is followed by <|endoftext|>
 
 
@@ -53,7 +54,7 @@ def _length(text):
     return len(text) if isinstance(text, str) else text.length()
 
 
-def _slices(text, size=SLICE):
+def _slices(text, size=UNIT):
     return (text[i : i + size] for i in range(0, len(text), size))
 
 
@@ -167,6 +168,40 @@ def checked(ids, vocab_size, dtype):
 # ---- workers
 
 
+def read_ahead(items, ahead=2):
+    """The same items, taken from their source by a thread, so that reading and hashing overlap with the rest."""
+    taken, stop = queue.Queue(ahead), threading.Event()
+
+    def put(item):
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return taken.put(item, timeout=0.1)
+
+    def take():
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # it is raised where the items are used
+            put((None, error))
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = taken.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
 def encode_all(units, job, num_workers=None, dask=None):
     """The Encoded of each unit, in order; up to two units a worker are under way at a time.
 
@@ -174,7 +209,7 @@ def encode_all(units, job, num_workers=None, dask=None):
         default, one a core: threads for a tokenizer that lets them run, else processes. dask: the address of a dask
         scheduler, tcp://host:port, whose workers do it instead. A text of one unit is encoded without any of them.
     """
-    units = iter(units)
+    units = read_ahead(units)
     first = list(itertools.islice(units, 2))
     units = itertools.chain(first, units)
     num_workers = num_workers or cores()
