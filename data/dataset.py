@@ -452,7 +452,7 @@ def read_meta(folder):
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
         again = f"Run: python {folder}/prepare.py. Or, if" if (folder / "prepare.py").exists() else "If"
         raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. {again} these are GPT-2 tokens (nanoGPT "
-                                f"writes no meta.pkl for them), run: python {shown(DATA)}/write_meta.py {folder}")
+                                f"writes no meta.pkl for them), run: python {shown(DATA)}/check_dataset.py {folder} --adopt gpt2")
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 
 
@@ -470,7 +470,7 @@ def _stated_dtype(meta, folder):
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
-                        f"such ids. State it: python {shown(DATA)}/write_meta.py {folder} --dtype uint16 (or uint32)")
+                        f"such ids. State it: python {shown(DATA)}/check_dataset.py {folder} --dtype uint16 (or uint32)")
     return token_dtype(meta["vocab_size"])
 
 
