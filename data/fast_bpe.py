@@ -16,8 +16,10 @@ from data.errors import UserError
 VERSION = "0.10.0"  # the one that was tried
 PRETOKENIZER = {"gpt2": "gpt2", "r50k_base": "gpt2", "bpe": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k",
                 "o200k_harmony": "o200k"}  # by encoding; the p50k ones have gaps in their ranks, which it refuses
-# Latin to Arabic, punctuation, currency, kana, Chinese characters, Hangul
-PROVEN = ((0x0000, 0x07FF), (0x2000, 0x206F), (0x20A0, 0x20BF), (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3))
+# Latin to Arabic; Indic, Thai; Latin and Greek with marks, punctuation, symbols; kana, Chinese characters, Hangul; forms,
+# full width; emoji
+PROVEN = ((0x0000, 0x07FF), (0x0900, 0x097F), (0x0E00, 0x0E7F), (0x1E00, 0x27BF), (0x3000, 0x30FF), (0x4E00, 0x9FFF),
+          (0xAC00, 0xD7A3), (0xFE00, 0xFE0F), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF))
 PIECE = 1 << 16  # characters; one strange character sends so many to tiktoken
 
 

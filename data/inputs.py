@@ -90,7 +90,7 @@ class _Input:
                 shutil.copyfileobj(sys.stdin.buffer, self._spool)
                 self._spool.flush()
                 path = Path(self._spool.name)
-            self.paths.append(path)
+            self.paths.append(Path(path))
         self.size = 0
         for path in self.paths:
             with open_input(path) as file:

@@ -369,9 +369,13 @@ class SentencePieceTokenizer:
 
     def __init__(self, model):
         sentencepiece = optional("sentencepiece", "a SentencePiece model")
-        self.model = bytes(model)
-        self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
-        self._sp.override_normalizer_spec(add_dummy_prefix=False, remove_extra_whitespaces=False)
+        # a protobuf message; a field that comes again counts: normalizer_spec{add_dummy_prefix, remove_extra_whitespaces}
+        plain = b"\x1a\x04\x18\x00\x20\x00"
+        self.model = bytes(model).removesuffix(plain) + plain
+        try:
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        except RuntimeError:
+            raise UserError("the SentencePiece model is damaged, or is none") from None
         self.vocab_size = self._sp.get_piece_size()
         self.eot_token = self._sp.eos_id() if self._sp.eos_id() >= 0 else None
         self._unknown = self._sp.unk_id()

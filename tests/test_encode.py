@@ -321,3 +321,176 @@ class Fatal(TokenList):
 def test_one_worker_of_a_text_of_one_unit_starts_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr(encode_module, "_executor", None)
     written(tmp_path / "a", "abc" * 100, TokenList(["a", "b", "c"]), num_workers=8)
+
+
+# ---- long campaigns: dask, kills, memory
+
+
+@pytest.mark.long
+def test_two_dask_workers_give_the_same_bins(corpus, tmp_path, gpt2):
+    distributed = pytest.importorskip("distributed", reason="the package dask[distributed] is not installed")
+    bpe = TiktokenTokenizer("gpt2", backend="auto")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for tokenizer in (bpe, gpt2, TokenList(["the ", "and"], byte_fallback=True)):
+            here = written(tmp_path / "a", TextFile(corpus), tokenizer, num_workers=1)
+            there = written(tmp_path / "b", TextFile(corpus), tokenizer, unit_size=20_000, dask=cluster.scheduler_address)
+            assert there == here
+
+
+@pytest.mark.long
+def test_a_dask_scheduler_that_is_not_there_is_one_line(new_dataset, tmp_path):
+    pytest.importorskip("distributed", reason="the package dask[distributed] is not installed")
+    run = python(new_dataset("lonely", "abc" * 100) / "prepare.py", "--dask", "tcp://127.0.0.1:9",
+                 DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="2s")
+    assert run.returncode == 2 and only_line(run.stderr).startswith("error: ") and "127.0.0.1:9" in run.stderr
+
+
+CHILD = """
+import json, os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from data.dataset import write_dataset
+from data.encode import UNIT
+from data.errors import one_line_errors
+from data.inputs import TextFile
+from data.tokenizer import CharTokenizer, TiktokenTokenizer, TokenList
+method, path, folder, num_workers = sys.argv[2:6]
+unit_size = int(sys.argv[6]) if len(sys.argv) > 6 else UNIT
+with one_line_errors():
+    text = TextFile(path)
+    tokenizer = {"char": lambda: CharTokenizer.from_text(text), "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken"),
+                 "gigatoken": lambda: TiktokenTokenizer("gpt2", backend="gigatoken"),
+                 "custom": lambda: TokenList(["the ", "and "], byte_fallback=True)}[method]()
+    encode = tokenizer.encode
+    with open(folder + "/calls", "a") as calls:  # a line for each unit that is done by this process
+        if hasattr(tokenizer, "threads") and tokenizer.threads:
+            def counted(text):
+                ids = encode(text)
+                calls.write("x\\n")
+                calls.flush()
+                return ids
+            tokenizer.encode = counted
+        if __name__ == "__main__":
+            write_dataset(Path(folder), text, tokenizer, num_workers=int(num_workers), unit_size=unit_size)
+"""
+
+
+def child(tmp_path, *argv, **kw):
+    """A process that prepares a folder; argv as CHILD takes it, less the repo."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    return subprocess.Popen([sys.executable, script, ROOT, *map(str, argv)], env=child_env(), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **kw)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["char", "gpt2"])
+def test_kill_9_at_fifty_random_moments_then_run_again_gives_the_bins_of_an_undisturbed_run(corpus, tmp_path, method):
+    text = tmp_path / "input.txt"
+    text.write_text(corpus.read_text(encoding="utf-8") * (60 if method == "char" else 8), encoding="utf-8")
+    whole, killed, unit_size = tmp_path / "whole", tmp_path / "killed", 60_000 if method == "char" else 20_000
+    whole.mkdir()
+    t0 = time.perf_counter()
+    assert child(tmp_path, method, text, whole, 2, unit_size).wait() == 0
+    took = time.perf_counter() - t0
+    num_units = len((whole / "calls").read_text().split())
+    draw, resumed, kills = random.Random(3), 0, 0
+    while kills < 50:
+        for path in killed.glob("*") if killed.exists() else ():
+            path.unlink()
+        killed.mkdir(exist_ok=True)
+        done = 0
+        while True:  # kill, run again, kill again, until a run comes through
+            process = child(tmp_path, method, text, killed, 2, unit_size)
+            try:
+                process.wait(draw.uniform(0.2, 1.1) * took)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+            journal = killed / "units.tmp"
+            remembered = max(0, len(journal.read_bytes().split(b"\n")) - 2) if journal.exists() else 0
+            if (killed / "meta.pkl").exists():
+                assert bins(killed) == bins(whole)  # it was killed after the last rename; the next run begins anew
+                done = 0
+            else:
+                with pytest.raises(FileNotFoundError, match="is not prepared|is half-written"):
+                    open_dataset(f"{killed}/")
+                assert remembered >= done  # nothing that was done is lost
+                resumed += remembered > done
+                done = max(done, remembered)
+            (killed / "calls").write_text("")
+        assert process.returncode == 0, process.stderr.read()
+        assert bins(killed) == bins(whole)
+        assert (killed / "meta.pkl").read_bytes() == (whole / "meta.pkl").read_bytes()
+        assert len((killed / "calls").read_text().split()) <= num_units - done  # and none was done again
+    assert resumed >= 5, "the kills came too early or too late"
+
+
+@pytest.mark.long
+def test_a_full_disk_keeps_what_is_done_and_the_next_run_goes_on(corpus, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk],
+                                                 capture_output=True).returncode:
+        pytest.skip("this test mounts a small disk, which takes Linux and root")
+    try:
+        text = tmp_path / "input.txt"
+        text.write_text(corpus.read_text(encoding="utf-8") * 16, encoding="utf-8")
+        process = child(tmp_path, "char", text, disk, 2, 20_000)
+        told = process.communicate()[1]
+        assert process.returncode == 2 and "The disk is full: free some space" in only_line(told)
+        done = len((disk / "units.tmp").read_bytes().split(b"\n")) - 2
+        assert done > 20
+        (disk / "calls").write_text("")
+        assert subprocess.run(["mount", "-o", "remount,size=30m", disk]).returncode == 0
+        assert child(tmp_path, "char", text, disk, 2, 20_000).wait() == 0
+        (tmp_path / "whole").mkdir()
+        assert child(tmp_path, "char", text, tmp_path / "whole", 1, 20_000).wait() == 0
+        assert bins(disk) == bins(tmp_path / "whole")
+        assert len((disk / "calls").read_text().split()) <= len((tmp_path / "whole" / "calls").read_text().split()) - done
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def peak_memory(process):
+    """Megabytes at most in use by a process and its children together, sampled until it ends."""
+    import glob
+    most = 0
+    while process.poll() is None:
+        total = 0
+        try:
+            pids = [process.pid]
+            for task in glob.glob(f"/proc/{process.pid}/task/*/children"):
+                pids += map(int, Path(task).read_text().split())
+            for pid in pids:
+                total += sum(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().split("\n")
+                             if line.startswith("RssAnon"))
+        except (OSError, ValueError):
+            pass
+        most = max(most, total)
+        time.sleep(0.05)
+    return most / 1024
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell memory in /proc")
+@pytest.mark.parametrize("method, num_workers", [("char", 1), ("char", 2), ("char", 8), ("gpt2", 2), ("gpt2", 8),
+                                                 ("gigatoken", 2), ("gigatoken", 8), ("custom", 2)])
+def test_memory_is_bounded_and_does_not_grow_with_the_text(corpus, tmp_path, method, num_workers):
+    if method == "gigatoken":
+        pytest.importorskip("gigatoken", reason="the package gigatoken is not installed")
+    size = dict(char=2000, gigatoken=1000, gpt2=200, custom=60)[method]  # megabytes; the slow ones in reasonable time
+    piece, peaks = corpus.read_bytes(), []
+    for megabytes in (size // 10, size):
+        text, folder = tmp_path / "input.txt", tmp_path / f"{megabytes}"
+        with open(text, "wb") as file:
+            for _ in range(megabytes * 1_000_000 // len(piece)):
+                file.write(piece)
+        folder.mkdir()
+        process = child(tmp_path, method, text, folder, num_workers)
+        peaks.append(peak_memory(process))
+        assert process.returncode == 0, process.stderr.read()
+    print(f"{method}, {num_workers} workers: {peaks[0]:.0f} MB for {size // 10} MB, {peaks[1]:.0f} MB for {size} MB")
+    assert peaks[1] < 400 + 250 * num_workers and peaks[1] < 1.3 * peaks[0] + 60
