@@ -329,7 +329,8 @@ def _json(source, path):
             parts.append(piece)
             if (size := size + len(piece)) >= len(parts[0]):
                 break
-        text, at = "".join(parts), 0
+        if size:
+            text, at = "".join(parts), 0
         return size > 0
 
     def next_character():
@@ -347,11 +348,11 @@ def _json(source, path):
         while True:
             try:
                 value, end = decoder.raw_decode(text, at)
-                if end < len(text) or not more():  # at the end of what is read, a number could go on
+                if end + 4 < len(text) or not more():  # near the end of what is read, a number (1.5e+3) could go on
                     break
             except (ValueError, RecursionError) as error:
-                unfinished = getattr(error, "msg", "").startswith("Unterminated") or len(text) - error.pos < 64 if (
-                    isinstance(error, json.JSONDecodeError)) else False
+                unfinished = isinstance(error, json.JSONDecodeError) and (
+                    error.msg.startswith("Unterminated") or len(text) - error.pos < 64)
                 if not unfinished or not more():
                     raise UserError(f"{path}: element {number:,} is no JSON ({error})") from None
         at = end
