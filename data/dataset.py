@@ -24,7 +24,8 @@ from data.encode import UNIT, encode_all, split_pieces, units
 from data.errors import UserError
 from data.files import lock, sync_folder
 from data.inputs import Shards, TextFile
-from data.tokenizer import TableTokenizer, UnknownText, get_encoding, table_hash, to_utf8, tokenizer_meta
+from data.tokenizer import (TableTokenizer, UnknownText, table_hash, to_utf8, tokenizer_from_meta,
+                            tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
@@ -425,7 +426,7 @@ def open_dataset(name):
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "max_id" not in meta:
         # other programs count the ranks, which leaves out <|endoftext|>
-        vocab_size = max(vocab_size, get_encoding(meta.get("tiktoken_encoding", "gpt2")).n_vocab)
+        vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
     dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens)
     if "max_id" in meta:
