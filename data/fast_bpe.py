@@ -7,6 +7,7 @@ are the same with and without it. tests/test_fast_bpe.py tries each of these cha
 import base64
 import importlib.metadata
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,12 @@ class FastBPE:
             path = Path(folder) / "ranks.tiktoken"
             path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks))
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
+        self.one_at_a_time = threading.Lock()  # it refuses a second thread; one is as fast as the rest of the work
 
     def encode(self, text, raw, border):
         """(n,) uint32. raw: the text in UTF-8; border: as a tokenizer's, where the text may be cut."""
         if text.isascii():
-            return self.fast.encode(raw)
+            return self._fast(raw)
         found, at = [], 0
         while at < len(text):
             size, cut = PIECE, 0
@@ -50,10 +52,14 @@ class FastBPE:
                 size *= 2
             piece = text[at : at + (cut or size)]
             codes = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-            found.append(self.fast.encode(piece) if self.proven[codes].all() else
+            found.append(self._fast(piece) if self.proven[codes].all() else
                          self.encoding.encode_to_numpy(piece, disallowed_special=()))
             at += len(piece)
-        return np.concatenate(found)
+        return np.concatenate(found) if found else np.zeros(0, np.uint32)
+
+    def _fast(self, text):
+        with self.one_at_a_time:
+            return self.fast.encode(text)
 
 
 def fast_bpe(backend, name, encoding, additional_tokens):

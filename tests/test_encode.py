@@ -159,6 +159,12 @@ def test_the_bins_are_the_same_for_any_unit_size_workers_and_form_of_the_text(co
             assert written(tmp_path / "a", TextFile(corpus), tokenizer, **kw) == expected
 
 
+def test_many_threads_may_encode_at_once_by_gigatoken(corpus, tmp_path):
+    tokenizer = TiktokenTokenizer("gpt2")
+    one = written(tmp_path / "a", TextFile(corpus), TiktokenTokenizer("gpt2", backend="tiktoken"), num_workers=1)
+    assert written(tmp_path / "b", TextFile(corpus), tokenizer, num_workers=8, unit_size=5000) == one
+
+
 def test_processes_give_the_same_bins_as_this_process(corpus, tmp_path):
     tokenizer = TokenList(["the", "the ", " and", "end."], byte_fallback=True)
     one = written(tmp_path / "a", TextFile(corpus), tokenizer, num_workers=1)
@@ -387,8 +393,8 @@ def child(tmp_path, *argv, **kw):
 @pytest.mark.parametrize("method", ["char", "gpt2"])
 def test_kill_9_at_fifty_random_moments_then_run_again_gives_the_bins_of_an_undisturbed_run(corpus, tmp_path, method):
     text = tmp_path / "input.txt"
-    text.write_text(corpus.read_text(encoding="utf-8") * (60 if method == "char" else 8), encoding="utf-8")
-    whole, killed, unit_size = tmp_path / "whole", tmp_path / "killed", 60_000 if method == "char" else 20_000
+    text.write_text(corpus.read_text(encoding="utf-8") * (300 if method == "char" else 8), encoding="utf-8")
+    whole, killed, unit_size = tmp_path / "whole", tmp_path / "killed", 200_000 if method == "char" else 20_000
     whole.mkdir()
     t0 = time.perf_counter()
     assert child(tmp_path, method, text, whole, 2, unit_size).wait() == 0
@@ -425,7 +431,7 @@ def test_kill_9_at_fifty_random_moments_then_run_again_gives_the_bins_of_an_undi
         assert bins(killed) == bins(whole)
         assert (killed / "meta.pkl").read_bytes() == (whole / "meta.pkl").read_bytes()
         assert len((killed / "calls").read_text().split()) <= num_units - done  # and none was done again
-    assert resumed >= 5, "the kills came too early or too late"
+    assert resumed >= 3, "the kills came too early or too late"
 
 
 @pytest.mark.long
@@ -493,4 +499,4 @@ def test_memory_is_bounded_and_does_not_grow_with_the_text(corpus, tmp_path, met
         peaks.append(peak_memory(process))
         assert process.returncode == 0, process.stderr.read()
     print(f"{method}, {num_workers} workers: {peaks[0]:.0f} MB for {size // 10} MB, {peaks[1]:.0f} MB for {size} MB")
-    assert peaks[1] < 400 + 250 * num_workers and peaks[1] < 1.3 * peaks[0] + 60
+    assert peaks[1] < 400 + 250 * num_workers and peaks[1] < 1.3 * peaks[0] + 60 + 15 * num_workers
