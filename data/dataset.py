@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.encode import UNIT, encode_all, split_pieces, units
+from data.encode import GOES_ON, UNIT, encode_all, split_pieces, units
 from data.errors import UserError
 from data.files import lock, sync_folder
 from data.inputs import Shards, TextFile
@@ -102,17 +102,23 @@ def _print_counts(folder, meta, seconds):
 
 def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):
     """Encode what bins does not hold yet, unit by unit; returns the sha256 of the source."""
-    digest, structure, keys = hashlib.sha256(), hashlib.sha256(), collections.deque()
+    digest, structure, waiting = hashlib.sha256(), hashlib.sha256(), collections.deque()
     border = getattr(tokenizer, "border", lambda text: 0)  # one's own: text is never cut
     own = meta["tokenizer"] == "custom" and not isinstance(tokenizer, TableTokenizer)
 
     def to_do():
         at = 0
         for unit in units(pieces, border, unit_size):
+            counts = {split: [0, 0] for split in SPLITS}  # bytes of text, documents
             for split, text, end in unit:
                 raw = to_utf8(text) if isinstance(text, str) else text.data.cast("B")
                 digest.update(raw)
                 structure.update(b"%s %d %d " % (split.encode(), len(raw), end))
+                if isinstance(text, str):
+                    counts[split][0] += len(raw)
+                    counts[split][1] += end != GOES_ON
+                elif meta["eot_token"] is not None:
+                    counts[split][1] += int((text == meta["eot_token"]).sum())
             if own and not at:
                 _warn_if_lossy(tokenizer, unit[0][1])
             end_of_unit = structure.copy()
@@ -120,18 +126,19 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
             key = end_of_unit.hexdigest()[:32]  # of the source up to here
             start, at = at, at + sum(len(text) for _, text, _ in unit)
             if not bins.holds(key):
-                keys.append((key, start))
+                waiting.append((key, start, counts))
                 yield unit
 
     job = (tokenizer, meta["vocab_size"], token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None)
     with progress as show:
         try:
             for encoded in encode_all(to_do(), job, num_workers, dask):
-                bins.append(keys[0][0], encoded)
-                keys.popleft()
+                key, _, counts = waiting[0]
+                bins.append(key, encoded, counts)
+                waiting.popleft()
                 show()
         except UnknownText as error:
-            raise UnknownText(error.message, keys[0][1] + error.position) from None
+            raise UnknownText(error.message, waiting[0][1] + error.position) from None
     return digest.hexdigest()
 
 
@@ -234,17 +241,17 @@ class _Bins:
             self._go_back(self.at)
         return False
 
-    def append(self, key, encoded):
-        """The next unit: its key, and {split: Encoded}."""
-        for split, part in encoded.items():
-            raw, counts = part.ids.data.cast("B"), self.counts[split]
+    def append(self, key, encoded, text_counts):
+        """The next unit: its key, {split: ids}, and {split: (bytes of text, documents)}."""
+        for split, ids in encoded.items():
+            raw, counts = ids.data.cast("B"), self.counts[split]
             hashed = self.hasher.submit(self.hashes[split].update, raw)  # while it is written
             self.files[split].write(raw)
+            counts["tokens"] += ids.size
+            counts["bytes"] += text_counts[split][0]
+            counts["documents"] += text_counts[split][1]
+            counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
             hashed.result()
-            counts["tokens"] += part.ids.size
-            counts["bytes"] += part.bytes
-            counts["documents"] += part.documents
-            counts["max_id"] = max(counts["max_id"], part.max_id)
         if self.remembers:
             for split in SPLITS:
                 self.files[split].flush()

@@ -18,7 +18,6 @@ import os
 import pickle
 import queue
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -117,18 +116,9 @@ def _joined(pieces):
     return pieces[0] if len(pieces) == 1 else "".join(pieces) if isinstance(pieces[0], str) else np.concatenate(pieces)
 
 
-@dataclass
-class Encoded:
-    """What a unit gives to one split."""
-    ids: np.ndarray
-    bytes: int  # of the text, in UTF-8
-    documents: int
-    max_id: int
-
-
 def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
-    """{split: Encoded} of a unit. Runs in a worker; everything it needs is in its arguments."""
-    ids, num_bytes, documents, at = {}, collections.Counter(), collections.Counter(), 0
+    """{split: ids} of a unit. Runs in a worker; everything it needs is in its arguments."""
+    ids, at = {}, 0
     for split, text, end in unit:
         try:
             found = ids.setdefault(split, [])
@@ -137,14 +127,8 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
             raise UnknownText(error.message, at + error.position) from None
         if end == ENDS_DOCUMENT and eot_token is not None:
             found.append(np.array([eot_token], dtype))
-        if isinstance(text, str):
-            num_bytes[split] += len(text) if text.isascii() else len(to_utf8(text))
-            documents[split] += end != GOES_ON
-        elif eot_token is not None:
-            documents[split] += int((text == eot_token).sum())
         at += len(text)
-    return {split: Encoded(whole := found[0] if len(found) == 1 else np.concatenate(found), num_bytes[split],
-                           documents[split], int(whole.max()) if whole.size else -1) for split, found in ids.items()}
+    return {split: found[0] if len(found) == 1 else np.concatenate(found) for split, found in ids.items()}
 
 
 def checked(ids, vocab_size, dtype):
@@ -203,7 +187,7 @@ def read_ahead(items, ahead=2):
 
 
 def encode_all(units, job, num_workers=None, dask=None):
-    """The Encoded of each unit, in order; up to two units a worker are under way at a time.
+    """What encode_unit() gives for each unit, in order; up to two units a worker are under way at a time.
 
     job: (tokenizer, vocab_size, dtype, eot_token), as encode_unit() takes them. num_workers: how many of this machine;
         default, one a core: threads for a tokenizer that lets them run, else processes. dask: the address of a dask
