@@ -6,6 +6,7 @@
 
 All of them can be read again and again, and know how far they have been read, for the progress line.
 """
+import codecs
 import collections
 import contextlib
 import csv
@@ -124,6 +125,29 @@ class TextFile(_Input):
             length += len(piece)
             yield piece
         self._length = length
+
+    def characters(self):
+        """The set of its characters. Bytes are looked through as they are, twice as fast as decoding all of them."""
+        self.position, length, seen = 0, 0, set()
+        decoder, ascii_bytes, beyond_ascii = codecs.getincrementaldecoder("utf-8")(), bytes(range(128)), bytes(range(128, 256))
+        known = beyond_ascii
+        try:
+            for at, raw in enumerate(self.blocks(self.paths[0])):
+                raw = raw.removeprefix(codecs.BOM_UTF8) if at == 0 else raw
+                if new := set(raw.translate(None, known)):
+                    seen |= set(map(chr, new))
+                    known += bytes(new)
+                if not raw.isascii():
+                    rest = raw.translate(None, ascii_bytes)  # what is left is the other characters
+                    others = decoder.decode(rest)
+                    seen |= set(others)
+                    length += len(others) - len(rest)
+                length += len(raw)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:  # found by reading it strictly, which says where
+            seen = set().union(*self)
+        self._length = length
+        return seen
 
     def length(self):
         """Characters; the file is read for it, unless it has been read before."""

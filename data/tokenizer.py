@@ -116,6 +116,9 @@ class CharTokenizer:
                                 "written. Give a list, or take --method byte or tiktoken")
         seen = set()
         for text in texts:
+            if hasattr(text, "characters"):
+                seen |= text.characters()
+                continue
             for piece in [text] if isinstance(text, str) else text:
                 raw = to_utf8(piece)
                 seen.update(raw.translate(None, bytes(c for c in range(256) if c > 127 or chr(c) in seen)).decode())

@@ -85,6 +85,33 @@ def test_a_text_is_one_text_and_several_are_documents(tmp_path, monkeypatch, pac
     assert [document[0] for document in both] == ["a", "b"] and both.name == f"a.txt{packing} and 1 more"
 
 
+@given(st.text(), st.integers(1, 9), st.booleans())
+def test_the_characters_and_the_length_of_a_text_are_found_however_blocks_fall(tmp_path_factory, text, block, marked):
+    path = tmp_path_factory.getbasetemp() / "characters.txt"
+    path.write_bytes(b"\xef\xbb\xbf" * marked + text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "BLOCK", block + 3)
+        source = TextFile(path)
+        text = "".join(source)
+        assert source.characters() == set(text) and source.length() == len(text)
+        assert TextFile(path).length() == len(text)
+
+
+@given(st.binary())
+def test_bytes_that_are_no_utf_8_are_never_taken_for_a_text(tmp_path_factory, raw):
+    path = tmp_path_factory.getbasetemp() / "bytes.txt"
+    path.write_bytes(raw)
+    try:
+        characters = TextFile(path).characters()
+    except UserError as error:
+        assert "is not UTF-8" in str(error) or "is UTF-16" in str(error)
+    else:
+        try:
+            assert characters == set("".join(TextFile(path)))
+        except UserError:  # it is found when the text is written, at the latest
+            pass
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
 def test_a_packed_file_cut_short_is_one_line_and_never_a_shorter_corpus(tmp_path, suffix, packing):
