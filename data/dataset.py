@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.encode import GOES_ON, UNIT, encode_all, split_pieces, units
+from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
 from data.errors import UserError
 from data.files import lock, sync_folder
 from data.inputs import Shards, TextFile
@@ -69,8 +69,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         bins = _Bins(folder, meta)
         try:
             pieces = split_pieces(text, val_text, percentage_train, split_seed)
-            source_hash = _encode(bins, pieces, tokenizer, meta, _progress(text, val_text), end_of_text,
-                                  num_workers, dask, unit_size)
+            progress = _progress(text, val_text, workers=dask or f"{num_workers or cores()} workers")
+            source_hash = _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size)
             bins.complete = True
             _refuse_empty(bins, folder, text, val_text, percentage_train)
             meta |= {
@@ -143,12 +143,12 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
 
 
 @contextlib.contextmanager
-def _progress(*texts):
+def _progress(*texts, workers):
     """A function that shows how far the texts are read: bytes, MB/s, and the time left where that is known."""
     from tqdm import tqdm
     inputs = [text for text in texts if hasattr(text, "position")]
-    with tqdm(total=sum(text.size for text in inputs) or None, unit="B", unit_scale=True, desc="preparing", disable=None,
-              leave=False) as bar:
+    with tqdm(total=sum(text.size for text in inputs) or None, unit="B", unit_scale=True, desc=f"preparing, {workers}",
+              disable=None, leave=False) as bar:
         yield lambda: bar.update(sum(text.position for text in inputs) - bar.n)
 
 

@@ -6,7 +6,6 @@
     write_dataset(HERE, text, tokenizer, val_text=val_text, **writing(args))
 """
 import argparse
-from pathlib import Path
 
 from data.dataset import dataset_folder, read_meta
 from data.encode import cores, train_pieces

@@ -2,7 +2,6 @@
 
 Run: python -m pytest tests/test_encode.py            (gigabytes, kills, dask: add -m "long or not long")
 """
-import json
 import os
 import random
 import signal
@@ -14,17 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import child_env, one_line_error, only_line, python
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import dataset as dataset_module
 from data import encode as encode_module
-from data.dataset import load_plain, open_dataset, write_dataset
+from data.dataset import open_dataset, write_dataset
 from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
-from data.errors import UserError
-from data.files import lock
-from data.inputs import TextFile, open_inputs, read_documents
-from data.tokenizer import (ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, UnknownText,
+from data.inputs import TextFile
+from data.tokenizer import (ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, UnknownText,
                             tokenizer_from_meta)
 
 ROOT = Path(__file__).resolve().parents[1]
