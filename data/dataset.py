@@ -5,20 +5,27 @@
 
 A folder is whole or visibly not: meta.pkl goes first and comes back last. README.md beside this file says what each key holds.
 """
+import collections
+import concurrent.futures
 import contextlib
 import difflib
 import hashlib
 import io
+import json
 import os
 import pickle
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
 from data.errors import UserError
 from data.files import lock, sync_folder
-from data.tokenizer import get_encoding, table_hash, to_utf8, tokenizer_meta
+from data.inputs import Shards, TextFile
+from data.tokenizer import (TableTokenizer, UnknownText, table_hash, to_utf8, tokenizer_from_meta,
+                            tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
@@ -33,131 +40,255 @@ def token_dtype(vocab_size):
 # ---- writing
 
 
-def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source="input.txt"):
+def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source=None, split_seed=0,
+                  end_of_text=True, num_workers=None, dask=None, unit_size=UNIT):
     """Tokenize text into folder's train.bin, val.bin and meta.pkl, print one line of counts, return the meta dict.
 
-    text: a string, cut into train and val after int(len(text) * percentage_train) characters; or an iterable of
-        strings, the documents, each sent to train or val by a hash of its content (copies stay together, shares are
-        approximate) and followed by the tokenizer's eot_token where it has one.
-    val_text: the validation text, of either kind, where it is given; then all of text is train.
+    text: a string or a TextFile (inputs.py), cut into train and val after int(length * percentage_train) characters; or
+        an iterable of strings, the documents, each sent to train or val by a hash of split_seed and its content (copies
+        stay together, shares are approximate) and followed by the tokenizer's eot_token where it has one, unless
+        end_of_text is False; or Shards of ids.
+    val_text: the validation text, of any kind, where it is given; then all of text is train.
     source: what the text is, kept in meta.pkl.
+    num_workers, dask: who encodes, see encode_all(). unit_size: characters a unit of work.
 
-    All or nothing: whatever stops it, the folder holds what it held before, or no meta.pkl. Raises UserError.
+    Holds a few units in memory, whatever the size of the text; what units hold changes no byte of the bins. All or
+    nothing: whatever stops it, the folder holds what it held before, or no meta.pkl; and the same command again goes on
+    after the last finished unit. Raises UserError.
     """
-    folder = Path(folder)
+    folder, t0 = Path(folder), time.perf_counter()
     if not 0 < percentage_train < 1 and val_text is None:
         raise UserError(f"percentage_train is {percentage_train}; it must lie between 0 and 1, both excluded, unless "
                         f"a validation text is given")
+    source = source or getattr(text, "name", "input.txt")
     meta = tokenizer_meta(tokenizer)
+    meta["dtype"] = token_dtype(meta["vocab_size"]).name
+    meta["eot_token"] = getattr(tokenizer, "eot_token", None)
+    meta["table_sha256"] = table_hash(meta["itos"])
     with lock(folder, "prepare.py"):
-        bins = {split: _BinWriter(folder / f"{split}.bin", meta["vocab_size"]) for split in SPLITS}
+        bins = _Bins(folder, meta)
         try:
-            source_hash = hashlib.sha256()
-            for split, document, is_document in _split(text, val_text, percentage_train):
-                raw = to_utf8(document)
-                source_hash.update(raw)
-                ids = tokenizer.encode(document)
-                if meta.get("tokenizer") == "custom" and not bins["train"].tokens:
-                    _warn_if_lossy(tokenizer, document)
-                bins[split].write(ids, num_bytes=len(raw))
-                if is_document and getattr(tokenizer, "eot_token", None) is not None:
-                    bins[split].write(np.array([tokenizer.eot_token]))
-            _refuse_empty(bins, folder, isinstance(text, str), val_text, percentage_train)
+            pieces = split_pieces(text, val_text, percentage_train, split_seed)
+            progress = _progress(text, val_text, workers=dask or f"{num_workers or cores()} workers")
+            source_hash = _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size)
+            bins.complete = True
+            _refuse_empty(bins, folder, text, val_text, percentage_train)
             meta |= {
-                "dtype": token_dtype(meta["vocab_size"]).name,
-                "max_id": max(b.max_id for b in bins.values()),
-                "eot_token": getattr(tokenizer, "eot_token", None),
-                "table_sha256": table_hash(meta["itos"]),
-                "splits": {split: b.close() for split, b in bins.items()},
+                "max_id": max(counts["max_id"] for counts in bins.counts.values()),
+                "splits": bins.close(),
                 "split_rule": "given" if val_text is not None else
-                              "characters" if isinstance(text, str) else "documents by hash",
+                              "characters" if isinstance(text, (str, TextFile)) else
+                              "ids" if isinstance(text, Shards) else "documents by hash",
                 "percentage_train": None if val_text is not None else percentage_train,
                 "source": source,
-                "source_sha256": source_hash.hexdigest(),
+                "source_sha256": source_hash,
             }
+            if hasattr(tokenizer, "backend"):
+                meta["backend"] = tokenizer.backend
             _commit(folder, meta)
         finally:
-            for b in bins.values():
-                b.discard()
-    counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({source})")
+            bins.discard()
+    _print_counts(folder, meta, time.perf_counter() - t0)
     return meta
 
 
-def _split(text, val_text, percentage_train):
-    """(split, string, whether it is a document of its own) for each piece of the input, in order."""
-    if val_text is None and isinstance(text, str):
-        cut = int(len(text) * percentage_train)
-        yield "train", text[:cut], False
-        yield "val", text[cut:], False
-        return
-    for split, part in (("train", text), ("val", val_text)):
-        if isinstance(part, str):
-            yield split, part, False
-        for document in part if part is not None and not isinstance(part, str) else ():
-            if val_text is None:  # 64 bits of a hash of the content, as a number from 0 to 1
-                share = int.from_bytes(hashlib.blake2b(to_utf8(document), digest_size=8).digest()) / 2**64
-                split = "train" if share < percentage_train else "val"
-            yield split, document, True
+def _print_counts(folder, meta, seconds):
+    splits = meta["splits"]
+    tokens, num_bytes = (sum(splits[split][what] for split in SPLITS) for what in ("tokens", "bytes"))
+    counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
+    density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({meta['source']}); {density}{seconds:.1f} s")
 
 
-def _refuse_empty(bins, folder, is_one_text, val_text, percentage_train):
-    empty = [split for split in SPLITS if not bins[split].tokens]
+def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):
+    """Encode what bins does not hold yet, unit by unit; returns the sha256 of the source."""
+    digest, structure, waiting = hashlib.sha256(), hashlib.sha256(), collections.deque()
+    border = getattr(tokenizer, "border", lambda text: 0)  # one's own: text is never cut
+    own = meta["tokenizer"] == "custom" and not isinstance(tokenizer, TableTokenizer)
+
+    def to_do():
+        at = 0
+        for unit in units(pieces, border, unit_size):
+            counts = {split: [0, 0] for split in SPLITS}  # bytes of text, documents
+            for split, text, end in unit:
+                raw = to_utf8(text) if isinstance(text, str) else text.data.cast("B")
+                digest.update(raw)
+                structure.update(b"%s %d %d " % (split.encode(), len(raw), end))
+                if isinstance(text, str):
+                    counts[split][0] += len(raw)
+                    counts[split][1] += end != GOES_ON
+                elif meta["eot_token"] is not None:
+                    counts[split][1] += int((text == meta["eot_token"]).sum())
+            if own and not at:
+                _warn_if_lossy(tokenizer, unit[0][1])
+            end_of_unit = structure.copy()
+            end_of_unit.update(digest.digest())
+            key = end_of_unit.hexdigest()[:32]  # of the source up to here
+            start, at = at, at + sum(len(text) for _, text, _ in unit)
+            if not bins.holds(key):
+                waiting.append((key, start, counts))
+                yield unit
+
+    job = (tokenizer, meta["vocab_size"], token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None)
+    with progress as show:
+        try:
+            for encoded in encode_all(to_do(), job, num_workers, dask):
+                key, _, counts = waiting[0]
+                bins.append(key, encoded, counts)
+                waiting.popleft()
+                show()
+        except UnknownText as error:
+            raise UnknownText(error.message, waiting[0][1] + error.position) from None
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _progress(*texts, workers):
+    """A function that shows how far the texts are read: bytes, MB/s, and the time left where that is known."""
+    from tqdm import tqdm
+    inputs = [text for text in texts if hasattr(text, "position")]
+    with tqdm(total=sum(text.size for text in inputs) or None, unit="B", unit_scale=True, desc=f"preparing, {workers}",
+              disable=None, leave=False) as bar:
+        yield lambda: bar.update(sum(text.position for text in inputs) - bar.n)
+
+
+def _refuse_empty(bins, folder, text, val_text, percentage_train):
+    empty = [split for split in SPLITS if not bins.counts[split]["tokens"]]
     if len(empty) == 2:
         raise UserError(f"the text for {folder} is empty. Put some text in, then run prepare.py again")
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
             ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
-            if not is_one_text else
+            if not isinstance(text, (str, TextFile, Shards)) else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
-class _BinWriter:
-    """<path>.tmp, filled with ids as they come; _commit() renames it. Counts, hashes and checks on the way."""
+class _Bins:
+    """train.bin.tmp and val.bin.tmp, filled unit by unit; units.tmp remembers the units that are in them.
 
-    def __init__(self, path, vocab_size):
-        self.temporary = Path(f"{path}.tmp")
-        self.vocab_size, self.dtype = vocab_size, token_dtype(vocab_size)
-        self.tokens, self.bytes, self.pieces, self.max_id = 0, 0, 0, -1
-        self.sha256 = hashlib.sha256()
-        self.file = open(self.temporary, "wb")
+    units.tmp holds a line for the tokenizer, then one for each unit: its key (a hash of all the source up to its end)
+    and the counts and hashes of both bins after it. After a kill the lines that the bins agree with count, no others.
+    """
 
-    def write(self, ids, num_bytes=None):
-        """ids: n integers. num_bytes: the UTF-8 bytes of the text they stand for; None for a separator."""
+    def __init__(self, folder, meta):
+        self.temporary = {split: folder / f"{split}.bin.tmp" for split in SPLITS}
+        self.journal_path = folder / "units.tmp"
+        self.dtype = token_dtype(meta["vocab_size"])
+        what = sorted((k, v) for k, v in meta.items() if k not in ("stoi", "itos"))
+        self.identity = f"1 {hashlib.sha256(repr(what).encode()).hexdigest()}\n"
+        # a tokenizer of one's own may have changed in ways that its table doesn't show
+        self.remembers = meta["tokenizer"] != "custom"
+        self.complete, self.at, self.journal, self.files = False, 0, None, {}
+        if (folder / "meta.pkl.new").exists() and not (folder / "meta.pkl").exists():  # killed between the renames
+            for split in SPLITS:
+                if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
+                    os.replace(folder / f"{split}.bin", self.temporary[split])
+        self.hasher = concurrent.futures.ThreadPoolExecutor(1)
+        self.keys = self._read_journal() if self.remembers else []  # of the units that are done
+        self._go_back(len(self.keys))
+
+    def _read_journal(self):
+        """The keys of the units whose ids are in the temporary bins, whole and in order."""
+        keys, hashes = [], {split: hashlib.sha256() for split in SPLITS}
         try:
-            ids = np.asarray(ids)
-        except ValueError:
-            raise UserError("encode() gave lists of unequal length; it must give a flat list of integers") from None
-        if ids.size and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
-            raise UserError(f"encode() gave an array of shape {ids.shape} and type {ids.dtype}; it must give a flat "
-                            f"list of integers")
-        if ids.size:
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= self.vocab_size:
-                raise UserError(f"encode() gave id {low if low < 0 else high}, outside the vocabulary of "
-                                f"{self.vocab_size:,} ids (vocab_size is the largest id in itos + 1)")
-            self.max_id = max(self.max_id, high)
-            raw = np.ascontiguousarray(ids, dtype=self.dtype).data.cast("B")
-            self.file.write(raw)
-            self.sha256.update(raw)
-        self.tokens += ids.size
-        if num_bytes is not None:
-            self.bytes += num_bytes
-            self.pieces += 1
+            with contextlib.ExitStack() as stack:
+                lines = stack.enter_context(open(self.journal_path, encoding="ascii"))
+                files = {split: stack.enter_context(open(path, "rb")) for split, path in self.temporary.items()}
+                if lines.readline() != self.identity:
+                    return []
+                for line in lines:
+                    key, counts = json.loads(line)
+                    for split in SPLITS:
+                        _hash_up_to(counts[split]["tokens"] * self.dtype.itemsize, files[split], hashes[split])
+                    if any(hashes[split].hexdigest() != counts[split]["sha256"] for split in SPLITS):
+                        break
+                    keys.append(key)
+        except (FileNotFoundError, ValueError):  # a line that is cut short is no JSON
+            pass
+        return keys
+
+    def _go_back(self, num_units):
+        """Keep so many of the remembered units, and write on behind them."""
+        self.close_files()
+        self.keys = self.keys[:num_units]
+        self.num_units = num_units
+        self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1) for split in SPLITS}
+        if self.remembers:
+            self.journal = open(self.journal_path, "r+b" if self.keys else "w+b")
+            for _ in range(num_units + 1):
+                line = self.journal.readline()
+            self.journal.truncate(self.journal.tell())
+            if num_units:
+                self.counts = json.loads(line)[1]
+            else:
+                self.journal.write(self.identity.encode())
+        self.hashes = {split: hashlib.sha256() for split in SPLITS}
+        for split, path in self.temporary.items():
+            self.files[split] = file = open(path, "r+b" if self.keys else "wb")
+            if self.keys:
+                size = self.counts[split]["tokens"] * self.dtype.itemsize
+                _hash_up_to(size, file, self.hashes[split])
+                file.seek(size)
+                file.truncate()
+
+    def holds(self, key):
+        """Whether the next unit of the source is in the bins already. After the first one that is not, none is."""
+        if self.at < len(self.keys):
+            if self.keys[self.at] == key:
+                self.at += 1
+                return True
+            self._go_back(self.at)
+        return False
+
+    def append(self, key, encoded, text_counts):
+        """The next unit: its key, {split: ids}, and {split: (bytes of text, documents)}."""
+        for split, ids in encoded.items():
+            raw, counts = ids.data.cast("B"), self.counts[split]
+            hashed = self.hasher.submit(self.hashes[split].update, raw)  # while it is written
+            self.files[split].write(raw)
+            counts["tokens"] += ids.size
+            counts["bytes"] += text_counts[split][0]
+            counts["documents"] += text_counts[split][1]
+            counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
+            hashed.result()
+        if self.remembers:
+            for split in SPLITS:
+                self.files[split].flush()
+                self.counts[split]["sha256"] = self.hashes[split].hexdigest()
+            self.journal.write(json.dumps([key, self.counts]).encode() + b"\n")
+            self.journal.flush()
+            self.num_units += 1
 
     def close(self):
-        """Flush to the disk; what meta.pkl says of this split."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        return {"tokens": self.tokens, "bytes": self.bytes, "documents": self.pieces,
-                "sha256": self.sha256.hexdigest()}
+        """Flush to the disk; what meta.pkl says of the splits."""
+        if self.at < len(self.keys):  # the source has become shorter
+            self._go_back(self.at)
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.close_files()
+        return {split: {"tokens": counts["tokens"], "bytes": counts["bytes"], "documents": counts["documents"],
+                        "sha256": self.hashes[split].hexdigest()} for split, counts in self.counts.items()}
+
+    def close_files(self):
+        for file in [*self.files.values(), *([self.journal] if self.journal else [])]:
+            with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses a second time
+                file.close()
 
     def discard(self):
-        with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses a second time
-            self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        """Remove what is left, but for finished units that the next run can use."""
+        self.close_files()
+        self.hasher.shutdown()
+        if self.complete or not self.num_units:
+            for path in (*self.temporary.values(), self.journal_path):
+                path.unlink(missing_ok=True)
+
+
+def _hash_up_to(size, file, digest, chunk=1 << 24):
+    """Read on in file up to its byte `size`, into digest."""
+    while (left := size - file.tell()) > 0 and (raw := file.read(min(left, chunk))):
+        digest.update(raw)
 
 
 def _commit(folder, meta):
@@ -288,7 +419,7 @@ def open_dataset(name):
     while True:
         stamp = _stamp(folder)
         try:
-            meta = _read_meta(folder)
+            meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
@@ -302,7 +433,7 @@ def open_dataset(name):
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "max_id" not in meta:
         # other programs count the ranks, which leaves out <|endoftext|>
-        vocab_size = max(vocab_size, get_encoding(meta.get("tiktoken_encoding", "gpt2")).n_vocab)
+        vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
     dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens)
     if "max_id" in meta:
@@ -314,7 +445,7 @@ def open_dataset(name):
     return dataset
 
 
-def _read_meta(folder):
+def read_meta(folder):
     path = folder / "meta.pkl"
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
@@ -329,7 +460,7 @@ def _read_meta(folder):
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
         again = f"Run: python {folder}/prepare.py. Or, if" if (folder / "prepare.py").exists() else "If"
         raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. {again} these are GPT-2 tokens (nanoGPT "
-                                f"writes no meta.pkl for them), run: python {shown(DATA)}/write_meta.py {folder}")
+                                f"writes no meta.pkl for them), run: python {shown(DATA)}/check_dataset.py {folder} --adopt gpt2")
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 
 
@@ -347,7 +478,7 @@ def _stated_dtype(meta, folder):
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
-                        f"such ids. State it: python {shown(DATA)}/write_meta.py {folder} --dtype uint16 (or uint32)")
+                        f"such ids. State it: python {shown(DATA)}/check_dataset.py {folder} --dtype uint16 (or uint32)")
     return token_dtype(meta["vocab_size"])
 
 

@@ -6,12 +6,21 @@ ours stays an ordinary exception, traceback and all.
 import argparse
 import contextlib
 import errno
+import importlib
 import os
 import sys
 
 
 class UserError(ValueError):
     """Something the user can put right; the message says how."""
+
+
+def optional(package, needed_for, install=None):
+    """Import a package that only some uses need; where it is missing, one line says how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f"{needed_for} needs the package {package}. Run: pip install {install or package}") from None
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,7 @@
 """Text in, files out: strict UTF-8, all-or-nothing writes, one process a folder."""
+import codecs
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -12,19 +14,34 @@ def read_text(path, instead="name the file that holds it"):
     Raises UserError with the offset of the first byte that is not UTF-8. instead: what else to do, for the message,
     where there is no such file.
     """
+    with open_input(path, instead) as file:
+        return "".join(decode_blocks([file.read()], path))
+
+
+def open_input(path, instead="name the file that holds it"):
+    """The file, open for its bytes; UserError or FileNotFoundError for what is no file."""
     try:
-        raw = Path(path).read_bytes()
+        return open(path, "rb")
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a text file") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt")
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte 0x{raw[error.start]:02x} at offset {error.start:,} is not UTF-8. Convert the "
-                        f"file, for example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt") from None
+
+
+def decode_blocks(blocks, path):
+    """Blocks of a file's bytes -> pieces of its text: strict UTF-8, wherever the blocks end; `path` is for messages."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+    for raw in itertools.chain(blocks, [b""]):
+        if not offset and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt")
+        try:
+            text = decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as error:  # error.object: what was left of the block before, then raw
+            at = offset + len(raw) - len(error.object) + error.start
+            raise UserError(f"{path}: byte 0x{error.object[error.start]:02x} at offset {at:,} is not UTF-8. Convert "
+                            f"the file, for example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt") from None
+        yield text.removeprefix("\ufeff") if not offset else text
+        offset += len(raw)
 
 
 @contextlib.contextmanager

@@ -3,21 +3,25 @@
     encode(text) -> (n,) integer array      decode(ids) -> str
     vocab_size, the largest id + 1          eot_token, the id that ends a document, or None
     to_meta() -> dict of plain values, from which tokenizer_from_meta() builds it again, with no network
+    border(text) -> the last place where text may be cut in two without changing an id; 0 where there is none
+    threads: True where encode() lets other threads run meanwhile, so that it needs no processes to use every core
 
 Ids are never dropped and nothing is normalised: decode(encode(text)) == text. A tokenizer of your own needs only
-encode, decode and itos (id -> token; a list or a dict, str or bytes).
+encode, decode and itos (id -> token; a list or a dict, str or bytes); border too, for texts larger than memory.
 """
 import hashlib
+import json
 import os
-import sys
+import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from data.download import DownloadError, download, open_package
-from data.errors import UserError
-from data.files import replacing
+from data.errors import UserError, optional
+from data.fast_bpe import fast_bpe
+from data.files import read_text, replacing
 
 
 def to_utf8(text):
@@ -44,6 +48,15 @@ def as_token(raw):
         return raw
 
 
+def read_json(path):
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no JSON: {error}") from None
+
+
 def as_bytes(token):
     return token if isinstance(token, bytes) else token.encode("utf-8")
 
@@ -67,9 +80,22 @@ def table_hash(itos):
     return digest.hexdigest()
 
 
+class UnknownText(UserError):
+    """Text that the vocabulary lacks, at a position (in characters) of what was encoded. message: "...{position}..."."""
+
+    def __init__(self, message, position):
+        super().__init__(message.format(position=f"{position:,}"))
+        self.message, self.position = message, position
+
+    def __reduce__(self):  # it comes from worker processes
+        return type(self), (self.message, self.position)
+
+
 class CharTokenizer:
     """One id a character (Unicode code point), in the order of `chars`."""
     eot_token = None
+    threads = True
+    border = staticmethod(len)  # anywhere
 
     def __init__(self, chars):
         self.chars = list(chars)
@@ -78,34 +104,45 @@ class CharTokenizer:
         size = max(256, int(self._codes.max()) + 2)
         self._id_of_code = np.full(size, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))  # no such character
         self._id_of_code[self._codes] = np.arange(self.vocab_size)
+        self._id_of_latin = self._id_of_code[:256].tobytes() if self._id_of_code.itemsize == 1 else None
 
     @classmethod
     def from_text(cls, *texts):
-        """The characters of all the texts, sorted by code point. texts: strings, or lists of strings."""
-        seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+        """The characters of all the texts, sorted by code point. texts: strings, or iterables that can be read again."""
         for text in texts:
             if iter(text) is text:
                 raise UserError("a generator can be read only once, and the characters must be known before the text is "
                                 "written. Give a list, or take --method byte or tiktoken")
-        texts = [piece for text in texts for piece in ([text] if isinstance(text, str) else text)]
+        seen = set()
         for text in texts:
-            seen[codes_of(text)] = True
-        if not seen.any():
+            if hasattr(text, "characters"):
+                seen |= text.characters()
+                continue
+            for piece in [text] if isinstance(text, str) else text:
+                raw = to_utf8(piece)
+                seen.update(raw.translate(None, bytes(c for c in range(256) if c > 127 or chr(c) in seen)).decode())
+                if not piece.isascii():  # what is left without the ASCII bytes is the other characters
+                    seen.update(raw.translate(None, bytes(range(128))).decode("utf-8"))
+        if not seen:
             raise UserError("the text is empty, so it has no characters to make a vocabulary of")
-        if seen[0xD800:0xE000].any():  # lone surrogates: say where
-            for text in texts:
-                to_utf8(text)
-        return cls(map(chr, np.flatnonzero(seen)))
+        return cls(sorted(seen))
 
     def encode(self, text):
-        """(len(text),) integers. Raises UserError at the first character outside the vocabulary, with its position."""
-        codes = codes_of(text)
-        ids = self._id_of_code[codes if codes.itemsize == 1 else np.minimum(codes, len(self._id_of_code) - 1)]
-        unknown = ids == self.vocab_size
-        if unknown.any():
-            at = int(unknown.argmax())
-            raise UserError(f"character {text[at]!r} at position {at:,} is not in the "
-                            f"{self.vocab_size}-character vocabulary")
+        """(len(text),) integers. Raises UnknownText at the first character outside the vocabulary, with its position."""
+        raw = text.encode("utf-16-le", "surrogatepass")
+        if self._id_of_latin and len(raw) == 2 * len(text):  # every character in 16 bits
+            codes = np.frombuffer(raw, dtype="<u2")
+            # what lies below U+0100 by a table of bytes, a GB a second; then the few others
+            ids = np.frombuffer(bytearray(codes.astype(np.uint8)).translate(self._id_of_latin), dtype=np.uint8)
+            if not text.isascii():
+                others = np.flatnonzero(codes > 255)
+                ids[others] = self._id_of_code[np.minimum(codes[others].astype(np.int64), len(self._id_of_code) - 1)]
+        else:
+            ids = self._id_of_code[np.minimum(codes_of(text), len(self._id_of_code) - 1)]
+        if ids.size and ids.max() == self.vocab_size:
+            at = int((ids == self.vocab_size).argmax())
+            raise UnknownText(f"character {text[at]!r} at position {{position}} is not in the {self.vocab_size}-character "
+                              f"vocabulary", at)
         return ids
 
     def decode(self, ids):
@@ -119,6 +156,8 @@ class ByteTokenizer:
     """One id a byte of the text's UTF-8: 256 ids, any text."""
     vocab_size = 256
     eot_token = None
+    threads = True
+    border = staticmethod(len)
 
     def encode(self, text):
         return np.frombuffer(to_utf8(text), dtype=np.uint8)
@@ -132,18 +171,39 @@ class ByteTokenizer:
 
 
 class TiktokenTokenizer:
-    """OpenAI's byte-pair encodings, by tiktoken: gpt2, r50k_base, p50k_base, p50k_edit, cl100k_base, o200k_base, ..."""
+    """Byte-pair encodings, by tiktoken: OpenAI's (gpt2, r50k_base, cl100k_base, o200k_base, ...), or one trained here.
 
-    def __init__(self, name="gpt2", encoding=None):
-        self.name = name
+    additional_tokens: {token: id} on top; their names in a text are the tokens, everywhere.
+    backend: who encodes; tiktoken, or gigatoken, which gives the same ids and is many times as fast; auto takes
+        gigatoken where it is installed. See fast_bpe.py.
+    """
+    threads = True
+
+    def __init__(self, name="gpt2", encoding=None, *, additional_tokens=None, backend="auto", kind="tiktoken"):
+        self.name, self.kind, self.additional_tokens = name, kind, dict(additional_tokens or {})
         self._encoding = encoding or get_encoding(name)
+        if self.additional_tokens:
+            self._encoding = _with_tokens(self._encoding, self.additional_tokens)
         self.vocab_size = self._encoding.n_vocab
         self.eot_token = self._encoding._special_tokens.get("<|endoftext|>")
+        self._fast = fast_bpe(backend, self.name, self._encoding, self.additional_tokens)
+        self.backend = self._fast.name if self._fast else "tiktoken"
 
     def encode(self, text):
-        """(n,) uint32, as encode_ordinary: a special token's name in the text is text, not the token."""
-        to_utf8(text)
-        return self._encoding.encode_to_numpy(text, disallowed_special=())
+        """(n,) uint32, as encode_ordinary: the name of a special token in the text is text, but for additional_tokens."""
+        raw = to_utf8(text)
+        if self._fast:
+            return self._fast.encode(text, raw, self.border)
+        return self._encoding.encode_to_numpy(text, allowed_special=set(self.additional_tokens), disallowed_special=())
+
+    def border(self, text):
+        if self.name not in BORDERS_KNOWN:
+            return 0
+        longest = max(map(len, self.additional_tokens), default=1)  # one may have begun that is not all there yet
+        at = _last_border(text, len(text) - longest + 1)
+        while at and any(token in text[max(0, at - len(token) + 1) : at + len(token) - 1] for token in self.additional_tokens):
+            at = _last_border(text, at)
+        return at
 
     def decode(self, ids):
         """Ids that spell no UTF-8 become U+FFFD; ids in a gap of the vocabulary are a UserError."""
@@ -152,54 +212,117 @@ class TiktokenTokenizer:
         except KeyError as error:
             raise UserError(f"id {error} is not a token of {self.name}") from None
 
+    def __reduce__(self):  # to another process
+        return _bpe_from_meta, (self.to_meta(), "auto" if self._fast else "tiktoken")
+
     def to_meta(self):
         encoding = self._encoding
         itos = {i: as_token(raw) for raw, i in encoding._mergeable_ranks.items()}
         itos |= {i: token for token, i in encoding._special_tokens.items()}
-        meta = {"tokenizer": "tiktoken", "tiktoken_encoding": self.name, "pat_str": encoding._pat_str,
+        meta = {"tokenizer": self.kind, "tiktoken_encoding": self.name, "pat_str": encoding._pat_str,
                 "special_tokens": dict(encoding._special_tokens), **tables(dict(sorted(itos.items())))}
+        if self.additional_tokens:
+            meta["additional_tokens"] = self.additional_tokens
         meta["stoi"] |= encoding._special_tokens  # two of o200k_harmony's share an id
         return meta
 
-    @classmethod
-    def from_meta(cls, meta):
-        name = meta["tiktoken_encoding"]
-        if "pat_str" not in meta:  # written by another program: only the name is there
-            return cls(name)
-        import tiktoken
-        special_tokens = meta["special_tokens"]
-        ids = set(special_tokens.values())
-        ranks = {as_bytes(token): i for i, token in meta["itos"].items() if i not in ids}
-        return cls(name, tiktoken.Encoding(name, pat_str=meta["pat_str"], mergeable_ranks=ranks,
-                                           special_tokens=special_tokens))
+
+def _bpe_from_meta(meta, backend="tiktoken"):
+    """The TiktokenTokenizer of a meta.pkl's dict."""
+    name, additional = meta.get("tiktoken_encoding", "gpt2"), meta.get("additional_tokens")
+    if "pat_str" not in meta:  # written by another program: the name, and the tokens it put on top
+        return TiktokenTokenizer(name, additional_tokens=meta.get("special_tokens"), backend=backend)
+    import tiktoken
+    ids = set(meta["special_tokens"].values())
+    ranks = {as_bytes(token): i for i, token in meta["itos"].items() if i not in ids}
+    special_tokens = {token: i for token, i in meta["special_tokens"].items() if token not in (additional or {})}
+    encoding = tiktoken.Encoding(name, pat_str=meta["pat_str"], mergeable_ranks=ranks, special_tokens=special_tokens)
+    return TiktokenTokenizer(name, encoding, additional_tokens=additional, backend=backend, kind=meta["tokenizer"])
+
+
+def _with_tokens(encoding, tokens):
+    """An encoding with more special tokens, {token: id}."""
+    import tiktoken
+    taken = set(encoding._mergeable_ranks.values()) | set(encoding._special_tokens.values())
+    for token, i in tokens.items():
+        if type(i) is not int or i < 0 or i in taken or not token:
+            raise UserError(f"additional token {token!r} has id {i!r}; it must be a whole number that is free, from "
+                            f"{encoding.n_vocab:,} on")
+        taken.add(i)
+        if longer := [t for t in tokens if t != token and t.startswith(token)]:
+            raise UserError(f"additional token {token!r} is the beginning of {longer[0]!r}: which one stands in a text "
+                            f"could not be told")
+    return tiktoken.Encoding(f"{encoding.name}+{len(tokens)}", pat_str=encoding._pat_str,
+                             mergeable_ranks=encoding._mergeable_ranks,
+                             special_tokens={**encoding._special_tokens, **tokens})
+
+
+# between a letter or digit and a newline, or before one space and an ASCII letter: no pattern of tiktoken's spans these
+BORDERS_KNOWN = {"gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony", "bpe"}
+BORDER = re.compile(r"(?<=[^\W_])(?=\n)|(?<=\S)(?= [A-Za-z])")
+
+
+def _last_border(text, end):
+    """The last border of text before `end`, above 0; 0 where there is none."""
+    size = 256
+    while end > 0:
+        start = max(0, end - size)
+        found = 0
+        for match in BORDER.finditer(text, start, end):  # it sees one character to the left of start
+            if 0 < match.start() < end:
+                found = match.start()
+        if found or not start:
+            return found
+        end, size = start + 1, size * 8
+    return 0
 
 
 class TableTokenizer:
-    """What meta.pkl alone can say of a tokenizer of one's own: decode by itos, encode by the longest match in it."""
+    """A table of tokens, str or bytes: decode by it, encode by the longest match in it.
+
+    Also what meta.pkl alone can say of a tokenizer of one's own.
+    """
+    kind = "custom"
+    threads = False
 
     def __init__(self, itos, eot_token=None):
         self.eot_token = eot_token
         self.itos = tables(itos)["itos"]
         self.vocab_size = max(self.itos) + 1
-        self._id_of = {}
+        self._id_of, self._inside = {}, np.zeros((256, 256), dtype=bool)  # two bytes that follow one another in a token
         for i, token in self.itos.items():
-            self._id_of.setdefault(as_bytes(token), i)
-        self._lengths = sorted({len(raw) for raw in self._id_of} - {0}, reverse=True)
+            raw = as_bytes(token)
+            if i != eot_token:
+                self._id_of.setdefault(raw, i)
+            self._inside[list(raw[:-1]), list(raw[1:])] = True
+        self._lengths = {}  # first byte -> lengths of the tokens that begin with it, longest first
+        for raw in self._id_of:
+            if raw:
+                self._lengths.setdefault(raw[0], set()).add(len(raw))
+        self._lengths = {first: sorted(lengths, reverse=True) for first, lengths in self._lengths.items()}
 
     def encode(self, text):
-        """(n,) int64, the longest token that matches at each place. Raises UserError where none does."""
+        """(n,) int64, the longest token that matches at each place. Raises UnknownText where none does."""
         raw, at, ids = to_utf8(text), 0, []
         while at < len(raw):
-            for length in self._lengths:
+            for length in self._lengths.get(raw[at], ()):
                 if (token_id := self._id_of.get(raw[at : at + length])) is not None:
                     ids.append(token_id)
                     at += length
                     break
             else:
-                before = raw[:at].decode("utf-8", errors="ignore")
-                raise UserError(f"no token of the vocabulary matches {text[len(before) :][:10]!r} at position "
-                                f"{len(before):,}")
+                before = len(raw[:at].decode("utf-8", errors="ignore"))
+                raise UnknownText(f"no token of the vocabulary matches {text[before:][:10]!r} at position {{position}}"
+                                  .replace("{", "{{").replace("}", "}}").replace("{{position}}", "{position}"), before)
         return np.array(ids, dtype=np.int64)
+
+    def border(self, text):
+        """The last place where two characters meet that follow one another in no token."""
+        raw = np.frombuffer(to_utf8(text), dtype=np.uint8)
+        is_border = ~self._inside[raw[:-1], raw[1:]] & (raw[1:] & 0xC0 != 0x80)
+        if not is_border.any():
+            return 0
+        return len(raw[: len(raw) - 1 - int(is_border[::-1].argmax())].tobytes().decode("utf-8"))
 
     def decode(self, ids):
         try:
@@ -207,12 +330,132 @@ class TableTokenizer:
         except KeyError as error:
             raise UserError(f"id {error} is not in itos") from None
 
+    def to_meta(self):
+        return {"tokenizer": self.kind, **tables(self.itos)}
 
-def make_tokenizer(method, *texts, tiktoken_encoding="gpt2"):
-    """The tokenizer of a --method: `char` (over the texts' characters), `byte` or `tiktoken`."""
+
+class TokenList(TableTokenizer):
+    """A list of tokens, in the order of their ids; byte_fallback: with the 256 bytes behind it, so that any text will do.
+
+    tokens: strings. A text that they do not cover is an error at its first place, never left out.
+    """
+    kind = "token_list"
+
+    def __init__(self, tokens, byte_fallback=False):
+        tokens = list(tokens)
+        if again := {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else None:
+            raise UserError(f"the list of tokens has {min(again)!r} twice")
+        if not tokens or "" in tokens:
+            raise UserError("the list of tokens is empty, or holds an empty token")
+        known = {as_bytes(token) for token in tokens}
+        tokens += [as_token(bytes([i])) for i in range(256) if bytes([i]) not in known] if byte_fallback else []
+        super().__init__(tokens)
+
+    @classmethod
+    def from_file(cls, path, byte_fallback=False):
+        """A JSON list (.json), or a token a line: spaces count, \\n \\t \\r \\\\ stand for those characters."""
+        text = read_text(path)
+        if str(path).endswith(".json"):
+            tokens = read_json(path)
+            if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+                raise UserError(f"{path} must hold a JSON list of strings")
+        else:
+            named = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
+            tokens = [re.sub(r"\\[ntr\\]", lambda m: named[m[0]], line.removesuffix("\r")) for line in text.split("\n")]
+            tokens = [token for token in tokens if token]
+        return cls(tokens, byte_fallback)
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (its bytes): one given, or one trained here. Needs the package sentencepiece.
+
+    Each line is encoded by itself, its "\n" included, with nothing put before it and no space taken away. A model that
+    normalizes text (most do, but not those trained here) is refused for text that it would change.
+    """
+    threads = False
+
+    def __init__(self, model):
+        sentencepiece = optional("sentencepiece", "a SentencePiece model")
+        # a protobuf message; a field that comes again counts: normalizer_spec{add_dummy_prefix, remove_extra_whitespaces}
+        plain = b"\x1a\x04\x18\x00\x20\x00"
+        self.model = bytes(model).removesuffix(plain) + plain
+        try:
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        except RuntimeError:
+            raise UserError("the SentencePiece model is damaged, or is none") from None
+        self.vocab_size = self._sp.get_piece_size()
+        self.eot_token = self._sp.eos_id() if self._sp.eos_id() >= 0 else None
+        self._unknown = self._sp.unk_id()
+        self._bytes = [self._sp.piece_to_id(f"<0x{i:02X}>") for i in range(256)]
+        self._has_bytes = self._unknown not in self._bytes
+        self._table = {i: self._token(i) for i in range(self.vocab_size)}
+        self._raw = [as_bytes(token) for token in self._table.values()]
+
+    def _token(self, i):
+        """What piece i stands for in a text."""
+        if self._sp.is_byte(i):
+            return as_token(bytes([int(self._sp.id_to_piece(i)[3:5], 16)]))
+        return self._sp.id_to_piece(i).replace("\u2581", " ")
+
+    def encode(self, text):
+        """(n,) int64. Raises UnknownText for what the model would lose or change."""
+        raw = to_utf8(text)
+        lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+        found = [i for ids in map(self._encode_line, lines) for i in ids]
+        if (back := b"".join([self._raw[i] for i in found])) != raw:
+            at = len(os.path.commonprefix([back.decode("utf-8", errors="replace"), text]))
+            raise UnknownText(f"the SentencePiece model would lose or change {text[at : at + 10]!a} at position "
+                              .replace("{", "{{").replace("}", "}}") + "{position}", at)
+        return np.array(found, dtype=np.int64)
+
+    def _encode_line(self, line):
+        """The model writes a space as U+2581: one that stands in the text goes byte by byte, as does NUL."""
+        ids = []
+        for part in re.split("([\u2581\0])", line):
+            if part in ("\u2581", "\0") and self._has_bytes:
+                ids += [self._bytes[byte] for byte in part.encode("utf-8")]
+            elif part:
+                ids += self._sp.encode(part)
+        return ids
+
+    def border(self, text):
+        return text.rfind("\n") + 1
+
+    def decode(self, ids):
+        """Bytes that are no UTF-8 become U+FFFD."""
+        try:
+            return b"".join([self._raw[i] for i in np.asarray(ids).tolist()]).decode("utf-8", errors="replace")
+        except IndexError:
+            raise UserError(f"an id is not one of the model's {self.vocab_size:,}") from None
+
+    def __reduce__(self):
+        return type(self), (self.model,)
+
+    def to_meta(self):
+        return {"tokenizer": "sentencepiece", "sentencepiece_model": self.model, **tables(self._table)}
+
+
+METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
+
+
+def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto", additional_tokens_file=None,
+                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=None, train_text=None):
+    """The tokenizer of a --method. texts: all the text (char needs it); train_text: train's, for those that are trained."""
     if method == "char":
         return CharTokenizer.from_text(*texts)
-    return ByteTokenizer() if method == "byte" else TiktokenTokenizer(tiktoken_encoding)
+    if method == "byte":
+        return ByteTokenizer()
+    if method == "custom":
+        return TokenList.from_file(tokens_file, byte_fallback)
+    if method == "sentencepiece" and spm_model_file:
+        return SentencePieceTokenizer(Path(spm_model_file).read_bytes())
+    if method in ("sentencepiece", "bpe"):
+        from data import train_tokenizer
+        return getattr(train_tokenizer, f"train_{method}")(train_text, vocab_size, backend)
+    additional = read_json(additional_tokens_file) if additional_tokens_file else None
+    if additional is not None and not isinstance(additional, dict):
+        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
+    return TiktokenTokenizer(tiktoken_encoding, backend=backend, additional_tokens=additional)
 
 
 def tokenizer_meta(tokenizer):
@@ -230,10 +473,17 @@ def tokenizer_from_meta(meta):
     kind, itos = meta.get("tokenizer"), tables(meta["itos"])["itos"] if meta.get("itos") else None
     if kind == "byte":
         return ByteTokenizer()
-    if kind == "tiktoken":
-        return TiktokenTokenizer.from_meta(meta)
+    if kind in ("tiktoken", "bpe"):
+        return _bpe_from_meta(meta)
+    if kind == "sentencepiece" and "sentencepiece_model" in meta:
+        return SentencePieceTokenizer(meta["sentencepiece_model"])
     if itos is None:
         raise UserError("meta.pkl has no itos, so its ids cannot be turned into text")
+    if kind == "sentencepiece":  # written by another program, without its model: by the longest match in its pieces
+        itos = {i: bytes([int(piece[3:5], 16)]) if re.fullmatch("<0x[0-9A-F]{2}>", piece) else
+                piece.replace("\u2581", " ") for i, piece in itos.items()}
+    if kind == "token_list":
+        return TokenList(itos[i] for i in sorted(itos))
     # nanoGPT's character folders name no tokenizer
     one_char = all(isinstance(t, str) and len(t) == 1 for t in itos.values()) and list(itos) == list(range(len(itos)))
     return CharTokenizer(itos.values()) if one_char and kind in (None, "char") else (

@@ -1,4 +1,4 @@
-"""The dataset folder (data/dataset.py, files.py, write_meta.py): written, killed half-way, read back, refused.
+"""The dataset folder (data/dataset.py, files.py, check_dataset.py --adopt): written, killed half-way, read back, refused.
 
 Run: python -m pytest tests/test_dataset.py            (the campaign of kill -9: add -m "long or not long")
 Token number i of a RangeTokenizer's dataset is i. A kill in the default suite comes before the n-th system call of a
@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -28,8 +29,8 @@ from helpers import RangeTokenizer, arange_dataset, child_env, edit_bin, one_lin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data import check_dataset
 from data import dataset as dataset_module
-from data import write_meta
 from data.dataset import load_plain, open_dataset, write_dataset
 from data.errors import UserError
 from data.files import lock, read_text
@@ -91,7 +92,8 @@ def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsy
     train, val = ids_in(folder)
     decode = tokenizer_from_meta(meta).decode
     assert (decode(train), decode(val)) == (text[:750], text[750:])
-    assert capsys.readouterr().out == "mine: train 750 tokens, val 251 tokens, vocab_size 11 (input.txt)\n"
+    assert re.fullmatch(r"mine: train 750 tokens, val 251 tokens, vocab_size 11 \(input.txt\); 1.00 bytes a token, "
+                        r"\d+\.\d s\n", capsys.readouterr().out)
     assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
 
 
@@ -636,8 +638,8 @@ def test_at_65536_ids_without_dtype_the_width_must_be_stated_and_the_named_comma
     foreign(folder, {"vocab_size": 65_536}, [0, 65_535], dtype=dtype)
     assert not_opened(capsys, folder) == (
         f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of such ids. State "
-        f"it: python data/write_meta.py {folder} --dtype uint16 (or uint32)")
-    write_meta.main([str(folder), "--dtype", dtype])
+        f"it: python data/check_dataset.py {folder} --dtype uint16 (or uint32)")
+    check_dataset.main([str(folder), "--dtype", dtype])
     dataset = opened(folder)
     assert dataset.dtype.name == dtype and dataset.tokens("train").tolist() == [0, 65_535]
 
@@ -671,7 +673,7 @@ def test_a_tiktoken_meta_that_counts_the_ranks_is_raised_to_the_largest_id_plus_
     assert dataset.vocab_size == 50257 and dataset.tokens("train").tolist() == [0, 50256]
 
 
-# ---- write_meta.py: bins that have no meta.pkl
+# ---- check_dataset.py --adopt: bins that have no meta.pkl
 
 
 @pytest.mark.parametrize("where", ["the repo", "elsewhere"])
@@ -686,7 +688,7 @@ def test_bins_without_meta_name_one_command_and_that_command_works(repo, tmp_pat
     assert ("meta.pkl not found beside train.bin and val.bin. If these are GPT-2 tokens (nanoGPT writes no meta.pkl "
             "for them), run: python ") in told
     command = told.split("run: ")[1]
-    assert command.startswith("python ") and "data/write_meta.py " in command
+    assert command.startswith("python ") and "data/check_dataset.py " in command
     run = python(*shlex.split(command)[1:], cwd=cwd)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("bpe: train 50,257 tokens, val 100 tokens, vocab_size 50,257, uint16, taken for "
@@ -700,30 +702,30 @@ def test_bins_without_meta_name_one_command_and_that_command_works(repo, tmp_pat
 def not_described(capsys, *argv):
     folder = Path(argv[0])
     before = contents(folder) if folder.is_dir() else None
-    line = one_line_error(capsys, write_meta.main, [str(arg) for arg in argv])
+    line = one_line_error(capsys, check_dataset.main, [str(arg) for arg in argv])
     assert before is None or contents(folder) == before
     return line.removeprefix("error: ")
 
 
-def test_write_meta_keeps_a_meta_that_is_there(capsys, folder):
+def test_adopt_keeps_a_meta_that_is_there(capsys, folder):
     arange_dataset(folder, 10)
-    assert not_described(capsys, folder) == (f"{folder}/meta.pkl is there already. Give --dtype to state the width of "
+    assert not_described(capsys, folder, "--adopt=gpt2") == (f"{folder}/meta.pkl is there already. Give --dtype to state the width of "
                                              f"its ids, or move it away")
 
 
-def test_write_meta_refuses_bins_that_cannot_be_what_it_would_write(capsys, folder, tmp_path):
-    assert not_described(capsys, tmp_path / "no") == f"{tmp_path}/no not found"
-    assert not_described(capsys, folder) == f"{folder}/train.bin not found"
+def test_adopt_refuses_bins_that_cannot_be_what_it_would_write(capsys, folder, tmp_path):
+    assert not_described(capsys, tmp_path / "no", "--adopt=gpt2") == f"{tmp_path}/no not found"
+    assert not_described(capsys, folder, "--adopt=gpt2") == f"{folder}/train.bin not found"
     foreign(folder, None, np.arange(60_000), np.arange(10))
-    assert not_described(capsys, folder) == (
+    assert not_described(capsys, folder, "--adopt=gpt2") == (
         f"{folder}/train.bin: the id at position 50,257 is 50,257, beyond vocab_size 50,257 (largest seen: 59,999). "
         f"The file is damaged, or meta.pkl belongs to another: prepare the dataset again")
     os.truncate(folder / "train.bin", 9)
-    assert not_described(capsys, folder) == f"{folder}/train.bin has 9 bytes; uint16 ids need a multiple of 2, above 0"
+    assert not_described(capsys, folder, "--adopt=gpt2") == f"{folder}/train.bin has 9 bytes; uint16 ids need a multiple of 2, above 0"
     os.truncate(folder / "train.bin", 0)
-    assert not_described(capsys, folder) == f"{folder}/train.bin has 0 bytes; uint16 ids need a multiple of 2, above 0"
+    assert not_described(capsys, folder, "--adopt=gpt2") == f"{folder}/train.bin has 0 bytes; uint16 ids need a multiple of 2, above 0"
     (folder / "meta.pkl.new").touch()
-    assert not_described(capsys, folder) == (f"{folder} is half-written: prepare.py was stopped. Run: python "
+    assert not_described(capsys, folder, "--adopt=gpt2") == (f"{folder} is half-written: prepare.py was stopped. Run: python "
                                              f"{folder}/prepare.py")
 
 
@@ -814,7 +816,7 @@ def test_the_command_lines_refuse_a_hostile_meta_too(new_dataset, tmp_path, how)
     if how == "prepare":  # it has no need to read the old one
         assert python(folder / "prepare.py").returncode == 0 and opened(folder).num_tokens["train"] == 270
     else:
-        run = python(folder.parent / "write_meta.py", folder, "--dtype=uint16")
+        run = python(folder.parent / "check_dataset.py", folder, "--dtype=uint16")
         assert run.returncode == 2 and run.stdout == ""
         assert only_line(run.stderr).startswith(f"error: {folder}/meta.pkl is not a plain meta.pkl: it refers to ")
     assert not (tmp_path / "evidence").exists()

@@ -7,18 +7,20 @@ import base64
 import hashlib
 import pickle
 import random
+import re
 
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.dataset import load_plain
 from data.download import DownloadError
 from data.errors import UserError
-from data.tokenizer import (RANKS, ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, as_bytes,
+from data.tokenizer import (RANKS, ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, as_bytes,
                             get_encoding, make_tokenizer, table_hash, tables, tokenizer_from_meta, tokenizer_meta)
+from data.train_tokenizer import train_bpe, train_sentencepiece
 
 ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
 TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n", "It's 12345 o'clock", "naïve",
@@ -229,6 +231,129 @@ def forbid_network_after(request, monkeypatch):
 
 def test_the_list_of_encodings_here_is_tiktokens_own():
     assert set(tiktoken.list_encoding_names()) == set(ENCODINGS)
+
+
+# ---- a list of tokens
+
+
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=12, unique=True), st.text(max_size=40))
+def test_a_list_of_tokens_with_byte_fallback_round_trips_any_text(tokens, text):
+    tokenizer = TokenList(tokens, byte_fallback=True)
+    assert tokenizer.decode(ids_of(tokenizer, text)) == text
+    assert ids_of(reopened(tokenizer), text) == ids_of(tokenizer, text)
+    assert tokenizer.vocab_size <= len(tokens) + 256 and ids_of(tokenizer, "".join(tokens)[:0]) == []
+
+
+def test_a_list_of_tokens_is_numbered_in_its_order_takes_the_longest_and_keeps_spaces():
+    tokenizer = TokenList(["a", " ", "ab", "ab "])
+    assert ids_of(tokenizer, "ab aab") == [3, 0, 2] and isinstance(reopened(tokenizer), TokenList)
+    with pytest.raises(UserError, match="^no token of the vocabulary matches 'x{y}' at position 3$"):
+        tokenizer.encode("ab x{y}")
+
+
+def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"the \n\\n\n\\t\r\n\n\\\\n\n x\n")
+    assert list(TokenList.from_file(tmp_path / "a.txt").itos.values()) == ["the ", "\n", "\t", "\\n", " x"]
+    (tmp_path / "a.json").write_text('["the ", "\\n"]')
+    assert list(TokenList.from_file(tmp_path / "a.json").itos.values()) == ["the ", "\n"]
+
+
+@pytest.mark.parametrize("name, raw, told", [
+    ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"), ("a.txt", "\n", "the list of tokens is empty"),
+    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON")])
+def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told):
+    (tmp_path / name).write_text(raw)
+    with pytest.raises(UserError, match=told):
+        TokenList.from_file(tmp_path / name)
+
+
+# ---- more tokens on top of tiktoken's
+
+
+def test_additional_tokens_are_tokens_everywhere_and_survive_meta():
+    tokenizer = TiktokenTokenizer("gpt2", additional_tokens={"<|user|>": 50257, "§": 50300})
+    ids = ids_of(tokenizer, "<|user|>hi §<|endoftext|>")
+    assert ids[0] == 50257 and 50300 in ids and tokenizer.eot_token not in ids
+    assert tokenizer.vocab_size == 50301 and tokenizer.decode(ids) == "<|user|>hi §<|endoftext|>"
+    copy = reopened(tokenizer)
+    assert ids_of(copy, "<|user|>hi §<|endoftext|>") == ids and copy.to_meta() == tokenizer.to_meta()
+    assert pickle.loads(pickle.dumps(tokenizer)).to_meta() == tokenizer.to_meta()
+
+
+@pytest.mark.parametrize("tokens, told", [
+    ({"<x>": 50256}, "additional token '<x>' has id 50256; it must be a whole number that is free, from 50,257 on"),
+    ({"<x>": "7"}, "additional token '<x>' has id '7'"), ({"<x>": 60000, "<y>": 60000}, "has id 60000"),
+    ({"<x": 60000, "<x>": 60001}, "'<x' is the beginning of '<x>'")])
+def test_additional_tokens_that_clash_are_one_line(tokens, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        TiktokenTokenizer("gpt2", additional_tokens=tokens)
+
+
+# ---- trained here: bpe, SentencePiece
+
+
+LESSON = ("The quick brown fox jumps over the lazy dog, and isn't it 1984?\n" * 30 + "naïve “quotes” 日本語\n") * 5
+
+
+def test_a_bpe_is_trained_to_the_size_asked_for_and_rebuilt_from_meta_alone(forbid_network):
+    pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
+    tokenizer = train_bpe([LESSON], 300)
+    assert tokenizer.vocab_size == 300 and tokenizer.eot_token == 299
+    copy = reopened(tokenizer)
+    for text in [*TRICKY, LESSON]:
+        ids = ids_of(tokenizer, text)
+        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and max(ids, default=0) < 299
+    assert len(ids_of(tokenizer, LESSON)) < len(LESSON) / 2
+    assert copy.to_meta() == tokenizer.to_meta() == train_bpe([LESSON[:500], LESSON[500:]], 300).to_meta() | {}
+    with pytest.raises(UserError, match="--vocab_size is 256; bpe has the 256 bytes and <|endoftext|>, so 257 and more"):
+        train_bpe([LESSON], 256)
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
+    return train_sentencepiece([LESSON], 400)
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_sentencepiece_gives_tricky_texts_back_and_so_does_its_copy(pieces, text):
+    ids = ids_of(pieces, text)
+    assert pieces.decode(ids) == text and ids_of(reopened(pieces), text) == ids
+
+
+@given(st.text(alphabet=st.sampled_from("ab \n\r\u2581\u2582é\0😀\u3000\ufb01①"), max_size=60) | st.text())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_sentencepiece_round_trips_any_text(pieces, text):
+    assert pieces.decode(ids_of(pieces, text)) == text
+
+
+def test_sentencepiece_is_trained_to_the_size_asked_for_and_ends_documents(pieces):
+    assert pieces.vocab_size == 400 and pieces.to_meta()["itos"][pieces.eot_token] == "<|endoftext|>"
+    assert len(ids_of(pieces, LESSON)) < len(LESSON) / 2
+    assert pickle.loads(pickle.dumps(pieces)).to_meta() == pieces.to_meta()
+    assert reopened(pieces).to_meta() == train_sentencepiece([LESSON], 400).to_meta()
+
+
+def test_a_given_sentencepiece_model_that_would_change_the_text_is_refused_at_that_place(pieces, tmp_path):
+    import io
+
+    import sentencepiece
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(LESSON.split("\n")), model_writer=model,
+                                             vocab_size=120, model_type="bpe", minloglevel=2)
+    (tmp_path / "a.model").write_bytes(model.getvalue())
+    given_model = make_tokenizer("sentencepiece", spm_model_file=tmp_path / "a.model")
+    text = "The quick brown fox and  isn't it 1984?"
+    assert given_model.decode(ids_of(given_model, text)) == text  # two spaces and all
+    for bad, at in (("The lazy dog\n", 12), ("fox \ufb01x", 4), ("zебра", 1)):
+        with pytest.raises(UserError, match=f"the SentencePiece model would lose or change .* at position {at}$"):
+            given_model.encode(bad)
+
+
+def test_a_model_that_cannot_be_trained_is_one_line():
+    pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
+    with pytest.raises(UserError, match="sentencepiece cannot train 99,999 pieces on this text: "):
+        train_sentencepiece(["abc " * 100], 99_999)
 
 
 # ---- the rank files: cache, address, package

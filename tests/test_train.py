@@ -860,7 +860,7 @@ def test_a_bpe_folder_of_nanogpt_trains_after_the_command_that_the_error_names(t
     line = one_line_error(capsys, train.main, [*TINY, *flags])
     assert line.startswith("error: bpe/meta.pkl not found beside train.bin and val.bin. If these are GPT-2 ")
     command = line.split("run: ")[1]
-    assert command.startswith("python ") and command.endswith("data/write_meta.py bpe")
+    assert command.startswith("python ") and command.endswith("data/check_dataset.py bpe --adopt gpt2")
     done = subprocess.run(command, shell=True, env=child_env(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run(*flags)

@@ -1,0 +1,261 @@
+"""Proves a prepared folder, token by token, and shows what a model will see.
+
+    python data/check_dataset.py shakespeare_char                     # or a path: data/mine
+    python data/check_dataset.py mine --streams mine_pos mine_case    # ... and that these are aligned with it
+    python data/check_dataset.py mine --adopt gpt2                    # first write the meta.pkl of bins that have none
+    python data/check_dataset.py mine --dtype uint32                  # state the width of an id where meta.pkl does not
+
+Checks sizes, hashes and every id, documents of val that are in train too, and the streams; prints counts, the most
+frequent tokens, the lengths of documents and some windows, | between their tokens. Status 2 where something is wrong.
+"""
+import argparse
+import hashlib
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
+from data.dataset import SPLITS, check_ids, dataset_folder, load_plain, open_dataset, token_dtype
+from data.errors import Parser, UserError, one_line_errors
+from data.files import lock, replacing
+from data.tokenizer import TiktokenTokenizer, table_hash, tables, tokenizer_from_meta
+
+CHUNK = 1 << 24  # tokens read at once
+SHIFTS = range(-3, 4)  # tokens by which a stream is tried against the first
+
+
+# ---- meta.pkl for bins that another program wrote
+
+
+def adopt(folder, encoding, dtype):
+    """Write folder's meta.pkl: of an encoding of tiktoken (where there is none yet), or with dtype stated."""
+    path = folder / "meta.pkl"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} not found")
+    with lock(folder, "prepare.py"):
+        if (folder / "meta.pkl.new").exists():
+            raise UserError(f"{folder} is half-written: prepare.py was stopped. Run: python {folder}/prepare.py")
+        if path.exists() and not dtype:
+            raise UserError(f"{path} is there already. Give --dtype to state the width of its ids, or move it away")
+        if not path.exists() and not encoding:
+            raise UserError(f"{path} is not there. Say what the ids are, for example: --adopt gpt2")
+        meta = load_plain(path.read_bytes(), path) if path.exists() else (
+            TiktokenTokenizer(encoding, backend="tiktoken").to_meta())
+        dtype = np.dtype(dtype or token_dtype(meta["vocab_size"])).newbyteorder("<")
+        described = {split: _describe(folder / f"{split}.bin", dtype, meta["vocab_size"]) for split in SPLITS}
+        meta |= {"dtype": dtype.name, "max_id": max(max_id for _, max_id in described.values()),
+                 "splits": {split: counts for split, (counts, _) in described.items()}}
+        if meta.get("itos"):
+            meta["table_sha256"] = table_hash(tables(meta["itos"])["itos"])
+        with replacing(path) as file:
+            pickle.dump(meta, file, protocol=4)
+    counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,}, {dtype.name}, taken for "
+          f"{meta.get('tiktoken_encoding') or meta.get('tokenizer') or 'the'} tokens; wrote {path}")
+
+
+def _describe(path, dtype, vocab_size):
+    """({"tokens", "sha256"}, largest id) of a bin, every id checked."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found")
+    if path.stat().st_size % dtype.itemsize or not path.stat().st_size:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes; {dtype.name} ids need a multiple of "
+                        f"{dtype.itemsize}, above 0")
+    tokens, digest, max_id = np.memmap(path, dtype=dtype, mode="r"), hashlib.sha256(), 0
+    for start, piece in _chunks(tokens):
+        check_ids(piece, vocab_size, path, lambda i: start + i)
+        digest.update(piece.data)
+        max_id = max(max_id, int(piece.max()))
+    return {"tokens": len(tokens), "sha256": digest.hexdigest()}, max_id
+
+
+def _chunks(tokens):
+    return ((start, tokens[start : start + CHUNK]) for start in range(0, len(tokens), CHUNK))
+
+
+# ---- the checks: each gives lines that say what is wrong
+
+
+def check_split(dataset, split):
+    """(problems, how often each id occurs) of a bin, read once."""
+    stated, path = dataset.meta.get("splits", {}).get(split, {}), dataset.path(split)
+    digest, counts, problems = hashlib.sha256(), np.zeros(dataset.vocab_size, dtype=np.int64), []
+    tokens = dataset.tokens(split) if dataset.num_tokens[split] else np.zeros(0, dataset.dtype)
+    if not len(tokens):
+        return [f"{path} is empty"], counts
+    for start, piece in _chunks(tokens):
+        digest.update(piece.data)
+        try:
+            check_ids(piece, dataset.vocab_size, path, lambda i: start + i)
+        except UserError as error:
+            problems += [str(error)] if not problems else []
+        found = np.bincount(piece, minlength=dataset.vocab_size)
+        counts += found[: dataset.vocab_size]
+    if stated.get("sha256", digest.hexdigest()) != digest.hexdigest():
+        problems.append(f"{path} is not what was prepared: its sha256 is {digest.hexdigest()}, meta.pkl says "
+                        f"{stated['sha256']}")
+    head = tokens[: 1 << 20]
+    if dataset.dtype.itemsize == 2 and len(head) > 99 and head[::2].any() and not head[1::2].any():
+        problems.append(f"{path}: every second id is 0, so these are ids of 4 bytes, read as {dataset.dtype.name}. "
+                        f"State the width: --dtype uint32")
+    return problems, counts
+
+
+def check_max_id(dataset, counts):
+    """meta.pkl's max_id against the ids that occur."""
+    used = np.flatnonzero(sum(counts.values()))
+    if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
+        return [f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the largest id in the bins is "
+                f"{used[-1]:,}"]
+    return []
+
+
+def documents(dataset, split):
+    """(lengths in tokens, 64-bit hashes) of the documents of a split, each ended (or begun) by eot_token."""
+    tokens, eot = dataset.tokens(split), dataset.meta["eot_token"]
+    lengths, hashes, rest = [], [], np.zeros(0, dataset.dtype)
+    for _, piece in _chunks(tokens):
+        *whole, rest = _cut(np.concatenate([rest, piece]), eot)
+        lengths += map(len, whole)
+        hashes += [hashlib.blake2b(document.tobytes(), digest_size=8).digest() for document in whole]
+    if len(rest):
+        lengths.append(len(rest))
+        hashes.append(hashlib.blake2b(rest.tobytes(), digest_size=8).digest())
+    lengths = np.array(lengths, dtype=np.int64)
+    return lengths[lengths > 0], np.frombuffer(b"".join(hashes), "<u8")[lengths > 0]
+
+
+def _cut(ids, eot):
+    """ids between one eot and the next; the last has no eot behind it yet."""
+    ends = np.flatnonzero(ids == eot)
+    return [ids[start:end] for start, end in zip([0, *(ends + 1).tolist()], [*ends.tolist(), len(ids)])]
+
+
+def check_documents(dataset):
+    """Lengths of documents, printed, and those of val that are in train too, letter for letter."""
+    if dataset.meta.get("eot_token") is None:
+        return []
+    hashes = {}
+    for split in SPLITS:
+        lengths, hashes[split] = documents(dataset, split)
+        if len(lengths):
+            quantiles = np.percentile(lengths, [0, 10, 50, 90, 100], method="nearest")
+            print(f"  {split}: {len(lengths):,} documents; tokens in the shortest, at 10%, 50%, 90%, in the longest: "
+                  f"{', '.join(f'{q:,}' for q in quantiles)}")
+    shared = np.isin(hashes["val"], hashes["train"])
+    if shared.any():
+        at = int(shared.argmax())
+        return [f"{dataset.path('val')}: {shared.sum():,} of {len(shared):,} documents are in train too; the first is "
+                f"document number {at + 1:,}"]
+    return []
+
+
+def check_stream(first, stream, sample=1 << 20):
+    """Whether two datasets can be read side by side: equal lengths, and most alike (mutual information) unshifted."""
+    problems = []
+    for split in SPLITS:
+        a_len, b_len = first.num_tokens[split], stream.num_tokens[split]
+        if a_len != b_len:
+            problems.append(f"{stream.path(split)} has {b_len:,} tokens, {first.path(split)} has {a_len:,}; aligned "
+                            f"streams are equally long")
+    if problems:
+        return problems
+    a, b = (np.array(dataset.tokens("train")[:sample]).astype(np.int64) for dataset in (first, stream))
+    edge = max(SHIFTS)
+    if len(a) <= 100 * edge:
+        return []
+    alike = {k: _mutual_information(a[edge:-edge], b[edge + k : len(b) - edge + k]) for k in SHIFTS}
+    best = max(alike, key=alike.get)
+    print(f"  {stream.name}: shares {alike[0]:.3f} bits a token with {first.name}")
+    if best and alike[best] > alike[0] + 0.02:
+        problems.append(f"{stream.path('train')} seems to have slipped by {best:+d} tokens against {first.path('train')}: "
+                        f"shifted so, they share {alike[best]:.3f} bits a token, as they stand {alike[0]:.3f}")
+    return problems
+
+
+def _mutual_information(a, b):
+    """Bits that a[i] tells of b[i], estimated from their counts."""
+    def entropy(x):
+        share = np.unique(x, return_counts=True)[1] / len(x)
+        return -(share * np.log2(share)).sum()
+    return entropy(a) + entropy(b) - entropy(a * (int(b.max()) + 1) + b)
+
+
+# ---- what is shown
+
+
+def token_text(meta, i):
+    token = meta["itos"].get(i, "?") if isinstance(meta.get("itos"), dict) else str(i)
+    return repr(token)[1:-1] if isinstance(token, str) else repr(token)
+
+
+def show(dataset, counts, num_windows, width, seed):
+    total = sum(counts.values())
+    top = np.argsort(-total, kind="stable")[:12]
+    shares = ", ".join(f"{token_text(dataset.meta, int(i))!s} {total[i] / total.sum():.1%}" for i in top if total[i])
+    print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: {shares}")
+    levels = [(1, 1), (2, 9), (10, 99), (100, 999), (1000, 9999), (10_000, None)]
+    print("  ids by how often they occur: " + ", ".join(
+        f"{low:,}{'' if low == high else '+' if high is None else f'-{high:,}'}: "
+        f"{int(((total >= low) & (total <= (high or total.max()))).sum()):,}" for low, high in levels))
+    draw = np.random.default_rng(seed)
+    for split in SPLITS:
+        tokens = dataset.tokens(split)
+        starts = [0, *sorted(draw.integers(0, max(1, len(tokens) - width), num_windows - 1).tolist())]
+        for start in dict.fromkeys(starts):
+            window = "|".join(token_text(dataset.meta, i) for i in tokens[start : start + width].tolist())
+            print(f"  {split} at {start:,}: {window}")
+
+
+def check(dataset, streams=(), num_windows=3, width=24, seed=0):
+    """All checks of a dataset, what is found printed; returns the lines that say what is wrong."""
+    print(f"{dataset.name}: " + ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
+          + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {dataset.meta.get('source', 'another program')}")
+    if dataset.vocab_size > 1 << 28:
+        raise UserError(f"{dataset.folder}/meta.pkl says vocab_size {dataset.vocab_size:,}: too many ids to count")
+    problems, counts = [], {}
+    for split in SPLITS:
+        found, counts[split] = check_split(dataset, split)
+        problems += found
+    problems += check_max_id(dataset, counts)
+    if not problems:
+        problems += check_documents(dataset)
+        if dataset.meta.get("itos"):
+            tokenizer_from_meta(dataset.meta)  # it can be rebuilt
+        show(dataset, counts, num_windows, width, seed)
+    for name in streams:
+        problems += check_stream(dataset, open_dataset(_folder(name)))
+    return problems
+
+
+def _folder(name):
+    """A name of data/, or a path; as open_dataset() takes it."""
+    return f"{name}/" if Path(name).is_dir() and not dataset_folder(name).is_dir() else name
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a dataset of data/, or a path to a folder")
+    parser.add_argument("--streams", nargs="+", default=[], help="datasets that must be aligned with it, token by token")
+    parser.add_argument("--adopt", metavar="ENCODING", help="write its meta.pkl: gpt2, cl100k_base, ...")
+    parser.add_argument("--dtype", choices=["uint16", "uint32"], help="write the width of an id into its meta.pkl")
+    parser.add_argument("--windows", type=int, default=3, help="windows shown of each split (default: 3)")
+    parser.add_argument("--width", type=int, default=24, help="tokens a window (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="which windows (default: 0)")
+    args = parser.parse_args(argv)
+    name = _folder(args.name)
+    if args.adopt or args.dtype:
+        adopt(Path(os.path.normpath(dataset_folder(name))), args.adopt, args.dtype)
+    problems = check(open_dataset(name), args.streams, args.windows, args.width, args.seed)
+    if problems:
+        raise UserError(f"{'; '.join(problems)}")
+    print("  all is well: sizes, every id" + (", hashes" if "splits" in open_dataset(name).meta else "")
+          + (", streams" if args.streams else ""))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

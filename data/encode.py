@@ -1,0 +1,258 @@
+"""Text -> ids, in bounded memory and on every core: splits, units of work, the workers that encode them.
+
+    split_pieces(text, val_text, ...)       (split, piece of text, how it ends), in order
+    units(pieces, border, size)             lists of them of about `size` characters: the units of work
+    encode_all(units, job, ...)             the ids of each unit, in order, whoever encoded it
+
+A unit's ids do not depend on where units begin and end: text is cut only where the tokenizer's border() says so. What
+is held in memory is a few units; a stretch of text without a border is never cut, however long it is.
+"""
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import queue
+import threading
+
+import numpy as np
+
+from data.errors import UserError, optional
+from data.inputs import Shards, TextFile
+from data.tokenizer import UnknownText, to_utf8
+
+UNIT = 1 << 20  # characters
+GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # how a piece ends; only a document is followed by <|endoftext|>
+
+
+def split_pieces(text, val_text, percentage_train, seed=0):
+    """(split, piece, how it ends) for each piece of the input, in order. See write_dataset() for the arguments."""
+    for split, part in (("train", text), ("val", val_text)):
+        if part is None:
+            continue
+        if isinstance(part, (str, TextFile, Shards)):
+            cut = int(_length(part) * percentage_train) if val_text is None else None
+            yield from _one_text(split, _slices(part) if isinstance(part, str) else part, cut)
+            continue
+        for document in part:
+            if val_text is None:
+                split = "train" if _share(document, seed) < percentage_train else "val"
+            yield split, document, ENDS_DOCUMENT
+
+
+def train_pieces(text, val_text, percentage_train, seed=0):
+    """The pieces of text that split_pieces() gives to train."""
+    return (piece for split, piece, _ in split_pieces(text, val_text, percentage_train, seed) if split == "train")
+
+
+def _length(text):
+    return len(text) if isinstance(text, str) else text.length()
+
+
+def _slices(text, size=UNIT):
+    return (text[i : i + size] for i in range(0, len(text), size))
+
+
+def _share(document, seed):
+    """64 bits of a hash of the content, as a number from 0 to 1: copies of a document are on one side."""
+    digest = hashlib.blake2b(to_utf8(document), digest_size=8, salt=seed.to_bytes(8, "little"))
+    return int.from_bytes(digest.digest()) / 2**64
+
+
+def _one_text(split, pieces, cut):
+    """One continuous text; after `cut` characters (None: never) it goes on in val."""
+    at = 0
+    for piece in pieces:
+        if cut is not None and split == "train" and at + len(piece) >= cut:
+            yield "train", piece[: cut - at], ENDS_TEXT
+            split, piece = "val", piece[cut - at :]
+        yield split, piece, GOES_ON
+        at += len(piece)
+    yield split, piece[:0] if at else "", ENDS_TEXT
+
+
+def units(pieces, border, size=UNIT):
+    """Group pieces into lists of (split, text, how it ends), each about `size` characters.
+
+    border(text): the last place where text may be cut in two; it is asked when a text has grown to `size`, and where it
+    knows none (0) again when that has doubled.
+    """
+    unit, unit_size = [], 0
+    held, held_size, wanted = [], 0, size  # pieces of a text that goes on
+    for split, piece, end in _at_most(size, pieces):
+        held.append(piece)
+        held_size += len(piece)
+        if end == GOES_ON and held_size < wanted:
+            continue
+        text, rest = _joined(held), None
+        if end == GOES_ON:
+            if not (cut := border(text) if isinstance(text, str) else len(text)):
+                held, wanted = [text], 2 * held_size
+                continue
+            text, rest = text[:cut], text[cut:]
+        unit.append((split, text, end))
+        unit_size += len(text)
+        held, held_size, wanted = ([], 0, size) if rest is None else ([rest], len(rest), size + len(rest))
+        if unit_size >= size:
+            yield unit
+            unit, unit_size = [], 0
+    if unit:
+        yield unit
+
+
+def _at_most(size, pieces):
+    """The same pieces, those longer than `size` in several."""
+    for split, piece, end in pieces:
+        *some, last = _slices(piece, size) if len(piece) > size else [piece]
+        yield from ((split, part, GOES_ON) for part in some)
+        yield split, last, end
+
+
+def _joined(pieces):
+    return pieces[0] if len(pieces) == 1 else "".join(pieces) if isinstance(pieces[0], str) else np.concatenate(pieces)
+
+
+def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
+    """{split: ids} of a unit. Runs in a worker; everything it needs is in its arguments."""
+    ids, at = {}, 0
+    for split, text, end in unit:
+        try:
+            found = ids.setdefault(split, [])
+            found.append(checked(tokenizer.encode(text) if isinstance(text, str) else text, vocab_size, dtype))
+        except UnknownText as error:
+            raise UnknownText(error.message, at + error.position) from None
+        if end == ENDS_DOCUMENT and eot_token is not None:
+            found.append(np.array([eot_token], dtype))
+        at += len(text)
+    return {split: found[0] if len(found) == 1 else np.concatenate(found) for split, found in ids.items()}
+
+
+def checked(ids, vocab_size, dtype):
+    """ids as an array of dtype. Raises UserError for what is no flat list of integers below vocab_size."""
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise UserError("encode() gave lists of unequal length; it must give a flat list of integers") from None
+    if not ids.size:
+        return np.zeros(0, dtype)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise UserError(f"encode() gave an array of shape {ids.shape} and type {ids.dtype}; it must give a flat list of "
+                        f"integers")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise UserError(f"encode() gave id {low if low < 0 else high}, outside the vocabulary of {vocab_size:,} ids "
+                        f"(vocab_size is the largest id in itos + 1)")
+    return np.ascontiguousarray(ids, dtype=dtype)
+
+
+# ---- workers
+
+
+def read_ahead(items, ahead=2):
+    """The same items, taken from their source by a thread, so that reading and hashing overlap with the rest."""
+    taken, stop = queue.Queue(ahead), threading.Event()
+
+    def put(item):
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                return taken.put(item, timeout=0.1)
+
+    def take():
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((None, StopIteration()))
+        except BaseException as error:  # it is raised where the items are used
+            put((None, error))
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = taken.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def encode_all(units, job, num_workers=None, dask=None):
+    """What encode_unit() gives for each unit, in order; up to two units a worker are under way at a time.
+
+    job: (tokenizer, vocab_size, dtype, eot_token), as encode_unit() takes them. num_workers: how many of this machine;
+        default, one a core: threads for a tokenizer that lets them run, else processes. dask: the address of a dask
+        scheduler, tcp://host:port, whose workers do it instead. A text of one unit is encoded without any of them.
+    """
+    units = read_ahead(units)
+    first = list(itertools.islice(units, 2))
+    units = itertools.chain(first, units)
+    num_workers = num_workers or cores()
+    in_threads = getattr(job[0], "threads", False)
+    work, packed = functools.partial(encode_unit, *job), None
+    if dask or not in_threads:
+        with contextlib.suppress(AttributeError, TypeError, pickle.PicklingError):  # a class of main()'s own, say
+            packed = pickle.dumps(job)
+        work = functools.partial(_in_process, packed) if packed else work
+    if not dask and (len(first) < 2 or num_workers == 1 or not in_threads and not packed):
+        yield from map(functools.partial(encode_unit, *job), units)
+        return
+    if dask and not packed:
+        raise UserError("--dask: the tokenizer cannot be sent to other processes. Define its class outside of functions")
+    try:
+        with _executor(num_workers, in_threads, dask) as (executor, num_workers):
+            waiting = collections.deque()
+            for unit in units:
+                waiting.append(executor.submit(work, unit))
+                if len(waiting) >= 2 * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    except concurrent.futures.BrokenExecutor:
+        raise UserError("a worker was killed, perhaps for lack of memory (fewer --num_workers take less). Run the same "
+                        "command again: what is done is kept") from None
+
+
+def cores():
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _executor(num_workers, in_threads, dask):
+    """(a concurrent.futures.Executor, its number of workers); what waits in it is dropped where the block fails."""
+    client = None
+    if dask:
+        distributed = optional("distributed", "--dask", install="dask[distributed]")
+        client = distributed.Client(dask)
+        executor, num_workers = client.get_executor(), sum(client.nthreads().values())
+        if not num_workers:
+            client.close()
+            raise UserError(f"--dask: {dask} has no workers. Start some: dask worker {dask}")
+    elif in_threads:
+        executor = concurrent.futures.ThreadPoolExecutor(num_workers)
+    else:  # spawn: the same on every system, and safe beside threads
+        executor = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+    try:
+        yield executor, num_workers
+    finally:
+        executor.shutdown(cancel_futures=True) if not client else client.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(packed):
+    return pickle.loads(packed)
+
+
+def _in_process(packed, unit):
+    """encode_unit() in another process, which builds the tokenizer once."""
+    return encode_unit(*_unpacked(packed), unit)

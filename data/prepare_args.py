@@ -1,0 +1,95 @@
+"""The command line that the template's prepare.py has, and what its flags say: the inputs and the tokenizer.
+
+    args = parse_args(__doc__, HERE)
+    text, val_text = inputs(args)
+    tokenizer = tokenizer_of(args, text, val_text)
+    write_dataset(HERE, text, tokenizer, val_text=val_text, **writing(args))
+"""
+import argparse
+
+from data.dataset import dataset_folder, read_meta
+from data.encode import cores, train_pieces
+from data.errors import Parser
+from data.inputs import open_inputs
+from data.tokenizer import METHODS, make_tokenizer, tokenizer_from_meta
+
+ONLY_WITH = {  # flag: the methods that read it
+    "tiktoken_encoding": ("tiktoken",), "additional_tokens_file": ("tiktoken",), "backend": ("tiktoken", "bpe"),
+    "tokens_file": ("custom",), "byte_fallback": ("custom",), "vocab_size": ("bpe", "sentencepiece"),
+    "spm_model_file": ("sentencepiece",)}
+
+
+def parse_args(doc, here, argv=None):
+    """The flags. doc: for --help; here: the dataset's folder, where input.txt is. Raises UserError for flags that clash."""
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    group = parser.add_argument_group("the text")
+    group.add_argument("-t", "--train_input", nargs="+", default=[here / "input.txt"], help="files or globs: text, .jsonl, "
+                       ".json, .csv, .tsv, .parquet, each plain or .gz, .zst, .xz; - for standard input; .bin shards of "
+                       "llm.c (default: input.txt)")
+    group.add_argument("-v", "--val_input", nargs="+", help="the same for validation; then all of --train_input is train")
+    group.add_argument("-p", "--percentage_train", type=float, help="share of the text for train (default: 0.9)")
+    group.add_argument("--split_seed", type=int, default=0, help="which documents go to val (default: 0)")
+    group.add_argument("--text_template", help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
+    group.add_argument("--max_bad_rows", type=int, default=0, help="rows that may be left out (default: 0)")
+    group.add_argument("--no_end_of_text", action="store_true", help="do not end documents with <|endoftext|>")
+    group = parser.add_argument_group("the tokenizer")
+    group.add_argument("--method", choices=METHODS, help="what a token is (default: char)")
+    group.add_argument("-e", "--tiktoken_encoding", help="gpt2, cl100k_base, o200k_base, ... (default: gpt2)")
+    group.add_argument("--additional_tokens_file", help="tiktoken: JSON, more tokens and their ids: {\"<|user|>\": 50257}")
+    group.add_argument("--backend", choices=["auto", "tiktoken", "gigatoken"], help="tiktoken, bpe: who encodes; the ids "
+                       "are the same (default: auto, gigatoken where it is installed)")
+    group.add_argument("--tokens_file", help="custom: the tokens, one a line, or a JSON list")
+    group.add_argument("--byte_fallback", action="store_true", default=None, help="custom: bytes for what no token covers")
+    group.add_argument("--vocab_size", type=int, help="bpe, sentencepiece: ids to train (default: 4096)")
+    group.add_argument("--spm_model_file", help="sentencepiece: a model to take instead of training one")
+    group.add_argument("--reuse_vocab_of", metavar="DATASET", help="the tokenizer of a prepared dataset, data/x")
+    group = parser.add_argument_group("the work")
+    group.add_argument("--num_workers", type=int, help=f"(default: one a core, here {cores()})")
+    group.add_argument("--dask", metavar="ADDRESS", help="encode on the workers of a dask scheduler: tcp://host:8786")
+    args = parser.parse_args(argv)
+    _refuse_unread(parser, args)
+    if args.num_workers is not None and args.num_workers < 1:
+        parser.error(f"--num_workers is {args.num_workers}; it must be 1 or more")
+    if not 0 <= args.split_seed < 2**64:
+        parser.error(f"--split_seed is {args.split_seed}; it must be from 0 to 2**64 - 1")
+    return args
+
+
+def _refuse_unread(parser, args):
+    """A flag that would do nothing is an error."""
+    if args.reuse_vocab_of and args.method:
+        parser.error("--method does nothing beside --reuse_vocab_of")
+    args.method = args.method or "char"
+    for flag, methods in ONLY_WITH.items():
+        if getattr(args, flag) is not None and (args.method not in methods or args.reuse_vocab_of):
+            short = "-e/" if flag == "tiktoken_encoding" else ""
+            parser.error(f"{short}--{flag} goes with --method {' or '.join(methods)}")
+    if args.method == "custom" and not args.tokens_file:
+        parser.error("--method custom needs --tokens_file")
+    if args.spm_model_file and args.vocab_size:
+        parser.error("--vocab_size does nothing beside --spm_model_file")
+    if args.percentage_train is not None and args.val_input:
+        parser.error("-p/--percentage_train does nothing beside -v/--val_input: all of --train_input is train then")
+    args.percentage_train = 0.9 if args.percentage_train is None else args.percentage_train
+
+
+def inputs(args):
+    """(text, val_text or None), to be read as often as needed. See inputs.py."""
+    template = args.text_template and args.text_template.replace("\\n", "\n").replace("\\t", "\t")  # as typed in a shell
+    rows = dict(text_template=template, max_bad_rows=args.max_bad_rows)
+    return tuple(open_inputs(paths, **rows) if paths else None for paths in (args.train_input, args.val_input))
+
+
+def tokenizer_of(args, text, val_text):
+    """The tokenizer that the flags ask for."""
+    if args.reuse_vocab_of:
+        return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
+    choices = {flag: getattr(args, flag) for flag in ONLY_WITH if getattr(args, flag) is not None}
+    train_text = train_pieces(text, val_text, args.percentage_train, args.split_seed)
+    return make_tokenizer(args.method, *(t for t in (text, val_text) if t is not None), train_text=train_text, **choices)
+
+
+def writing(args):
+    """The arguments of write_dataset()."""
+    return dict(percentage_train=args.percentage_train, split_seed=args.split_seed,
+                end_of_text=not args.no_end_of_text, num_workers=args.num_workers, dask=args.dask)

@@ -1,0 +1,259 @@
+"""Files -> text and documents (data/inputs.py): every format, packed or not, bad rows, damaged files, standard input.
+
+Run: python -m pytest tests/test_inputs.py            Skipped in part where pyarrow or zstandard is not installed.
+"""
+import csv
+import gzip
+import io
+import json
+import lzma
+
+import numpy as np
+import pytest
+from helpers import python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import inputs
+from data.errors import UserError
+from data.inputs import Documents, Shards, TextFile, open_inputs, read_documents
+
+ROWS = [{"text": text, "n": i} for i, text in enumerate(
+    ["plain", "", "two\nlines\r\nand a \"quote\", a comma", "tab\there", "naïve 日本 😀 \u2028\x85", "x" * 300_000, "\x00 end"])]
+TEXTS = [row["text"] for row in ROWS]
+
+
+def as_jsonl(rows):
+    return "\n\n".join(json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(rows)).encode()
+
+
+def as_csv(rows, delimiter=","):
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+def as_parquet(rows):
+    pyarrow = pytest.importorskip("pyarrow", reason="the package pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the package pyarrow is not installed")
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+FORMATS = {
+    "jsonl": as_jsonl, "json": lambda rows: json.dumps(rows, indent=2).encode(),
+    "one_line.json": lambda rows: json.dumps(rows).encode(),
+    "lines.json": lambda rows: b"\n".join(json.dumps(row).encode() for row in rows), "csv": as_csv,
+    "tsv": lambda rows: as_csv(rows, "\t"), "parquet": as_parquet}
+
+
+def zstd(raw):
+    zstandard = pytest.importorskip("zstandard", reason="the package zstandard is not installed")
+    return zstandard.compress(raw[: len(raw) // 2]) + zstandard.compress(raw[len(raw) // 2 :])  # two frames
+
+
+PACKINGS = {"": lambda raw: raw, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_each_format_packed_or_not_gives_its_rows_in_order_again_and_again(tmp_path, monkeypatch, suffix, packing):
+    path = tmp_path / f"rows.{suffix}{packing}"
+    path.write_bytes(PACKINGS[packing](FORMATS[suffix](ROWS)))
+    for block in (7919, 1 << 20):
+        monkeypatch.setattr(inputs, "BLOCK", block)
+        documents = read_documents(path)
+        assert list(documents) == TEXTS == list(documents)
+        assert documents.position == documents.size == path.stat().st_size
+    assert list(read_documents(path, text_template="{n}: {text}"))[3] == "3: tab\there"
+    assert list(read_documents(path, text_template=lambda row: row["text"] if int(row["n"]) > 4 else None)) == TEXTS[5:]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_text_is_one_text_and_several_are_documents(tmp_path, monkeypatch, packing):
+    monkeypatch.setattr(inputs, "BLOCK", 100)
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt{packing}").write_bytes(PACKINGS[packing](f"\ufeff{name} é😀\r\n".encode() * 50))
+    text = open_inputs(tmp_path / f"a.txt{packing}")
+    assert isinstance(text, TextFile) and text.name == f"a.txt{packing}"
+    # only the byte order mark at the start of the file goes
+    assert "".join(text) == ("\ufeffa é😀\r\n" * 50)[1:] == "".join(text) and text.length() == 50 * 7 - 1
+    both = open_inputs(str(tmp_path / f"*.txt{packing}"))
+    assert [document[0] for document in both] == ["a", "b"] and both.name == f"a.txt{packing} and 1 more"
+
+
+@given(st.text(), st.integers(1, 9), st.booleans())
+def test_the_characters_and_the_length_of_a_text_are_found_however_blocks_fall(tmp_path_factory, text, block, marked):
+    path = tmp_path_factory.getbasetemp() / "characters.txt"
+    path.write_bytes(b"\xef\xbb\xbf" * marked + text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "BLOCK", block + 3)
+        source = TextFile(path)
+        text = "".join(source)
+        assert source.characters() == set(text) and source.length() == len(text)
+        assert TextFile(path).length() == len(text)
+
+
+@given(st.binary())
+def test_bytes_that_are_no_utf_8_are_never_taken_for_a_text(tmp_path_factory, raw):
+    path = tmp_path_factory.getbasetemp() / "bytes.txt"
+    path.write_bytes(raw)
+    try:
+        characters = TextFile(path).characters()
+    except UserError as error:
+        assert "is not UTF-8" in str(error) or "is UTF-16" in str(error)
+    else:
+        try:
+            assert characters == set("".join(TextFile(path)))
+        except UserError:  # it is found when the text is written, at the latest
+            pass
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_a_packed_file_cut_short_is_one_line_and_never_a_shorter_corpus(tmp_path, suffix, packing):
+    path = tmp_path / f"rows.{suffix}{packing}"
+    raw = PACKINGS[packing](FORMATS[suffix](ROWS))
+    for end in (len(raw) - 1, len(raw) - 9, len(raw) // 2, 20):
+        path.write_bytes(raw[:end])
+        with pytest.raises(UserError, match="is damaged or cut short"):
+            list(read_documents(path))
+
+
+@pytest.mark.parametrize("suffix", ["json", "one_line.json", "parquet"])
+def test_a_file_cut_short_is_one_line_where_the_format_can_tell(tmp_path, suffix):
+    path, raw = tmp_path / f"rows.{suffix}", FORMATS[suffix](ROWS)
+    for end in (len(raw) - 1, len(raw) - 2, len(raw) // 2, 30, 1):
+        path.write_bytes(raw[:end])
+        with pytest.raises(UserError, match=f"rows.{suffix}"):
+            list(read_documents(path))
+
+
+BAD = {
+    "jsonl": ('{"text": "a"}\n{"text": \n["no", "object"]\n{"txt": 1}\n{"text": null}\n{"text": "\\ud800"}\n'
+              '{"text": ["list"]}\n17\n{"text": "z"}\n', {2: "no JSON", 3: "must be an object", 4: "it has no 'text'",
+                                                          5: "null stands for a text", 6: "lone surrogate",
+                                                          7: "stands for a text", 8: "must be an object"}),
+    "csv": ("text,n\na,1\nb\nc,2,3\n\"d\"x,4\nz,5\n", {3: "it has 1 fields, the header 2", 4: "it has 3 fields",
+                                                       5: "no CSV"}),
+    "tsv": ("text\tn\na\t1\nb\nz\t5\n", {3: "it has 1 fields, the header 2"}),
+}
+
+
+@pytest.mark.parametrize("suffix", BAD)
+def test_bad_rows_are_an_error_with_file_and_line_unless_so_many_are_allowed(tmp_path, capsys, suffix):
+    raw, bad = BAD[suffix]
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text(raw)
+    for allowed, (line, why) in enumerate(bad.items()):
+        with pytest.raises(UserError) as error:
+            list(read_documents(path, max_bad_rows=allowed))
+        assert str(error.value).startswith(f"{path} line {line}: ") and why in str(error.value)
+        assert str(error.value).endswith(f"It is bad row number {allowed + 1}; --max_bad_rows allows {allowed}")
+    capsys.readouterr()
+    documents = read_documents(path, max_bad_rows=len(bad))
+    assert list(documents) == ["a", "z"] == list(documents)
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == min(3, len(bad)) + 1 and notes[-1] == f"note: {len(bad)} bad rows were left out"
+
+
+def test_a_pretty_printed_array_in_a_jsonl_file_is_an_error_and_not_an_empty_dataset(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(FORMATS["json"](ROWS))
+    with pytest.raises(UserError, match="rows.jsonl line 1: no JSON"):
+        list(read_documents(path))
+
+
+@given(st.lists(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+                             lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)),
+       st.integers(1, 30), st.sampled_from([None, 1]))
+@settings(max_examples=100)
+def test_a_json_array_is_read_element_by_element_however_blocks_fall(tmp_path_factory, values, block, indent):
+    path = tmp_path_factory.getbasetemp() / "values.json"
+    path.write_text(json.dumps(values, indent=indent, ensure_ascii=False), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "BLOCK", block)
+        assert [value for _, value in inputs._json(Documents([path]), path)] == values
+
+
+def test_templates_reach_into_rows_and_those_that_are_none_are_one_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"q": "why", "a": {"text": ["so", "no"]}, "n": 0.5}\n')
+    assert list(read_documents(path, text_template="Q: {q} A: {a[text][0]} {{{n:.2f}}}")) == ["Q: why A: so {0.50}"]
+    for template, told in (("{", "cannot be read"), ("plain", "names no column"), ("{}", "names no column")):
+        with pytest.raises(UserError, match=told):
+            read_documents(path, text_template=template)
+    with pytest.raises(UserError, match=r"it has no 'text' \(there are: q, a, n\)"):
+        list(read_documents(path))
+    assert list(read_documents(path, column="q")) == ["why"]
+
+
+@pytest.mark.parametrize("paths, told", [([], "no input file is named"), (["no.jsonl"], "no.jsonl not found"),
+                                         (["no*.txt"], "no file matches no.*"), (["."], "is a folder")])
+def test_files_that_are_not_there_are_one_line(tmp_path, monkeypatch, paths, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, FileNotFoundError), match=told):
+        open_inputs(paths)
+
+
+def test_a_package_that_is_missing_is_one_line_that_says_what_to_install(tmp_path, monkeypatch):
+    import sys
+    for name, package in (("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow")):
+        (tmp_path / name).write_bytes(b"x")
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=f"needs the package {package}. Run: pip install {package}$"):
+            list(read_documents(tmp_path / name))
+
+
+def test_standard_input_is_one_text_cut_at_the_same_character(new_dataset, tmp_path):
+    import subprocess
+    import sys
+    folder, text = new_dataset("piped", "unused"), "naïve 😀 text\r\n" * 100
+    run = subprocess.run([sys.executable, folder / "prepare.py", "-t", "-"], input=text.encode(), capture_output=True)
+    assert run.returncode == 0, run.stderr
+    piped = [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")]
+    (folder / "input.txt").write_bytes(text.encode())
+    assert python(folder / "prepare.py").returncode == 0
+    assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == piped
+    assert b"(standard input); " in run.stdout
+
+
+# ---- shards of ids with a header
+
+
+def shard(path, ids, magic=20240520, version=1, count=None, dtype="<u2"):
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, version, len(ids) if count is None else count
+    path.write_bytes(header.tobytes() + np.asarray(ids, dtype).tobytes())
+
+
+def test_shards_are_their_ids_without_the_header(tmp_path):
+    shard(tmp_path / "train_0.bin", range(50_000))
+    shard(tmp_path / "train_1.bin", [1, 2, 3])
+    shards = open_inputs(str(tmp_path / "train_*.bin"))
+    assert isinstance(shards, Shards) and shards.length() == 50_003
+    assert np.concatenate(list(shards)).tolist() == [*range(50_000), 1, 2, 3]
+    shard(tmp_path / "llama.bin", [100_000, 7], magic=20240801, version=7, dtype="<u4")
+    assert np.concatenate(list(Shards([tmp_path / "llama.bin"]))).tolist() == [100_000, 7]
+
+
+@pytest.mark.parametrize("kw, told", [
+    (dict(magic=1), r"is no shard of llm.c or modded-nanogpt: it begins with \[1, 1\]"), (dict(version=3), "is no shard"),
+    (dict(count=99), "holds 10 ids, its header says 99. Get it again"), (dict(count=9), "holds 10 ids"),
+    (dict(count=-1), "holds 10 ids, its header says -1")])
+def test_a_shard_with_a_wrong_header_is_one_line(tmp_path, kw, told):
+    shard(tmp_path / "a.bin", range(10), **kw)
+    with pytest.raises(UserError, match=told):
+        Shards([tmp_path / "a.bin"])
+
+
+def test_a_shard_cut_short_is_one_line(tmp_path):
+    shard(tmp_path / "a.bin", range(10))
+    raw = (tmp_path / "a.bin").read_bytes()
+    for end in (len(raw) - 1, len(raw) - 2, 1024, 500, 0):
+        (tmp_path / "a.bin").write_bytes(raw[:end])
+        with pytest.raises(UserError, match="Get it again|is no shard"):
+            Shards([tmp_path / "a.bin"])
