@@ -8,7 +8,9 @@
     prepare_args.py   the flags of prepare.py
     sampler.py     which windows, in which order: pure functions of (seed, position)
     batches.py     windows of a dataset as tensors, read ahead by a thread
-    download.py    a file from an address, or out of a package, checked by hash
+    download.py    files from addresses, or out of a package, checked by hash; the only home of HTTP
+    catalogue.py   what the datasets' prepare.py share: flags, sources, rows -> dataset
+    list_datasets.py  the datasets, as a table
     files.py       UTF-8 text in, all-or-nothing files out, locks
     errors.py      a user's mistake, in one line
     template/      what create_new_dataset.sh copies

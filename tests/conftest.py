@@ -17,7 +17,7 @@ settings.load_profile("repeatable")
 
 def no_outputs(folder, names):
     """For shutil.copytree: what a clone has, less what prepare.py and runs have made."""
-    return [name for name in names if not ((Path(folder) / name).is_dir() and name != "__pycache__")
+    return [name for name in names if not ((Path(folder) / name).is_dir() and name not in ("__pycache__", "downloads"))
             and not name.endswith((".py", ".sh", "README.md"))]
 
 

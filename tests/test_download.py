@@ -3,14 +3,22 @@
 Run: python -m pytest tests/test_download.py
 The server is a real one on loopback that answers request number n as the test tells it; waits are recorded, not waited.
 """
+import datetime
+import email.utils
 import gzip
 import hashlib
 import http.server
+import io
 import os
+import random
 import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -19,7 +27,8 @@ from pathlib import Path
 import pytest
 from helpers import child_env, only_line, python
 
-from data.download import DownloadError, download, file_sha256, open_package
+from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, mirrored,
+                           open_package, unpack)
 from data.errors import UserError
 from data.files import lock
 
@@ -87,8 +96,11 @@ def silent_close(request):
 def server(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.script, server.requests = True, [], []
-    server.url = f"http://127.0.0.1:{server.server_port}/corpus.txt"
+    server.host = f"http://127.0.0.1:{server.server_port}"
+    server.url = f"{server.host}/corpus.txt"
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("DATASET_MIRROR", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
@@ -251,20 +263,23 @@ def test_without_a_hash_the_part_of_another_run_is_not_trusted(server, path):
 
 def test_a_404_page_is_never_the_file_and_is_not_asked_for_again(server, path, waits):
     server.script = [status(404)]
-    assert failed(server.url, path) == f"{server.url} answered 404 Not Found"
+    assert failed(server.url, path) == f"{server.url} answered 404 Not Found. Has it moved? Look at {server.host}"
     assert left_in(path) == [] and len(server.requests) == 1 and waits == []
 
 
 def test_a_redirect_to_a_404_page_is_a_404(server, path, waits):
     server.script = [redirect("/login"), status(404)]
-    assert failed(server.url, path, sha256=SHA256).endswith(" answered 404 Not Found")
+    assert " answered 404 Not Found. " in failed(server.url, path, sha256=SHA256)
     assert left_in(path) == []
 
 
 def test_too_many_requests_waits_as_long_as_the_server_says(server, path, waits):
-    server.script = [status(429, Retry_After=7), status(429, Retry_After=3600), status(503, Retry_After="soon")]
+    in_20_s = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20), usegmt=True)
+    server.script = [status(429, Retry_After=7), status(429, Retry_After=3600), status(503, Retry_After="soon"),
+                     status(429, Retry_After=in_20_s)]
     download(server.url, path)
-    assert path.read_bytes() == BODY and waits[:2] == [7, 60] and 0 < waits[2] <= 30  # never more than a minute
+    assert path.read_bytes() == BODY and waits[:2] == [7, 300] and 0 < waits[2] <= 30  # never more than five minutes
+    assert 15 <= waits[3] <= 20
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_waits(server, path, waits):
@@ -299,6 +314,155 @@ def test_what_is_no_address_is_said_at_once(path, waits, url):
     assert waits == []
 
 
+# ---- networks that do not let one through, in one line each
+
+
+def test_no_such_host_is_said_in_plain_words(path, waits, monkeypatch):
+    def nobody(*args, **kw):
+        raise socket.gaierror(-2, "Name or service not known")
+    monkeypatch.setattr("socket.getaddrinfo", nobody)
+    assert failed("http://host.example/x", path, tries=2) == "http://host.example/x: no such host, or no network"
+    assert len(waits) == 1
+
+
+def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch):
+    monkeypatch.setattr("data.download.TIMEOUT", (0.2, 0.2))
+    go_on = threading.Event()
+    server.script = [lambda request: go_on.wait(20)] * 2
+    try:
+        assert failed(server.url, path, tries=2) == f"{server.url}: no answer in time"
+    finally:
+        go_on.set()
+
+
+def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path, waits, monkeypatch):
+    monkeypatch.setattr("data.download.TIMEOUT", (1, 1))
+    go_on = threading.Event()
+
+    def stall(request):
+        request.head(200, len(BODY))
+        request.wfile.write(BODY[: 2 * MB])
+        request.wfile.flush()
+        go_on.wait(20)
+    server.script = [stall]
+    download(server.url, path, sha256=SHA256)
+    go_on.set()
+    assert path.read_bytes() == BODY and int(ranges_of(server)[1][6:-1]) >= 2 * MB - (1 << 16)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_vouches_for_is_said_at_once(server, path, waits, tmp_path):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+                    "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url.replace("http:", "https:")
+    assert failed(url, path) == (f"{url}: its certificate was not accepted. Is the clock of this machine right? Behind a "
+                                 f"company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
+    assert waits == []
+
+
+def test_a_server_that_does_not_speak_https_is_said_at_once(server, path, waits):
+    url = server.url.replace("http:", "https:")
+    assert failed(url, path).startswith(f"{url}: no secure connection could be made (")
+    assert waits == []
+
+
+def test_the_proxy_of_the_environment_is_used_and_its_faults_are_its_own(server, path, waits, monkeypatch):
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.host)
+    download("http://host.example/corpus.txt", path)  # no such host is looked up: the proxy gets the whole address
+    assert path.read_bytes() == BODY and server.requests[0][0] == "http://host.example/corpus.txt"
+    server.script = [status(407)]
+    wanted = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
+    assert failed("http://host.example/x", path) == f"http://host.example/x answered 407 Proxy Authentication Required: {wanted}"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert failed("http://host.example/x", path, tries=2) == (
+            "http://host.example/x: the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and NO_PROXY)")
+
+
+def test_a_403_is_not_tried_again(server, path, waits):
+    server.script = [status(403)]
+    assert failed(server.url, path) == f"{server.url} answered 403 Forbidden. It is not open to everybody, or not to this network"
+    assert waits == []
+
+
+@pytest.mark.parametrize("url, at_mirror", [
+    ("https://host.example/a/b.zip", "http://mirror:1/m/host.example/a/b.zip"),
+    ("http://host.example/a?b=c", "http://mirror:1/m/host.example/a?b=c"), ("http://mirror:1/m/x", "http://mirror:1/m/x"),
+    ("https://huggingface.co/datasets/a/b", "https://huggingface.co/datasets/a/b")])
+def test_a_mirror_has_every_host_but_the_hub_below_it(server, url, at_mirror, monkeypatch):
+    assert mirrored(url) == url
+    monkeypatch.setenv("DATASET_MIRROR", "http://mirror:1/m/")
+    assert mirrored(url) == at_mirror
+
+
+# ---- a file that changes, a length that does not fit
+
+
+def test_without_a_hash_a_file_that_changed_while_it_was_fetched_comes_from_its_start(server, path, waits):
+    def changed(request):
+        assert request.headers["If-Range"] == '"1"'
+        whole(BODY[::-1], ranges=False, ETag='"2"')(request)
+    server.script = [whole(stop=2 * MB, ETag='"1"'), changed]
+    download(server.url, path)
+    assert path.read_bytes() == BODY[::-1]
+
+
+def test_another_length_than_expected_is_refused_before_a_byte_is_written(server, path):
+    with pytest.raises(DownloadError, match=rf"has {len(BODY):,} bytes, expected 7\. It was not taken"):
+        download_all([RemoteFile(server.url, path, 7, SHA256)], path.parent)
+    assert left_in(path) == []
+
+
+# ---- several at once
+
+
+def several(server, path, count=9):
+    return [RemoteFile(f"{server.host}/{i}", path.parent / f"deep/{i}", len(BODY), SHA256) for i in range(count)]
+
+
+def test_several_files_come_at_once_each_into_its_place(server, path):
+    most, now, lock_ = [0], [0], threading.Lock()
+
+    def counted(request):
+        with lock_:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        whole()(request)
+        with lock_:
+            now[0] -= 1
+    server.script = [counted] * 9
+    files = several(server, path)
+    download_all(files, path.parent)
+    assert all(file.path.read_bytes() == BODY for file in files) and 2 <= most[0] <= 4
+    assert sorted(p for p, _ in server.requests) == [f"/{i}" for i in range(9)]
+
+
+def test_when_one_file_fails_the_others_stop_and_what_they_have_is_kept(server, path, waits):
+    files = several(server, path)
+    server.script = [whole(), status(404), *[whole()] * 20]
+    with pytest.raises(DownloadError, match="answered 404"):
+        download_all(files, path.parent)
+    threads = [t for t in threading.enumerate() if "_work" in t.name]
+    assert not threads and len(server.requests) < 9
+    server.requests.clear()
+    download_all(files, path.parent)
+    assert all(file.is_whole() for file in files)
+
+
+def test_files_that_are_whole_are_not_asked_for_again(server, path):
+    files = several(server, path, 2)
+    for _ in range(3):
+        download_all(files, path.parent)
+    assert len(server.requests) == 2
+
+
 # ---- the hash
 
 
@@ -311,13 +475,22 @@ def test_a_wrong_sha256_never_becomes_the_file(server, path):
     assert left_in(path) == ["input.txt"]
 
 
-def test_pieces_of_two_different_files_are_found_out_and_the_next_run_is_whole(server, path):
+def test_pieces_of_two_different_files_are_found_out_and_the_file_is_fetched_from_its_start(server, path):
     path.parent.mkdir()
     Path(f"{path}.part").write_bytes(b"x" * 500)
-    assert "expected " + SHA256 in failed(server.url, path, sha256=SHA256)
-    assert left_in(path) == []
     download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == BODY and ranges_of(server) == ["bytes=500-", None]
+    Path(f"{path}.part").write_bytes(b"x" * 500)
+    assert "expected " + "0" * 64 in failed(server.url, path, sha256="0" * 64)
+    assert left_in(path) == ["input.txt"] and ranges_of(server)[2:] == ["bytes=500-", None]
+
+
+def test_a_git_blob_id_is_checked_in_the_place_of_a_sha256(server, path):
+    blob = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()
+    download_all([RemoteFile(server.url, path, len(BODY), blob)], path.parent)
     assert path.read_bytes() == BODY
+    with pytest.raises(DownloadError, match=f"git blob id is {blob}, expected {'1' * 40}"):
+        download_all([RemoteFile(server.url, path, len(BODY), "1" * 40)], path.parent)
 
 
 def test_a_second_download_into_a_folder_is_refused(server, path):
@@ -343,7 +516,8 @@ def test_the_script_fetches_into_the_working_directory_without_a_word(server, re
 
 def test_the_scripts_errors_are_one_line_and_status_2(server, repo, tmp_path):
     server.script = [status(404)]
-    for argv, told in [((server.url, "a.txt"), f"error: {server.url} answered 404 Not Found"),
+    for argv, told in [((server.url, "a.txt"), f"error: {server.url} answered 404 Not Found. Has it moved? Look at "
+                                               f"{server.host}"),
                        ((), "error: usage: python data/download.py URL FILE [SHA256]"),
                        ((server.url, "a.txt", "0" * 64), f"error: {server.url}: the file's sha256 is {SHA256}, "
                                                          f"expected {'0' * 64}. It was thrown away")]:
@@ -376,6 +550,103 @@ def test_after_kill_9_half_way_there_is_no_file_and_the_next_run_goes_on(server,
     assert script(repo, server.url, "input.txt", SHA256, cwd=tmp_path).returncode == 0
     assert ranges_of(server) == [None, f"bytes={kept}-"] and kept >= MB
     assert (tmp_path / "input.txt").read_bytes() == BODY and not part.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
+def test_killed_at_ten_random_points_it_ends_whole_and_no_byte_is_asked_for_twice_but_the_last_block(server, repo, tmp_path):
+    rng = random.Random(0)
+    body = rng.randbytes(16 * MB)
+    sha256 = hashlib.sha256(body).hexdigest()
+    sent = []  # (from, to) of each answer
+
+    def slowly(request):
+        at = int((re.match(r"bytes=(\d+)-$", request.headers.get("Range") or "") or [0, 0])[1])
+        request.head(206 if at else 200, len(body) - at, Content_Range=f"bytes {at}-{len(body) - 1}/{len(body)}" if at else None)
+        sent.append([at, at])
+        while at < len(body):
+            request.wfile.write(body[at : at + (1 << 14)])
+            at = sent[-1][1] = min(len(body), at + (1 << 14))
+            time.sleep(0.001)
+    server.script = [slowly] * 20
+    part, kept = tmp_path / "input.txt.part", [0]
+    for point in sorted(rng.randrange(MB // 2, 15 * MB) for _ in range(10)):
+        child = subprocess.Popen([sys.executable, repo / "data" / "download.py", server.url, "input.txt", sha256],
+                                 cwd=tmp_path, env=child_env())
+        while not part.exists() or part.stat().st_size < point:
+            assert child.poll() is None
+            time.sleep(0.001)
+        child.kill()
+        child.wait()
+        kept.append(part.stat().st_size)
+        assert not (tmp_path / "input.txt").exists()
+    assert script(repo, server.url, "input.txt", sha256, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "input.txt").read_bytes() == body and not part.exists()
+    assert [begin for begin, _ in sent] == kept and len(kept) == 11  # each asks for exactly what is not on the disk
+
+
+# ---- archives
+
+
+def zipped(path, names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return path
+
+
+def tarred(path, members):
+    with tarfile.open(path, "w:xz") as archive:
+        for member in members:
+            archive.addfile(member)
+    return path
+
+
+def test_an_archive_is_unpacked_whole_and_nothing_else_is_in_the_folder(tmp_path):
+    folder = unpack(zipped(tmp_path / "a.zip", ["x/y.txt", "z.txt"]), tmp_path / "a")
+    assert (folder / "x/y.txt").read_text() == "x/y.txt" and (folder / "z.txt").read_text() == "z.txt"
+    (folder / "z.txt").unlink()
+    (folder / "old").touch()
+    unpack(tmp_path / "a.zip", tmp_path / "a")
+    assert (folder / "z.txt").exists() and not (folder / "old").exists()
+    folder = unpack(tarred(tmp_path / "b.tar.xz", [tarfile.TarInfo("deep/er/file")]), tmp_path / "b")
+    assert (folder / "deep/er/file").is_file()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "C:\\evil", "..\\evil"])
+def test_a_path_in_an_archive_cannot_lead_out_of_the_folder(tmp_path, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    with pytest.raises(UserError, match="leaves the folder. Nothing was written"):
+        unpack(zipped(home / "a.zip", ["good", name]), home / "a")
+    assert [p.name for p in home.iterdir()] == ["a.zip"] and not (tmp_path / "evil").exists()
+
+
+def test_a_link_in_a_tar_cannot_lead_out_of_the_folder(tmp_path):
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "../../evil"
+    for member in (link, tarfile.TarInfo("../evil")):
+        with pytest.raises(UserError, match="Nothing was written"):
+            unpack(tarred(tmp_path / "a.tar.xz", [tarfile.TarInfo("good"), member]), tmp_path / "a")
+        assert not (tmp_path / "a").exists() and not (tmp_path / "a.tmp").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"<html>404</html>",
+                                    lambda raw: raw[:40] + b"x" * 20 + raw[60:], lambda raw: b""])
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.xz"])
+def test_a_damaged_archive_is_one_line_and_leaves_nothing(tmp_path, name, damage):
+    path = tmp_path / name
+    info = tarfile.TarInfo("file")
+    info.size = 10_000
+    if name == "a.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("file", random.Random(0).randbytes(10_000))
+    else:
+        with tarfile.open(path, "w:xz") as archive:
+            archive.addfile(info, io.BytesIO(random.Random(0).randbytes(10_000)))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match="is no zip or tar, or is damaged .*Delete it and run the same command again") as error:
+        unpack(path, tmp_path / "a")
+    assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == [name]
 
 
 # ---- out of a package
@@ -433,3 +704,12 @@ def test_pips_own_error_is_its_last_line_alone(pip):
     pip("exit 0")
     with pytest.raises(UserError, match="^pip download a==1.0 failed: no wheel came$"):
         open_package("a==1.0", "0" * 64, why="x")
+
+
+def test_a_wheel_that_is_there_with_its_hash_is_not_asked_for_again(pip, tmp_path):
+    wheel = a_wheel(tmp_path)
+    pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"')
+    path = fetch_package("a==1.0", file_sha256(wheel), tmp_path / "downloads")
+    assert path == tmp_path / "downloads/a-1.0-py3-none-any.whl" and left_in(path) == [path.name]
+    pip("exit 9")
+    assert fetch_package("a==1.0", file_sha256(wheel), tmp_path / "downloads") == path

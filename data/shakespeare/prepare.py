@@ -12,14 +12,13 @@ HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.dataset import write_dataset
 from data.errors import one_line_errors
-from data.files import read_text
-from data.shakespeare_char.tinyshakespeare import source_of
+from data.shakespeare_char.tinyshakespeare import read_input
 from data.tokenizer import TiktokenTokenizer
 
 
 def main():
-    text = read_text(HERE / "input.txt", instead=f"run: bash {HERE}/get_dataset.sh")
-    write_dataset(HERE, text, TiktokenTokenizer("gpt2"), percentage_train=0.9, source=source_of(HERE / "input.txt"))
+    text, source = read_input(HERE)
+    write_dataset(HERE, text, TiktokenTokenizer("gpt2"), percentage_train=0.9, source=source)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))
 from data.download import DownloadError, download, file_sha256, open_package
 from data.errors import UserError, one_line_errors
-from data.files import replacing
+from data.files import read_text, replacing
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SIZE = 1_115_394  # bytes; all of it ASCII
@@ -29,6 +29,12 @@ PLAYS = ("roman/coriolanus", "histories/richard-iii", "histories/richard-ii", "t
 def source_of(path):
     """Which of the two texts the file is, by its hash; its name if neither."""
     return SOURCES.get(file_sha256(path), Path(path).name)
+
+
+def read_input(folder):
+    """(the text of folder's input.txt, which text that is). Raises UserError and FileNotFoundError."""
+    path = folder / "input.txt"
+    return read_text(path, instead=f"run: bash {folder}/get_dataset.sh"), source_of(path)
 
 
 def speeches(markdown):

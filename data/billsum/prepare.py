@@ -1,0 +1,23 @@
+"""
+BillSum: texts and their summaries, by GPT-2's tokens.
+
+$ bash data/billsum/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def main():
+    prepare(HERE, __doc__, "FiscalNote/billsum", train="data/train-*", val="data/test-*",
+            text="title: {title}\ntext: {text}\nsummary: {summary}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,28 @@
+"""
+Dolly 15k: instructions and answers written by people, by GPT-2's tokens.
+
+$ bash data/databricks-dolly-15k/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def text(row):
+    asked = "\n".join(part for part in (row["context"], row["instruction"]) if part)
+    return f"#U:\n{asked}\n#B:\n{row['response']}"
+
+
+def main():
+    prepare(HERE, __doc__, "databricks/databricks-dolly-15k", train="databricks-dolly-15k.jsonl",
+            text=text, percentage_train=0.95)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

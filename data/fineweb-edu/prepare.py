@@ -1,0 +1,24 @@
+"""
+FineWeb-Edu, 100 billion tokens of it in random order, by GPT-2's tokens.
+
+$ bash data/fineweb-edu/get_dataset.sh --max_shards 8   # a slice of about 440 million tokens
+$ bash data/fineweb-edu/get_dataset.sh --yes            # all of it, 180 GB
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def main():
+    prepare(HERE, __doc__, "karpathy/fineweb-edu-100b-shuffle", train="shard_*.parquet",
+            val="shard_01822.parquet")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,23 @@
+"""
+GSM8K: school mathematics in words, with worked answers, by GPT-2's tokens.
+
+$ bash data/gsm8k/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def main():
+    prepare(HERE, __doc__, "openai/gsm8k", train="main/train-*", val="main/test-*",
+            text="#U:\n{question}\n#B:\n{answer}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

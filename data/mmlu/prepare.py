@@ -1,0 +1,31 @@
+"""
+MMLU: multiple choice in 57 subjects, by GPT-2's tokens.
+
+$ bash data/mmlu/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def text(row):
+    row = row.get("train") or row  # some versions of auxiliary_train wrap each row
+    lines = [f"Question: {row['question']}",
+             *(f"Choice {i}: {choice}" for i, choice in enumerate(row["choices"], 1)),
+             f"Correct Answer: Choice {row['answer'] + 1}: {row['choices'][row['answer']]}"]
+    return "\n".join(lines)
+
+
+def main():
+    prepare(HERE, __doc__, "cais/mmlu", train="all/auxiliary_train-*", val="all/validation-*",
+            text=text)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,22 @@
+"""
+Which of the picture's hundred cells each character of data/mnist stands in: an aligned stream.
+
+$ bash data/mnist_abs/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.errors import one_line_errors
+from data.mnist.prepare import stream
+
+
+def main():
+    stream(HERE, __doc__, "abs")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

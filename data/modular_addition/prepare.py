@@ -1,0 +1,49 @@
+"""
+All sums modulo m, in random order, by characters: to watch a model find a rule. Made here.
+
+$ bash data/modular_addition/get_dataset.sh     # 3+e=1 in base 16, modulo 16: 256 lines
+$ bash data/modular_addition/get_dataset.sh --modulus 97 --base 10   # last digit first: 54+17=91
+"""
+import os
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import arguments
+from data.dataset import write_dataset
+from data.errors import one_line_errors
+from data.tokenizer import CharTokenizer
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def digits(number, base, width):
+    """number in that base, its last digit first, filled up with zeros."""
+    return "".join(DIGITS[number // base**place % base] for place in range(width))
+
+
+def main():
+    parser = arguments(__doc__, tokenizer=None, download=False)
+    parser.add_argument("--modulus", type=int, default=16, help="4 to 2000 (default: 16)")
+    parser.add_argument("--base", type=int, default=16, help="2 to 36 (default: 16)")
+    parser.add_argument("--seed", type=int, default=16, help="of the lines' order (default: 16)")
+    args = parser.parse_args()
+    if not (2 <= args.base <= 36 and 4 <= args.modulus <= 2000):
+        parser.error(f"--base {args.base} must be 2 to 36, --modulus {args.modulus} 4 to 2000")
+    width = next(w for w in range(1, 12) if args.base**w >= args.modulus)
+    numbers = [digits(n, args.base, width) for n in range(args.modulus)]
+    lines = [f"{numbers[a]}+{numbers[b]}={numbers[(a + b) % args.modulus]}\n"
+             for a in range(args.modulus) for b in range(args.modulus)]
+    random.Random(args.seed).shuffle(lines)
+    num_train = len(lines) * 9 // 10
+    tokenizer = CharTokenizer(sorted("\n+=" + DIGITS[: args.base]))
+    source = f"modulo {args.modulus}, base {args.base}, seed {args.seed}"
+    write_dataset(HERE, "".join(lines[:num_train]), tokenizer, val_text="".join(lines[num_train:]),
+                  source=source)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,24 @@
+"""
+OpenWebText, 8 million pages that Reddit linked to, by GPT-2's tokens.
+
+$ bash data/openwebtext/get_dataset.sh                  # 24 GB, 17 GB of tokens
+$ bash data/openwebtext/get_dataset.sh --max_shards 1   # an 80th
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def main():
+    prepare(HERE, __doc__, "Skylion007/openwebtext", train="*train-*.parquet",
+            percentage_train=0.9995)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,33 @@
+"""
+OPUS-100: pairs of sentences, English and one of 99 languages, by GPT-2's tokens.
+
+$ bash data/opus-100/get_dataset.sh                                       # English, then French
+$ bash data/opus-100/get_dataset.sh --pair es-en --tokenizer o200k_base   # Spanish, then English
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import arguments, hub, write_rows
+from data.errors import one_line_errors
+
+
+def main():
+    parser = arguments(__doc__, shards=True)
+    parser.add_argument("--pair", default="en-fr", help="from-to; one is en (default: en-fr)")
+    args = parser.parse_args()
+    languages = args.pair.split("-")
+    pair = "-".join(sorted(languages))  # the hub has one folder for both directions
+    files = hub(HERE, args, "Helsinki-NLP/opus-100", train=f"{pair}/train-*",
+                val=f"{pair}/validation-*")
+
+    def text(row):
+        return "\n".join(row["translation"][language].replace("\n", " ") for language in languages)
+    write_rows(HERE, args, files, text)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,28 @@
+"""
+Python codes 25k: tasks and the Python that does them, by GPT-2's tokens.
+
+$ bash data/python-codes-25k/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import prepare
+from data.errors import one_line_errors
+
+
+def text(row):
+    answer = [part for part in (row["input"], row["output"]) if part]
+    return "\n".join(["#U:", row["instruction"], "#B:", *answer])
+
+
+def main():
+    prepare(HERE, __doc__, "flytech/python-codes-25k", train="python-codes-25k.jsonl",
+            text=text, percentage_train=0.95)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

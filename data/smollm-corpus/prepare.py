@@ -1,0 +1,28 @@
+"""
+SmolLM's corpus: Cosmopedia v2 (synthetic textbooks) or FineWeb-Edu, by GPT-2's tokens.
+
+$ bash data/smollm-corpus/get_dataset.sh --max_shards 2
+$ bash data/smollm-corpus/get_dataset.sh --subset fineweb-edu-dedup --max_shards 2
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import arguments, hub, write_rows
+from data.errors import one_line_errors
+
+
+def main():
+    parser = arguments(__doc__, shards=True)
+    parser.add_argument("--subset", choices=["cosmopedia-v2", "fineweb-edu-dedup"],
+                        default="cosmopedia-v2", help="(default: cosmopedia-v2)")
+    args = parser.parse_args()
+    files = hub(HERE, args, "HuggingFaceTB/smollm-corpus", train=f"{args.subset}/train-*")
+    write_rows(HERE, args, files, percentage_train=0.999)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

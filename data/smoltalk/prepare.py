@@ -1,0 +1,34 @@
+"""
+SmolTalk: a million conversations with an assistant, by GPT-2's tokens.
+
+$ bash data/smoltalk/get_dataset.sh
+$ bash data/smoltalk/get_dataset.sh --subset smol-summarize
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import arguments, hub, write_rows
+from data.errors import one_line_errors
+
+SPEAKERS = {"system": "#S:", "user": "#U:", "assistant": "#B:"}
+
+
+def text(row):
+    return "\n".join(f"{SPEAKERS[said['role']]}\n{said['content']}" for said in row["messages"])
+
+
+def main():
+    parser = arguments(__doc__, shards=True)
+    parser.add_argument("--subset", default="all", help="all, smol-summarize, ... (default: all)")
+    args = parser.parse_args()
+    files = hub(HERE, args, "HuggingFaceTB/smoltalk", train=f"data/{args.subset}/train-*",
+                val=f"data/{args.subset}/test-*")
+    write_rows(HERE, args, files, text)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,28 @@
+"""
+Wikipedia in a language of your choice, the dump of November 2023, by GPT-2's tokens.
+
+$ bash data/wikipedia/get_dataset.sh                                              # Simple English
+$ bash data/wikipedia/get_dataset.sh --language fr --tokenizer o200k_base         # French
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.catalogue import arguments, hub, write_rows
+from data.errors import one_line_errors
+
+
+def main():
+    parser = arguments(__doc__, shards=True)
+    parser.add_argument("--language", default="simple",
+                        help="as in its address: en, fr, id, ... (default: simple)")
+    args = parser.parse_args()
+    files = hub(HERE, args, "wikimedia/wikipedia", train=f"20231101.{args.language}/train-*")
+    write_rows(HERE, args, files, "{title}\n{text}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

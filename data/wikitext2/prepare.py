@@ -1,0 +1,22 @@
+"""
+WikiText-2: WikiText-103's small sister, by GPT-2's tokens.
+
+$ bash data/wikitext2/get_dataset.sh
+"""
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(os.path.abspath(__file__)).parent
+sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+from data.errors import one_line_errors
+from data.wikitext103.prepare import wikitext
+
+
+def main():
+    wikitext(HERE, __doc__, "wikitext-2-raw-v1")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
