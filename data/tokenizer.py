@@ -439,7 +439,7 @@ METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
 
 
 def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto", additional_tokens_file=None,
-                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=None, train_text=None):
+                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=4096, train_text=None):
     """The tokenizer of a --method. texts: all the text (char needs it); train_text: train's, for those that are trained."""
     if method == "char":
         return CharTokenizer.from_text(*texts)

@@ -132,7 +132,7 @@ TOKENS = ["the ", "quick ", "brown ", "fox ", "jumps ", "over ", "lazy ", "dog."
 
 
 def foreign_folders():
-    """{name: (meta, ids of TEXT, dtype)} as nanoGPT and the older forge write them, each of its methods."""
+    """{name: (meta, ids of TEXT, dtype)} as nanoGPT and ReaLLM-Forge write them, each of its methods."""
     chars = sorted(set(TEXT))
     char = {"vocab_size": len(chars), "stoi": {c: i for i, c in enumerate(chars)}, "itos": dict(enumerate(chars))}
     char_ids = [chars.index(c) for c in TEXT]

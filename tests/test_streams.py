@@ -4,10 +4,12 @@ Run: python -m pytest tests/test_streams.py
 """
 import hashlib
 import re
+import shutil
 import string
+import subprocess
 
 import pytest
-from helpers import ROOT, char_dataset
+from helpers import ROOT, TEXT, char_dataset, child_env
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +61,18 @@ def test_a_folder_has_the_whole_alphabet_equal_lengths_and_what_it_was_made_of(t
     stream = open_dataset(f"{tmp_path}/s/")
     assert stream.vocab_size == size and stream.num_tokens == text.num_tokens
     assert meta["stream"] == {"map": name, "text": "fox", "text_sha256": text.fingerprint()}
+
+
+@pytest.mark.parametrize("folder", ["shakespeare_char_cvp", "shakespeare_char_in_word_position",
+                                    "shakespeare_char_since_newline"])
+def test_get_dataset_makes_the_stream_of_the_text_that_is_there(repo, tmp_path, folder):
+    shutil.copytree(repo, tmp_path / "repo")
+    char_dataset(tmp_path / "repo/data/shakespeare_char")
+    subprocess.run(["bash", tmp_path / "repo/data" / folder / "get_dataset.sh"], check=True, env=child_env(),
+                   stdout=subprocess.DEVNULL)
+    stream = open_dataset(f"{tmp_path}/repo/data/{folder}/")
+    made = "".join(stream.meta["itos"][i] for split in ("train", "val") for i in stream.tokens(split).tolist())
+    assert made == MAPS[folder.removeprefix("shakespeare_char_")](TEXT)
 
 
 def test_a_stream_of_other_tokens_than_characters_is_refused(tmp_path):
