@@ -14,8 +14,8 @@ import torch
 from data.errors import UserError
 from data.files import replacing
 
-CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s", "data_wait",
-               "seconds")
+CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s", "mfu",
+               "data_wait", "seconds")
 
 
 def new_out_dir(args):

@@ -29,7 +29,7 @@ from data.sampler import seed_of, windows_per_epoch
 from data.tokenizer import tokenizer_from_meta
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
-from runs import RunLog, hms, load_checkpoint, new_out_dir, newest_run, resume_command, save_checkpoint
+from runs import RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, resume_command, save_checkpoint
 from train_args import parse_args
 
 
@@ -384,6 +384,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         row = dict(iter=iter_num, tokens=iter_num * tokens_per_iter, batch_loss=batch_loss,
                    learning_rate=args.learning_rate * share, tokens_per_s=(iter_num - looked_at) * tokens_per_iter / dt,
                    data_wait=(batches.wait_time - wait_before) / dt, seconds=time.perf_counter() - t_start)
+        row["mfu"] = estimate_mfu(model, row["tokens_per_s"], device, num_ranks)
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
         if evaluate:

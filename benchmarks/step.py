@@ -59,11 +59,11 @@ def step_of(side, nanogpt, size, device, dtype, compiled):
 
 
 def peak_memory(side, args):
-    """Megabytes that a process of its own needs at most for three steps."""
+    """Megabytes that a process of its own needs at most for two steps, the second with the optimizer's state."""
     code = (f"import sys; sys.path[:0] = ['{ROOT}/benchmarks', '{ROOT}']\n"
             f"import resource, pathlib, step\n"
             f"run, _ = step.step_of('{side}', pathlib.Path('{args.nanogpt}'), '{args.size}', 'cpu', '{args.dtype}', False)\n"
-            f"for _ in range(3): run()\n"
+            f"for _ in range(2): run()\n"
             f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)")
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])

@@ -29,7 +29,7 @@ from data.files import lock
 from data.sampler import SAMPLING_METHODS
 from data.tokenizer import get_encoding
 from optim import SCHEDULES, block_size_at, configure_optimizer, lr_share, orthogonalize
-from runs import RunLog, load_checkpoint, save_checkpoint
+from runs import RunLog, estimate_mfu, load_checkpoint, save_checkpoint
 from train_args import parse_args
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
@@ -668,13 +668,26 @@ def test_log_csv_has_a_row_a_look_and_losses_where_evaluated(fox):
         "--warmup_iters=0", "--lr_schedule=constant", "--learning_rate=0.005")
     rows = log_rows("x")
     assert list(rows[0]) == ["iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s",
-                             "data_wait", "seconds"]
+                             "mfu", "data_wait", "seconds"]
     assert [(row["iter"], row["tokens"], bool(row["val_loss"]), bool(row["train_loss"])) for row in rows] == [
         (i, str(int(i) * 64), evaluated, evaluated) for i, evaluated in
         (("2", False), ("4", False), ("5", True), ("6", False), ("8", False), ("10", True))]
     assert {row["learning_rate"] for row in rows} == {"0.005"}
     assert float(rows[-1]["seconds"]) >= float(rows[0]["seconds"]) > 0
     assert float(rows[-1]["val_loss"]) == pytest.approx(load_checkpoint(Path("x/ckpt.pt"))["best_val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name, peak", [
+    ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L4", 121e12),
+    ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA RTX A4000", None)])
+def test_mfu_is_given_for_gpus_whose_peak_is_known_and_for_no_other(monkeypatch, name, peak):
+    """6 FLOPs a parameter and token in products, and attention's 12 * n_layer * n_embd * block_size."""
+    model = train.GPT(train.GPTConfig(arch="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=64, block_size=32, vocab_size=128))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    flops = 6 * sum(p.numel() for n, p in model.named_parameters() if "wpe" not in n) + 12 * 2 * 64 * 32
+    mfu = estimate_mfu(model, 1e6, torch.device("cuda"), num_ranks=2)
+    assert mfu is None if peak is None else mfu == pytest.approx(flops * 1e6 / (2 * peak))
+    assert estimate_mfu(model, 1e6, torch.device("cpu")) is None
 
 
 def test_the_clock_of_a_resumed_run_goes_on(fox):
