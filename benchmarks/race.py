@@ -27,7 +27,7 @@ NANOGPT = ("config/train_shakespeare_char.py --device=cpu --compile=False --eval
 SHORT = ("--n_layer=2 --n_head=3 --n_kv_head=1 --n_embd=96 --n_hidden=192 --batch_size=24 --max_iters=150 "
          "--sampling_method=without_replacement --muon_learning_rate=0.1 --muon_momentum=0.8 --learning_rate=0.04 "
          "--weight_decay=0").split()
-LONG = ["@configs/shakespeare_cpu.args"]  # about as long as nanoGPT takes
+LEGS = {"short": SHORT, "default": [], "long": ["@configs/shakespeare_cpu.args"]}  # the last: about as long as nanoGPT
 
 # a full pass over val with nanoGPT's own model: every target once, in windows of block_size
 FULL_PASS = """
@@ -79,15 +79,16 @@ def ours(dataset, seed, flags, folder):
 def main():
     p = parser(__doc__)
     p.add_argument("--dataset", default="shakespeare_char", help="a prepared dataset of characters")
+    p.add_argument("--legs", nargs="+", default=list(LEGS), choices=LEGS, help="legs of ours (default: all)")
     p.add_argument("--seeds", type=int, default=3, help="seeds of ours (default 3)")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         their_seconds, their_loss = nanogpt(args.nanogpt, args.dataset, folder)
         print(f"nanoGPT                 {their_seconds:6.1f} s   val {their_loss:.4f}", flush=True)
-        for name, flags in (("short", SHORT), ("default", []), ("long", LONG)):
+        for name in args.legs:
             runs = []
             for seed in range(args.seeds):
-                runs.append(ours(args.dataset, seed, flags, Path(folder) / "ours"))
+                runs.append(ours(args.dataset, seed, LEGS[name], Path(folder) / "ours"))
                 print(f"ours, {name:8} seed {seed}   {runs[-1][0]:6.1f} s   val {runs[-1][1]:.4f}", flush=True)
             seconds, loss = (statistics.median(column) for column in zip(*runs))
             print(f"ours, {name:8} median   {seconds:6.1f} s   val {loss:.4f}   {seconds / their_seconds:.2f} of "
