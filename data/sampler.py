@@ -71,30 +71,27 @@ def permute(index, n, keys):
             return out.astype(np.int64)
 
 
-def mixture_draws(draws, batch_size, shares_at, seed, known=(0, 0)):
-    """(member, draw): which of K members each draw of a mixture goes to, and which of that member's own draws it is.
+def mixture_draws(draws, batch_size, shares_at, seed, before):
+    """(member, own), (n,) int64 each: which of D members each draw goes to, and which of that member's own draws it is.
 
-    draws: (n,) int64, in any order. shares_at: (m,) block numbers -> (m, K) shares of the members there, each row of
-    sum 1; a block is batch_size draws. In block b the cumulative share c_d cuts at row ceil(B * c_d - u_b),
-    u_b = frac(u_0 + b * golden ratio): each block is within one row of its shares; the total stays within five, or,
-    while shares move, within about the square root of the number of blocks.
+    draws: (n,) int64, in any order. shares_at: (m,) block numbers -> (m, D) shares of the members there, each row of
+    sum 1; a block is batch_size draws. before: (D,) mixture_counts() of the blocks before that of the first draw.
+    In block b the cumulative share c_d cuts at row ceil(B * c_d - u_b), u_b = frac(u_0 + b * golden ratio): each block
+    is within one row of its shares; the total stays within five, or, while shares move, within about the square root of
+    the number of blocks.
     A keyed permutation then mixes the rows of a block. A member's draws count up in the order of the rows, so that its
-    windows are those of a run on it alone. known: (block, draws of each member before it), to count on from; no draw
-    may lie before that block.
+    windows are those of a run on it alone.
     """
     blocks, rows = np.divmod(np.asarray(draws, dtype=np.int64), batch_size)
-    distinct, which = np.unique(blocks, return_inverse=True)
-    first, last = int(distinct[0]), int(distinct[-1])
-    before = known[1] + mixture_counts(known[0], first, batch_size, shares_at, seed)
-    every = np.arange(first, last + 1, dtype=np.int64)
+    first = int(blocks.min())
+    every = np.arange(first, int(blocks.max()) + 1, dtype=np.int64)
     shares = shares_at(every)
     member = _mixed_rows(every, batch_size, shares, seed)
     own = np.empty_like(member)
     for d in range(shares.shape[1]):
-        mine = (member == d).ravel()
-        own.ravel()[mine] = before[d] + np.arange(mine.sum())
-    at = distinct[which] - first
-    return member[at, rows], own[at, rows]
+        mine = member == d
+        own[mine] = before[d] + np.arange(mine.sum())
+    return member[blocks - first, rows], own[blocks - first, rows]
 
 
 def mixture_counts(first_block, last_block, batch_size, shares_at, seed, chunk=1 << 16):
