@@ -22,7 +22,8 @@ ROPE_THETA = 10_000.0  # the longest wavelength of the rotary positions, in 2 pi
 @dataclass
 class GPTConfig:
     block_size: int = 1024  # the longest context, in tokens
-    vocab_size: int = 50257
+    vocab_size: int = 50257  # of all vocabularies together, one behind the other
+    vocab_sizes: tuple = ()  # of each, where there are several: of streams, or of datasets
     arch: str = "modern"
     n_layer: int = 12
     n_head: int = 12
@@ -177,16 +178,16 @@ class Block(nn.Module):
 class HeadLoss(torch.autograd.Function):
     """The mean cross-entropy of x @ weight.T, CHUNK_LOGITS logits at a time: a vocabulary of 50,000 fills no memory.
 
-    x (N, C), weight (vocab_size, C), targets (N,). The gradient is taken on the way forward, where a chunk's logits are
-    at hand.
+    x (N, C), weight (vocab_size, C), targets (N,), vocabulary as in masked(). The gradient is taken on the way forward,
+    where a chunk's logits are at hand.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, targets):
+    def forward(ctx, x, weight, targets, vocabulary):
         rows = max(1, CHUNK_LOGITS // weight.size(0))
         total, dx, dweight = 0.0, [], torch.zeros_like(weight)
         for part, target in zip(x.split(rows), targets.split(rows)):
-            logits = (part @ weight.T).float()
+            logits = masked((part @ weight.T).float(), target, vocabulary)
             total = total + F.cross_entropy(logits, target, reduction="sum")
             if any(ctx.needs_input_grad):
                 dlogits = logits.softmax(-1)
@@ -201,7 +202,24 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, grad):
         dx, dweight = ctx.saved_tensors
         scale = grad / len(dx)  # here, not above: float16 would lose values that small
-        return dx * scale, dweight * scale, None
+        return dx * scale, dweight * scale, None, None
+
+
+def masked(logits, targets, vocabulary):
+    """logits (N, vocab_size) without the columns of other vocabularies than the target's. vocabulary: (vocab_size,), which
+    one each id belongs to, or None where there is one alone."""
+    if vocabulary is None:
+        return logits
+    return logits.masked_fill(vocabulary[targets][:, None] != vocabulary, -math.inf)
+
+
+def head_loss(x, weight, vocab_size, targets, vocabulary=None):
+    """(logits (N, vocab_size) or, where they would be more than CHUNK_LOGITS, None; mean loss). weight may have rows behind
+    vocab_size; the other arguments as in HeadLoss."""
+    if targets.numel() * vocab_size > CHUNK_LOGITS:
+        return None, HeadLoss.apply(x, weight[:vocab_size], targets, vocabulary)
+    logits = masked(F.linear(x, weight)[:, :vocab_size], targets, vocabulary)
+    return logits, F.cross_entropy(logits, targets)
 
 
 class GPT(nn.Module):
@@ -216,6 +234,8 @@ class GPT(nn.Module):
             ln_f=norm(config),
         ))
         self.lm_head = nn.Linear(config.n_embd, rows, bias=False)
+        vocabulary = torch.repeat_interleave(torch.arange(len(config.vocab_sizes)), torch.tensor(config.vocab_sizes, dtype=int))
+        self.register_buffer("vocabulary", vocabulary if len(config.vocab_sizes) > 1 else None, persistent=False)
         if config.arch == "gpt2":
             self.transformer.wpe = nn.Embedding(config.block_size, config.n_embd)
             self.lm_head.weight = self.transformer.wte.weight  # tied: https://arxiv.org/abs/1608.05859
@@ -261,11 +281,15 @@ class GPT(nn.Module):
     def forward(self, idx, targets=None, cache=None):
         """idx, targets: (B, T) int64. With targets: (logits (B, T, vocab_size), mean loss in nats), the logits None where
         they would be more than CHUNK_LOGITS; without: (logits of the last position (B, 1, vocab_size), None).
+
+        With idx, targets (B, T, K) of K streams: the losses (K,), one a stream, and no logits of targets.
         cache: a KVCache that holds the tokens before idx."""
         T = idx.size(1)
         start = cache.length if cache is not None else 0  # the position of the first token
         assert start + T <= self.config.block_size, f"{start} + {T} tokens exceed block_size {self.config.block_size}"
         x, rotary = self.transformer.wte(idx), None  # (B, T, C)
+        if idx.dim() == 3:  # streams: what stands side by side is added up
+            x = x.sum(2)
         if self.config.arch == "gpt2":
             x = x + self.transformer.wpe.weight[start : start + T]
         else:
@@ -278,32 +302,39 @@ class GPT(nn.Module):
         if targets is None:
             x = x[:, -1:]
         x, vocab_size = self.transformer.ln_f(x), self.config.vocab_size
-        if targets is not None and targets.numel() * vocab_size > CHUNK_LOGITS:
-            return None, HeadLoss.apply(x.flatten(0, 1), self.lm_head.weight[:vocab_size], targets.flatten())
-        logits = self.lm_head(x)[..., :vocab_size]
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return logits, loss
+        if targets is None:
+            return self.lm_head(x)[..., :vocab_size], None
+        x = x.flatten(0, 1)
+        if targets.dim() == 3:
+            losses, first = [], 0
+            for k, size in enumerate(self.config.vocab_sizes):  # each stream has its rows of the head
+                losses.append(head_loss(x, self.lm_head.weight[first : first + size], size, targets[..., k].flatten() - first)[1])
+                first += size
+            return None, torch.stack(losses)
+        logits, loss = head_loss(x, self.lm_head.weight, vocab_size, targets.flatten(), self.vocabulary)
+        return None if logits is None else logits.unflatten(0, idx.shape), loss
 
     @torch.inference_mode()
-    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=1.0, generator=None):
+    def stream(self, idx, max_new_tokens, choose=None, **choice):
         """Continue idx (B, t) int64: yields the next token of each row, (B, 1), max_new_tokens times.
 
         A context longer than block_size loses its head: when the cache is full, the last half of it is read anew and
-        the rest forgotten. temperature, top_k, top_p, generator: see draw().
+        the rest forgotten. choose(logits (B, vocab_size), **choice) -> (B, 1): draw(), if not given. With idx (B, t, K)
+        it returns (B, 1, K).
         """
-        T = self.config.block_size
+        T, choose = self.config.block_size, choose or draw
         cache = KVCache(self.config, idx.size(0), idx.device, self.lm_head.weight.dtype)
         context = new = idx[:, -T:]
         for _ in range(max_new_tokens):
             if cache.length + new.size(1) > T:
                 cache.length, context = 0, context[:, -max(1, T // 2) :]
                 new = context
-            new = draw(self(new, cache=cache)[0][:, -1].float(), temperature, top_k, top_p, generator)
+            new = choose(self(new, cache=cache)[0][:, -1].float(), **choice)
             yield new
             context = torch.cat((context, new), dim=1)
 
     def generate(self, idx, max_new_tokens, **choice):
-        """idx (B, t) int64 -> (B, t + max_new_tokens): stream(), all at once."""
+        """idx (B, t[, K]) int64 -> (B, t + max_new_tokens[, K]): stream(), all at once."""
         return torch.cat((idx, *self.stream(idx, max_new_tokens, **choice)), dim=1)
 
 

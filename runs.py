@@ -1,4 +1,4 @@
-"""The folder of a run, out_dir/: its name, its checkpoints (ckpt.pt, best.pt) and its log.csv."""
+"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt), log.csv."""
 import csv
 import io
 import math
@@ -13,9 +13,11 @@ import torch
 
 from data.errors import UserError
 from data.files import replacing
+from data.sources import dataset_names
 
-CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s", "mfu",
-               "data_wait", "seconds")
+CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte", "batch_loss",
+               "learning_rate", "tokens_per_s", "mfu", "data_wait", "seconds")
+COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte")
 
 
 def new_out_dir(args):
@@ -29,7 +31,7 @@ def new_out_dir(args):
             raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
         out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
-    name, n = Path(os.path.abspath(args.dataset)).name, 1
+    name, n = "+".join(Path(os.path.abspath(name)).name for name in dataset_names(args))[:100], 1
     while True:
         out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
         try:
@@ -82,35 +84,56 @@ def load_checkpoint(path):
         raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
                         f"values; nothing of that was run ({type(error).__name__})") from None
     held = checkpoint if isinstance(checkpoint, dict) else {}
-    if lacking := [key for key in ("model", "model_args", "args", "meta", "iter_num") if key not in held]:
+    if lacking := [key for key in ("model", "model_args", "args", "metas", "iter_num") if key not in held]:
         raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
     return checkpoint
 
 
-class RunLog:
-    """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0."""
+def pick_device(name, local_rank=0):
+    """A torch.device for --device. Raises UserError for one that isn't there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Take auto, cpu, cuda or mps; CUDA "
+                        f"needs a GPU, its driver and a torch built for it") from None
+    return device
 
-    def __init__(self, out_dir, iter_num, enabled):
+
+class RunLog:
+    """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
+
+    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several.
+    """
+
+    def __init__(self, out_dir, iter_num, enabled, names=()):
         self.enabled, self.tty = enabled, sys.stdout.isatty()
         if not enabled:
             return
+        columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
         with replacing(path) as file:
             text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, CSV_COLUMNS)
+            writer = csv.DictWriter(text, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
             file.write(text.getvalue().encode("utf-8"))
         self.file = open(path, "a", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, CSV_COLUMNS)
+        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")  # "/<name>" of a single dataset
 
     def row(self, **values):
-        """A line of log.csv."""
+        """A line of log.csv; NaN is left empty."""
         if self.enabled:
-            self.writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+            self.writer.writerow({k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v
+                                  for k, v in values.items()})
             self.file.flush()
 
     def progress(self, iter_num, max_iters, loss, best, tokens_per_s, data_wait, seconds_left):

@@ -4,22 +4,26 @@ A checkpoint -> text, on standard output.
     python sample.py                                    # the newest run of out/
     python sample.py --out_dir=out/shakespeare_char --start="ROMEO:" --num_samples=5 --temperature=0.8 --top_k=40
     python sample.py --start=FILE:prompt.txt
+    python sample.py --multicontext_start "ROMEO:"      # of streams trained together: one above another
 
-Needs only the checkpoint: it holds the tokenizer too. best.pt is taken where there is one, else ckpt.pt.
+Needs only the checkpoint: it holds the tokenizers too. best.pt is taken where there is one, else ckpt.pt.
 """
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
+from data.streams import STREAMS
 from data.tokenizer import TableTokenizer, tokenizer_from_meta
-from model import GPT, GPTConfig
-from runs import load_checkpoint, newest_run
-from train import first_token, pick_device
+from model import GPT, GPTConfig, draw
+from runs import load_checkpoint, newest_run, pick_device
 from train_args import count, likelihood, not_negative, seed, whole
+
+LINE = 79  # characters
 
 
 def parse_args(argv=None):
@@ -27,6 +31,11 @@ def parse_args(argv=None):
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
     parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
+    parser.add_argument("--dataset", help="which one's tokens to sample, of a run with --multidataset_wte (default: the first)")
+    parser.add_argument("--multicontext_start", nargs="+", help="the prompts of a multicontext run: one for each stream, or "
+                        "for each that is not a function of another")
+    parser.add_argument("--draw_all_streams", action="store_true", help="draw also the streams that are functions of another, "
+                        "which are computed from it otherwise")
     parser.add_argument("--num_samples", type=count, default=1, help="samples, drawn together (default 1)")
     parser.add_argument("--max_new_tokens", type=count, default=500, help="tokens a sample (default 500)")
     parser.add_argument("--temperature", type=not_negative, default=0.8, help="0: always the likeliest (default 0.8)")
@@ -39,15 +48,28 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def encode_prompt(tokenizer, start):
+def first_token(tokenizer):
+    """What a sample starts from when no prompt is given: the end of a document, a newline, or else id 0."""
+    if tokenizer.eot_token is not None:
+        return tokenizer.eot_token
+    try:
+        return int(tokenizer.encode("\n")[0])
+    except UserError:
+        return 0
+
+
+def encode_prompt(tokenizer, start, flag="--start"):
     """The prompt's ids, a list of one or more; <|endoftext|> becomes the token where the tokenizer has one."""
     if not start:
         return [first_token(tokenizer)]
     parts = start.split("<|endoftext|>") if tokenizer.eot_token is not None else [start]
     ids = []
-    for i, part in enumerate(parts):
-        ids += [tokenizer.eot_token] if i else []
-        ids += tokenizer.encode(part).tolist()
+    try:
+        for i, part in enumerate(parts):
+            ids += [tokenizer.eot_token] if i else []
+            ids += tokenizer.encode(part).tolist()
+    except UserError as error:
+        raise UserError(f"{flag}: {error}. The model knows no more than its dataset held") from None
     return ids
 
 
@@ -61,30 +83,63 @@ def main(argv=None):
     model.load_state_dict(checkpoint["model"])
     model.eval().to(device)
 
-    tokenizer = tokenizer_from_meta(checkpoint["meta"])
+    speak(model, checkpoint["metas"], checkpoint["args"]["training_mode"], args, device)
+
+
+def speak(model, metas, training_mode, args, device):
+    """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary of the model."""
+    tokenizers = {name: tokenizer_from_meta(meta) for name, meta in metas.items()}
+    sizes = model.config.vocab_sizes or (model.config.vocab_size,)
+    vocabularies = {name: (sum(sizes[:i]), size) for i, (name, size) in enumerate(zip(metas, sizes))}
+    generator = torch.Generator(device).manual_seed(args.seed)
+    choose = partial(draw_of, temperature=args.temperature, top_k=args.top_k or None, top_p=args.top_p, generator=generator)
+    if training_mode == "multicontext":
+        wrong = [flag for flag in ("start", "stop", "dataset") if getattr(args, flag)]
+        if wrong:
+            raise UserError(f"--{wrong[0]} is for one stream, and this run has {len(metas)}: {', '.join(metas)}. Give their "
+                            f"prompts by --multicontext_start")
+        speak_streams(model, metas, tokenizers, vocabularies, choose, args, device)
+        return
+    if args.multicontext_start or args.draw_all_streams:
+        raise UserError("--multicontext_start and --draw_all_streams are for runs of --training_mode multicontext; give the "
+                        "prompt by --start")
+    if args.dataset and (len(metas) == 1 or args.dataset not in metas):
+        raise UserError(f"--dataset chooses among the vocabularies of a run with --multidataset_wte; this one has: "
+                        f"{', '.join(metas)}")
+    name = args.dataset or next(iter(metas))
+    if len(metas) > 1 and not args.dataset:
+        print(f"note: this samples {name}; the others by --dataset: {', '.join(metas)}", file=sys.stderr)
+    tokenizer, vocabulary = tokenizers[name], vocabularies[name]
     start = read_text(args.start[5:]) if (args.start or "").startswith("FILE:") else args.start
     if start and isinstance(tokenizer, TableTokenizer):
         print("note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens",
               file=sys.stderr)
-    try:
-        ids = encode_prompt(tokenizer, start)
-    except UserError as error:
-        raise UserError(f"--start: {error}. The model knows no more than its dataset held") from None
-    if len(ids) > model.config.block_size:
-        print(f"note: the prompt has {len(ids):,} tokens, the model's context {model.config.block_size:,}: only the end "
-              f"of the prompt is read", file=sys.stderr)
-    speak(model, tokenizer, ids, args, device)
+    ids = encode_prompt(tokenizer, start)
+    note_if_long(ids, model.config.block_size)
+    speak_text(model, tokenizer, ids, vocabulary, choose, args, device)
 
 
-def speak(model, tokenizer, ids, args, device):
+def note_if_long(ids, block_size):
+    if len(ids) > block_size:
+        print(f"note: the prompt has {len(ids):,} tokens, the model's context {block_size:,}: only the end of the prompt is "
+              f"read", file=sys.stderr)
+
+
+def draw_of(logits, vocabulary, **choice):
+    """draw() from the tokens of one vocabulary, (first id, size), of those that lie in the model's table: (B, 1)."""
+    first, size = vocabulary
+    return draw(logits[:, first : first + size], **choice) + first
+
+
+def speak_text(model, tokenizer, ids, vocabulary, choose, args, device):
     """Print the samples: a single one as it comes, several when all have ended."""
     rows, texts = [list(ids) for _ in range(args.num_samples)], [None] * args.num_samples  # a text once it has ended
     prompt = len(tokenizer.decode(ids))  # characters
     shown = 0 if args.start else prompt  # what a sample starts from without a prompt is no part of the text
-    new_tokens = model.stream(torch.tensor(rows, device=device), args.max_new_tokens, args.temperature,
-                              args.top_k or None, args.top_p, torch.Generator(device).manual_seed(args.seed))
-    for new in new_tokens:
-        for i, token in enumerate(new[:, 0].tolist()):
+    first = vocabulary[0]
+    for new in model.stream(torch.tensor(rows, device=device) + first, args.max_new_tokens,
+                            partial(choose, vocabulary=vocabulary)):
+        for i, token in enumerate((new[:, 0] - first).tolist()):
             if texts[i] is not None:
                 continue
             if token == tokenizer.eot_token:
@@ -104,6 +159,85 @@ def speak(model, tokenizer, ids, args, device):
     texts = [text if text is not None else tokenizer.decode(row) for text, row in zip(texts, rows)]
     texts = [text[shown:] for text in texts]
     print("\n---------------\n".join(texts))
+
+
+def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
+    """Print samples of streams trained together, one above another, symbol under symbol.
+
+    A stream that is a function of another of them (meta.pkl names the map) is computed from that one's text, so that they
+    agree; the rest are drawn from their heads, each on its own.
+    """
+    names = list(metas)
+    maps = {name: (STREAMS[meta["stream"]["map"]][0], meta["stream"]["text"]) for name, meta in metas.items()
+            if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    computed = {} if args.draw_all_streams else maps
+    starts = prompts(names, tokenizers, computed, args.multicontext_start)
+    note_if_long(starts[names[0]], model.config.block_size)
+    rows = [{name: list(ids) for name, ids in starts.items()} for _ in range(args.num_samples)]
+    texts = [{of: tokenizers[of].decode(row[of]) for _, of in maps.values()} for row in rows]  # that others are made of
+
+    def choose_all(logits):
+        new = {name: choose(logits, vocabulary=vocabularies[name])[:, 0] - vocabularies[name][0] for name in names
+               if name not in computed}
+        drawn = {name: ids.tolist() for name, ids in new.items()}
+        for i, (row, text) in enumerate(zip(rows, texts)):
+            for name, ids in drawn.items():
+                row[name].append(ids[i])
+            for of in text:
+                text[of] += tokenizers[of].decode(row[of][-1:])
+            for name, (stream_of, of) in computed.items():
+                row[name].append(int(tokenizers[name].encode(stream_of(text[of])[-1])[0]))
+        return by_the_table([{name: ids[-1:] for name, ids in row.items()} for row in rows])
+
+    def by_the_table(rows):
+        return torch.tensor([[[row[name][t] + vocabularies[name][0] for name in names] for t in range(len(row[names[0]]))]
+                             for row in rows], device=device)
+
+    for _ in model.stream(by_the_table(rows), args.max_new_tokens, choose_all):
+        pass
+    shown = 0 if args.multicontext_start else len(starts[names[0]])  # the newline to start from is no part of the text
+    print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in ids[shown:]] for name, ids
+                                               in row.items()}) for row in rows))
+    for name, (stream_of, of) in maps.items() if args.draw_all_streams else ():
+        pairs = [(a, b) for row, text in zip(rows, texts) for a, b in
+                 zip(tokenizers[name].decode(row[name]), stream_of(text[of]))]
+        print(f"note: {name}, drawn on its own, agrees with {of} on {sum(a == b for a, b in pairs) / len(pairs):.1%} of "
+              f"{len(pairs):,} characters", file=sys.stderr)
+
+
+def prompts(names, tokenizers, computed, starts):
+    """{stream: ids}, equally many, from the texts of --multicontext_start (None: what a sample starts from without)."""
+    drawn = [name for name in names if name not in computed]
+    if starts and len(starts) not in (len(drawn), len(names)):
+        need = f"{len(drawn)} ({', '.join(drawn)})" + (f" or {len(names)} (with {', '.join(computed)})" if computed else "")
+        raise UserError(f"--multicontext_start has {len(starts)} prompts; this run needs {need}")
+    given = dict(zip(drawn if starts and len(starts) == len(drawn) else names, starts or ()))
+    ids = {name: encode_prompt(tokenizers[name], given.get(name), f"--multicontext_start of {name}") for name in drawn}
+    length = len(ids[drawn[0]])
+    for name in drawn:
+        if len(ids[name]) != length:
+            raise UserError(f"--multicontext_start: {name} has {len(ids[name])} tokens, {drawn[0]} {length}; they must be equal")
+    for name, (stream_of, of) in computed.items():
+        must = stream_of(tokenizers[of].decode(ids[of]))
+        if given.get(name, must) != must:
+            raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but its function of {of} gives {must!r}. "
+                            f"Leave it out, or give that")
+        ids[name] = tokenizers[name].encode(must).tolist()
+    return {name: ids[name] for name in names}
+
+
+def aligned(streams):
+    """{name: symbols} -> lines of symbols, a stream under the other, each symbol as wide as the widest there."""
+    streams = {name: [symbol.replace("\n", "\u21b5") for symbol in symbols] for name, symbols in streams.items()}
+    widths = [max(map(len, column)) for column in zip(*streams.values())]
+    label = max(map(len, streams))
+    per_line = max(20, LINE - 2 - label) // max(widths, default=1) or 1
+    blocks = []
+    for first in range(0, len(widths), per_line):
+        part = slice(first, first + per_line)
+        blocks.append("\n".join(f"{name:>{label}}  " + "".join(s.ljust(w) for s, w in zip(symbols[part], widths[part]))
+                                for name, symbols in streams.items()))
+    return "\n\n".join(blocks)
 
 
 if __name__ == "__main__":

@@ -21,35 +21,21 @@ from pathlib import Path
 
 import torch
 
-from data.batches import TrainBatches, check_split, eval_batches, split_iteration, to_xy
-from data.dataset import SPLITS, open_dataset
+from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
+from data.dataset import SPLITS
 from data.errors import UserError, one_line_errors
 from data.files import lock
-from data.sampler import seed_of, windows_per_epoch
-from data.tokenizer import tokenizer_from_meta
+from data.sampler import seed_of
+from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
-from runs import RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, resume_command, save_checkpoint
+from runs import (RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device, resume_command,
+                  save_checkpoint)
+from sample import parse_args as sample_args, speak
 from train_args import parse_args
 
 
 # ---- where it runs: a rank is a process of torchrun, with a GPU of its own where there are GPUs
-
-
-def pick_device(name, local_rank=0):
-    """A torch.device for --device. Raises UserError for one that isn't there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":
-            device = torch.device("cuda", local_rank if device.index is None else device.index)
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, AttributeError) as error:
-        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Take auto, cpu, cuda or mps; CUDA "
-                        f"needs a GPU, its driver and a torch built for it") from None
-    return device
 
 
 def has_fast_bfloat16(device):
@@ -119,22 +105,22 @@ class StopRequest:
 
 
 def open_data(args, checkpoint, num_ranks):
-    """The dataset, checked against the arguments and, when resuming, against what the run began with."""
-    dataset = open_dataset(args.dataset)
-    for split in SPLITS:
-        check_split(dataset, split, args.block_size)
+    """The source, checked against the arguments and, when resuming, against what the run began with."""
+    source = open_source(args)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
-    if checkpoint and checkpoint["data"] != dataset.fingerprint():
-        raise UserError(f"{dataset.folder} is not the data that this run began with (another train.bin or val.bin). "
-                        f"Prepare it as it was, or start a new run")
-    return dataset
+    for dataset in source.datasets if checkpoint else ():
+        if checkpoint["data"].get(dataset.name) != dataset.fingerprint():
+            raise UserError(f"{dataset.folder} is not the data that this run began with (another train.bin or val.bin). "
+                            f"Prepare it as it was, or start a new run")
+    return source
 
 
-def make_model(args, vocab_size, device):
+def make_model(args, vocab_sizes, device):
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
-    sizes = {field.name: getattr(args, field.name) for field in fields(GPTConfig) if field.name != "vocab_size"}
-    return GPT(GPTConfig(vocab_size=vocab_size, **sizes)).to(device)
+    sizes = {field.name: getattr(args, field.name) for field in fields(GPTConfig) if hasattr(args, field.name)}
+    vocabularies = tuple(vocab_sizes) if len(vocab_sizes) > 1 else ()
+    return GPT(GPTConfig(vocab_size=sum(vocab_sizes), vocab_sizes=vocabularies, **sizes)).to(device)
 
 
 def wrap(model, args, device, num_ranks):
@@ -172,39 +158,62 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
 
 
 @torch.no_grad()
-def estimate_loss(model, compiled_model, dataset, args, length, autocast, device, rank, num_ranks):
-    """{"train": ..., "val": ...}: loss per token, in nats, over each split's fixed evaluation windows of block_size,
-    cut to `length`."""
+def estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks):
+    """{"train": ..., "val": ...}: (L,) float64, for each dataset the loss per token, in nats, over its split's fixed
+    evaluation windows of block_size, cut to `length`."""
     model.eval()
     losses = {}
     for split in SPLITS if args.eval_train else ("val",):
-        sums, num_tokens = [torch.zeros((), device=device)], 0
-        for windows in eval_batches(dataset, split, block_size=args.block_size, batch_size=args.batch_size,
-                                    eval_iters=args.eval_iters, rank=rank, num_ranks=num_ranks):
-            x, y = cut(*to_xy(windows, device), length)
-            full = x.numel() == args.batch_size * args.block_size  # another shape would compile anew
-            with autocast:
-                sums.append((compiled_model if full else model)(x, y)[1] * y.numel())
-            num_tokens += y.numel()
-        total = torch.tensor([torch.stack(sums).cpu().double().sum(), num_tokens], dtype=torch.float64)
-        total = sum_over_ranks(total, device, num_ranks)
-        losses[split] = (total[0] / total[1]).item()
+        totals = torch.zeros(len(source.members), source.num_streams + 1, dtype=torch.float64)  # losses, tokens
+        for member, total in enumerate(totals):
+            sums = [torch.zeros(source.num_streams, device=device)]
+            for windows in eval_batches(source, split, member, eval_iters=args.eval_iters, rank=rank, num_ranks=num_ranks):
+                x, y = cut(*to_xy(windows, device), length)
+                num_tokens = x.size(0) * x.size(1)
+                full = num_tokens == args.batch_size * args.block_size  # another shape would compile anew
+                with autocast:
+                    sums.append((compiled_model if full else model)(x, y)[1].reshape(-1) * num_tokens)
+                total[-1] += num_tokens
+            total[:-1] = torch.stack(sums).cpu().double().sum(0)
+        totals = sum_over_ranks(totals, device, num_ranks)
+        losses[split] = (totals[:, :-1] / totals[:, -1:]).flatten().numpy()
     model.train()
     return losses
 
 
-def in_words(losses):
-    return ", ".join(f"{split} loss {loss:.4f}" for split, loss in losses.items())
+def loss_columns(source, losses, blocks):
+    """What an evaluation, and the first `blocks` blocks of data, put into log.csv: the mean over the datasets, and each."""
+    columns = {}
+    for split, values in losses.items():
+        for what, each in ((f"{split}_loss", values), (f"{split}_bits_per_byte", source.bits_per_byte(values, split))):
+            columns[what] = float(each @ source.weights)
+            columns |= {f"{what}/{name}": float(one) for name, one in zip(source.names, each)}
+    for name, (tokens, epochs) in source.consumed(blocks).items():
+        columns |= {f"tokens/{name}": tokens, f"epochs/{name}": epochs}
+    return columns
+
+
+def in_words(columns, of=""):
+    """The losses among the columns of log.csv: the means, or those of one dataset."""
+    return ", ".join(f"{split} loss {columns[f'{split}_loss{of}']:.4f}" for split in SPLITS if f"{split}_loss{of}" in columns)
+
+
+def report(say, source, columns, iter_num, is_best=False):
+    """The lines of an evaluation: the means, then, where there are several datasets, each."""
+    say(f"iteration {iter_num:,}: {in_words(columns)}{' (best)' if is_best else ''}")
+    for name in source.names if len(source.names) > 1 else ():
+        say(f"  {name}: {in_words(columns, f'/{name}')}, {columns[f'val_bits_per_byte/{name}']:.3f} bits a byte, "
+            f"{columns[f'epochs/{name}']:.2f} epochs")
 
 
 def cut(x, y, length):
-    """(B, T) -> (B * T / length, length), where that comes out even."""
-    return (x, y) if x.size(1) % length else (x.reshape(-1, length), y.reshape(-1, length))
+    """(B, T[, K]) -> (B * T / length, length[, K]), where that comes out even."""
+    return (x, y) if x.size(1) % length else (part.reshape(-1, length, *part.shape[2:]) for part in (x, y))
 
 
-def forward_backward(model, batches, iter_num, args, length, autocast, scaler, device, rank, num_ranks):
-    """The gradient of one iteration, over all of its micro-steps, windows cut to `length`. Returns the mean loss of this
-    rank, a tensor."""
+def forward_backward(model, batches, loss_weights, iter_num, args, length, autocast, scaler, device, rank, num_ranks):
+    """The gradient of one iteration, over all of its micro-steps, windows cut to `length`. loss_weights: (K,), of the
+    streams. Returns the mean loss of this rank, a tensor."""
     total = torch.zeros((), device=device)
     for micro_step in range(batches.micro_steps):
         x, y = cut(*to_xy(next(batches), device), length)
@@ -213,7 +222,7 @@ def forward_backward(model, batches, iter_num, args, length, autocast, scaler, d
         if num_ranks > 1:  # gradients are summed over ranks once, in the last micro-step
             model.require_backward_grad_sync = micro_step == batches.micro_steps - 1
         with autocast:
-            loss = model(x, y)[1] / batches.micro_steps
+            loss = (model(x, y)[1] * loss_weights).sum() / batches.micro_steps
         scaler.scale(loss).backward()
         total += loss.detach()
     return total
@@ -251,28 +260,25 @@ def refuse_not_finite(what, out_dir):
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
-def first_token(tokenizer):
-    """What a sample starts from when no prompt is given: the end of a document, a newline, or else id 0."""
-    if tokenizer.eot_token is not None:
-        return tokenizer.eot_token
-    try:
-        return int(tokenizer.encode("\n")[0])
-    except UserError:
-        return 0
-
-
-def print_sample(model, meta, max_new_tokens, device):
+def print_sample(model, metas, training_mode, max_new_tokens, device):
     model.eval()
     try:
-        tokenizer = tokenizer_from_meta(meta)
-        start = torch.tensor([[first_token(tokenizer)]], device=device)
-        generator = torch.Generator(device).manual_seed(0)
-        ids = [int(new) for new in model.stream(start, max_new_tokens, temperature=0.8, generator=generator)]
-        if tokenizer.eot_token in ids:
-            ids = ids[: ids.index(tokenizer.eot_token)]
-        print(f"\n{tokenizer.decode(ids)}")
+        print()
+        speak(model, metas, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
+    model.train()
+
+
+def describe(source, iter_num, args):
+    """A line for each dataset: what it holds, and what the iterations from iter_num on take of it."""
+    blocks = [n * args.gradient_accumulation_steps for n in (iter_num, args.max_iters)]
+    before, after = (source.consumed(n) for n in blocks)
+    tokens = [after[name][0] - before[name][0] for name in source.names]
+    for dataset, of_it in zip(source.datasets, tokens):
+        share = f"{of_it / sum(tokens):.1%} of the tokens, " if len(source.members) > 1 else ""
+        yield (f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,} tokens, "
+               f"vocab_size {dataset.vocab_size:,}; {share}{after[dataset.name][1] - before[dataset.name][1]:.2f} epochs")
 
 
 # ---- the run
@@ -302,8 +308,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
-    dataset = open_data(args, checkpoint, num_ranks)
-    model = make_model(args, dataset.vocab_size, device)
+    source = open_data(args, checkpoint, num_ranks)
+    model = make_model(args, source.vocab_sizes, device)
     optimizer = configure_optimizer(model, args)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations
@@ -318,25 +324,23 @@ def train(args, argv, device, rank, num_ranks, stack):
     compiled_model, train_model = wrap(model, args, device, num_ranks)
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
-    say(f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,}, "
-        f"vocab_size {dataset.vocab_size:,}")
+    for line in describe(source, iter_num, args):
+        say(line)
     say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
         f"{args.n_embd} wide")
     if args.eval_only:
-        losses = estimate_loss(model, compiled_model, dataset, args, block_size_at(iter_num, args), autocast, device, rank,
+        losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
                                num_ranks)
-        say(f"iteration {iter_num:,}: {in_words(losses)}")
+        report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
         return
     if iter_num >= args.max_iters:
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
-    log = RunLog(out_dir, iter_num, enabled=rank == 0)
+    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
-    epoch_tokens = args.block_size * windows_per_epoch(args.sampling_method, dataset.num_tokens["train"], args.block_size)
-    say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, "
-        f"{(args.max_iters - iter_num) * tokens_per_iter / epoch_tokens:.2f} epochs, {args.sampling_method}\n"
+    say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
         f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
         f"{', compiled' if args.compile == 'true' else ''}, into {out_dir}/", flush=True)
 
@@ -347,19 +351,21 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "meta": dataset.meta, "model_args": asdict(model.config),
-                "data": dataset.fingerprint()}, is_best)
+                "args": vars(args), "metas": source.metas, "model_args": asdict(model.config),
+                "data": source.fingerprint(), "evaluated": columns}, is_best)
 
     batches = TrainBatches(
-        dataset, sampling_method=args.sampling_method, block_size=args.block_size, batch_size=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps, seed=args.seed, iter_num=iter_num,
-        max_iters=args.max_iters, rank=rank, num_ranks=num_ranks, pin_memory=device.type == "cuda")
+        source, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,
+        rank=rank, num_ranks=num_ranks, pin_memory=device.type == "cuda")
     stack.callback(batches.close)
     stop = StopRequest(num_ranks)
     stack.callback(stop.restore)
 
     # 3) the loop
     learning_rates = [group["lr"] for group in optimizer.param_groups]  # the highest ones
+    loss_weights = torch.tensor(source.weights[: source.num_streams] if source.num_streams > 1 else [1.0],
+                                dtype=torch.float32, device=device)
+    columns = {}  # of log.csv, from the last evaluation
     loss_sum = torch.zeros((), device=device)  # since the last look
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
     t_look = time.perf_counter()
@@ -368,7 +374,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
         share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
-        loss_sum += forward_backward(train_model, batches, iter_num, args, length, autocast, scaler, device, rank, num_ranks)
+        loss_sum += forward_backward(train_model, batches, loss_weights, iter_num, args, length, autocast, scaler, device, rank,
+                                     num_ranks)
         update(model, optimizer, scaler, learning_rates, share, args.grad_clip)
         bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), iter_num, bad_iter)
         iter_num += 1
@@ -388,11 +395,12 @@ def train(args, argv, device, rank, num_ranks, stack):
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
         if evaluate:
-            losses = estimate_loss(model, compiled_model, dataset, args, length, autocast, device, rank, num_ranks)
-            row |= {f"{split}_loss": loss for split, loss in losses.items()}
-            is_best = losses["val"] < best_val_loss
-            best_val_loss = min(losses["val"], best_val_loss)
-            log.line(f"iteration {iter_num:,}: {in_words(losses)}{' (best)' if is_best else ''}")
+            losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
+            columns = loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)
+            row |= columns
+            is_best = columns["val_loss"] < best_val_loss
+            best_val_loss = min(columns["val_loss"], best_val_loss)
+            report(log.line, source, columns, iter_num, is_best)
         log.row(**row)
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
@@ -407,7 +415,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
     if rank == 0 and args.max_sample_tokens:
-        print_sample(model, dataset.meta, args.max_sample_tokens, device)
+        print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,23 @@ import shlex
 
 from data.dataset import DATA
 from data.errors import Parser, UserError
-from data.sampler import SAMPLING_METHODS
+from data.sampler import SAMPLING_METHODS, TRANSITIONS
 from model import ARCHITECTURES
 from optim import SCHEDULES
 
 # what a resumed run must leave as it was: the order of the data, and the shape of the model
-FROZEN = ("dataset", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "first_block_size", "seed", "arch",
+FROZEN = ("training_mode", "dataset", "dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final",
+          "dataset_sampling_probs_transition_method", "dataset_sampling_probs_transition_iters", "dataset_sampling_alpha",
+          "multidataset_wte", "multicontext_datasets", "multicontext_loss_weights", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "first_block_size", "seed", "arch",
           "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "bias", "optimizer")
+
+MODE_FLAGS = {  # the flags that belong to one --training_mode
+    "single": ("dataset",),
+    "multidataset": ("dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final",
+                     "dataset_sampling_probs_transition_method", "dataset_sampling_probs_transition_iters",
+                     "dataset_sampling_alpha", "max_epochs_per_dataset", "multidataset_wte"),
+    "multicontext": ("multicontext_datasets", "multicontext_loss_weights"),
+}
 
 
 def _checked(kind, holds, words):
@@ -74,25 +84,42 @@ def _parser(problems):
     parser.convert_arg_line_to_args = lambda line: shlex.split(line, comments=True)
     group = None
 
-    def flag(name, kind, default, help):
+    def flag(name, kind, default, help, many=False):
         def parse(text):
             try:
-                return kind(text)
+                return [kind(word) for word in text.split()] if many else kind(text)
             except argparse.ArgumentTypeError as error:
                 problems.append(f"{name} {text}: {error}")
         if default is not None:
             help += f" (default {default})"
-        switch = {"nargs": "?", "const": True} if kind is _boolean else {}  # --flag, --flag=true, --flag=false
+        # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
+        switch = {"nargs": "+"} if many else {"nargs": "?", "const": True} if kind is _boolean else {}
         metavar = {count: "N", whole: "N", seed: "N", str: "NAME", _dataset: "NAME", _boolean: "true|false"}.get(kind, "X")
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
     group = parser.add_argument_group("data")
+    flag("--training_mode", _choice(*MODE_FLAGS), "single", ", ".join(MODE_FLAGS))
     flag("--dataset", _dataset, "shakespeare_char", "a folder of data/, or a path with a slash in it")
     flag("--sampling_method", _choice(*SAMPLING_METHODS), "random", ", ".join(SAMPLING_METHODS))
     flag("--batch_size", count, 64, "sequences a micro-batch")
     flag("--block_size", count, 64, "tokens of context, the length of a sequence")
     flag("--first_block_size", count, None, "tokens of context at first; doubled by and by to block_size (default block_size)")
     flag("--gradient_accumulation_steps", count, 1, "micro-batches an iteration, shared out to all ranks")
+
+    group = parser.add_argument_group("data, --training_mode multidataset: windows of several datasets, mixed")
+    flag("--dataset_list", _dataset, None, "the datasets; one tokenizer must have made all", many=True)
+    flag("--dataset_sampling_probs", positive, None, "their shares of each batch, as any weights (default equal)", many=True)
+    flag("--dataset_sampling_alpha", not_negative, None, "or shares by size: tokens to this power; 1 by size, 0 equal")
+    flag("--dataset_sampling_probs_final", positive, None, "the weights that they move to in the run", many=True)
+    flag("--dataset_sampling_probs_transition_method", _choice(*TRANSITIONS), None, f"how: {', '.join(TRANSITIONS)} "
+         "(default linear)")
+    flag("--dataset_sampling_probs_transition_iters", count, None, "iterations until they are there (default max_iters)")
+    flag("--max_epochs_per_dataset", positive, None, "refuse a run that goes through one of them more often")
+    flag("--multidataset_wte", _boolean, None, "a vocabulary for each, whatever its tokenizer (default false)")
+
+    group = parser.add_argument_group("data, --training_mode multicontext: aligned streams, read and predicted together")
+    flag("--multicontext_datasets", _dataset, None, "the streams, a token of each for a token of the first", many=True)
+    flag("--multicontext_loss_weights", positive, None, "what the loss of each counts for (default equal)", many=True)
 
     group = parser.add_argument_group("model")
     flag("--arch", _choice(*ARCHITECTURES), "modern", "modern (RMSNorm, rotary positions, SwiGLU, untied) or gpt2")
@@ -143,6 +170,7 @@ def _parse(argv, problems):
     """(all arguments, those given on the command line); what is wrong with single ones goes into problems."""
     parser = _parser(problems)
     args, unknown = parser.parse_known_args(argv)
+    _flatten(args)
     flags = [option for action in parser._actions for option in action.option_strings]
     for word in unknown:
         name = word.split("=")[0]
@@ -153,7 +181,19 @@ def _parse(argv, problems):
     only_given = _parser([])
     for action in only_given._actions:
         action.default = argparse.SUPPRESS
-    return args, vars(only_given.parse_known_args(argv)[0])
+    return args, vars(_flatten(only_given.parse_known_args(argv)[0]))
+
+
+def _flatten(args):
+    """The flags of several values as one list each, however the words were quoted."""
+    for name, value in vars(args).items():
+        if isinstance(value, list):
+            setattr(args, name, [one for words in value for one in words or ()])
+    return args
+
+
+def _words(value):
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def parse_args(argv=None, saved=None):
@@ -167,13 +207,14 @@ def parse_args(argv=None, saved=None):
     args, given = _parse(argv, problems)
     if saved and not problems:
         saved = {**vars(args), **saved}  # an older checkpoint lacks the newer flags
-        changed = [f"--{k} {given[k]} (it is {saved[k]})" for k in FROZEN if k in given and given[k] != saved[k]]
+        changed = [f"--{k} {_words(given[k])} (it is {_words(saved[k])})" for k in FROZEN if k in given and given[k] != saved[k]]
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
                             f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
         args = argparse.Namespace(**{**saved, "overwrite": False, **given})
     if saved or args.init_from != "resume":
         check_args(args, given, problems)
+        check_mode(args, given, problems)
     if args.overwrite and args.init_from == "resume":
         problems.append("--overwrite and --init_from resume contradict each other")
     if problems:
@@ -185,7 +226,11 @@ def parse_args(argv=None, saved=None):
 def fill_in(args):
     """Replace None, in flags whose default depends on another, by its value."""
     args.n_kv_head = args.n_kv_head or args.n_head
-    args.bias = bool(args.bias)
+    args.bias, args.multidataset_wte = bool(args.bias), bool(args.multidataset_wte)
+    args.dataset = args.dataset if args.training_mode == "single" else None
+    if args.dataset_sampling_probs_final:  # of this run, whatever max_iters is when it is resumed
+        args.dataset_sampling_probs_transition_method = args.dataset_sampling_probs_transition_method or "linear"
+        args.dataset_sampling_probs_transition_iters = args.dataset_sampling_probs_transition_iters or args.max_iters
     if args.learning_rate is None:
         args.learning_rate = 0.02 if args.optimizer == "muon" else 0.002
     if args.optimizer == "muon":
@@ -207,3 +252,30 @@ def check_args(args, given, problems):
                                 ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, value) not in (needed, None):
             problems.append(f"--{name} goes with --{value} {needed} only")
+
+
+def check_mode(args, given, problems):
+    """Append to problems what the flags of --training_mode lack, or have too much of."""
+    mode = args.training_mode
+    if mode is None:
+        return
+    for other, flags in MODE_FLAGS.items():
+        problems += [f"--{name} goes with --training_mode {other}; this is {mode}" for name in flags
+                     if other != mode and given.get(name) is not None]
+    lists = {"multidataset": ("dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final"),
+             "multicontext": ("multicontext_datasets", "multicontext_loss_weights")}.get(mode)
+    if not lists:
+        return
+    names, *weights = (getattr(args, name) for name in lists)
+    if not names:
+        problems.append(f"--training_mode {mode} needs --{lists[0]} NAME NAME ...")
+        return
+    problems += [f"--{lists[0]} names {name} twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [f"--{flag} has {len(w)} weights for {len(names)} datasets" for flag, w in zip(lists[1:], weights)
+                 if w is not None and len(w) != len(names)]
+    if args.dataset_sampling_probs and args.dataset_sampling_alpha is not None:
+        problems.append("--dataset_sampling_probs and --dataset_sampling_alpha both say how large the shares are: leave one out")
+    if not args.dataset_sampling_probs_final:
+        problems += [f"--{name} goes with --dataset_sampling_probs_final" for name in
+                     ("dataset_sampling_probs_transition_method", "dataset_sampling_probs_transition_iters")
+                     if given.get(name) is not None]

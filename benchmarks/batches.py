@@ -1,5 +1,6 @@
 """
-Tokens per second of a batch, x and y int64 on the CPU, from one file: ours against nanoGPT's get_batch, in one run.
+Tokens per second of a batch, x and y int64 on the CPU, from one file: ours against nanoGPT's get_batch, in one run. Then
+what a batch from a mixture of three datasets, and one of three aligned streams, costs beside one from a single dataset.
 
     python benchmarks/batches.py --nanogpt ../nanoGPT [--megabytes 200]
 
@@ -17,6 +18,7 @@ import torch
 from data.batches import TrainBatches, to_xy
 from data.dataset import open_dataset, write_dataset
 from data.sampler import SAMPLING_METHODS
+from data.sources import Source
 
 
 class Numbers:
@@ -28,6 +30,34 @@ class Numbers:
 
     def decode(self, ids):
         return str(len(ids))
+
+
+def microseconds(source, num_batches):
+    """A function that takes num_batches batches of a run, and one that ends it."""
+    batches = TrainBatches(source, max_iters=10**9)
+    return lambda: [to_xy(next(batches), "cpu") for _ in range(num_batches)], batches.close
+
+
+def compare_modes(folder, args):
+    """What members and streams add to a batch of 64 x 256 of one dataset."""
+    third = args.megabytes * 500_000 // 3
+    members = []
+    for name in "abc":
+        (folder / name).mkdir()
+        write_dataset(folder / name, str(third), Numbers(), val_text="1000")
+        members.append(open_dataset(f"{folder}/{name}/"))
+    equal = lambda blocks: np.full((len(blocks), 3), 1 / 3)
+    for method in SAMPLING_METHODS:
+        order = dict(block_size=256, batch_size=64, sampling_method=method)
+        one, close_one = microseconds(Source([members[:1]], **order), args.batches)
+        for name, source in (("3 members", Source([[d] for d in members], shares_at=equal, own_vocabularies=False, **order)),
+                             ("3 streams", Source([members], **order))):
+            more, close = microseconds(source, args.batches)
+            a, b, _ = paired(one, more, args.rounds)
+            print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   {name} "
+                  f"{(b - a) / args.batches * 1e6:+5.0f} us")
+            close()
+        close_one()
 
 
 def main():
@@ -45,14 +75,15 @@ def main():
                 os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size, block_size=block_size,
                 device_type="cpu", device="cpu"))
             for method in SAMPLING_METHODS:
-                batches = TrainBatches(dataset, sampling_method=method, block_size=block_size, batch_size=batch_size,
-                                       max_iters=10**9)
+                batches = TrainBatches(Source([[dataset]], block_size=block_size, batch_size=batch_size,
+                                              sampling_method=method), max_iters=10**9)
                 a, b, ratio = paired(lambda: [theirs("train") for _ in range(args.batches)],
                                      lambda: [to_xy(next(batches), "cpu") for _ in range(args.batches)], args.rounds)
                 batches.close()
                 tokens = args.batches * batch_size * block_size
                 print(f"{batch_size:>3} x {block_size:<5} {method:20} nanoGPT {tokens / a / 1e6:7.1f} M tokens/s   "
                       f"ours {tokens / b / 1e6:7.1f} M tokens/s   {ratio:5.1f} times   {b / args.batches * 1e6:.0f} us a batch")
+        compare_modes(Path(folder), args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
     check_dataset.py  proves a folder and shows what is in it; writes the meta.pkl of bins that have none
     prepare_args.py   the flags of prepare.py
     sampler.py     which windows, in which order: pure functions of (seed, position)
-    batches.py     windows of a dataset as tensors, read ahead by a thread
+    sources.py     what a run reads: one dataset, a mixture, aligned streams; whose window each draw is
+    batches.py     windows of a source as tensors, read ahead by a thread
     download.py    files from addresses, or out of a package, checked by hash; the only home of HTTP
     catalogue.py   what the datasets' prepare.py share: flags, sources, rows -> dataset
     list_datasets.py  the datasets, as a table

@@ -1,9 +1,9 @@
-"""Windows of a dataset as tensors.
+"""Windows of a source as tensors: (B, T + 1) ids, or (B, T + 1, K) where the source has K streams.
 
     gather(tokens, starts, block_size)   one read: (B, T + 1) ids
-    to_xy(windows, device)               x, y (B, T) int64 on the device
-    TrainBatches(...)                    the run's batches from any iteration on, read ahead by a thread
-    eval_batches(...)                    the fixed windows of an evaluation
+    to_xy(windows, device)               x, y (B, T) or (B, T, K) int64 on the device
+    TrainBatches(source, ...)            the run's batches from any iteration on, read ahead by a thread
+    eval_batches(source, ...)            the fixed windows of an evaluation
 
 Iteration i takes the draws i*G .. i*G + G - 1, G = batch_size * gradient_accumulation_steps, whatever the number of
 ranks. So a position is an iteration, and resuming is starting there.
@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from data.dataset import check_ids
 from data.errors import UserError
-from data.sampler import eval_starts, window_starts
+from data.sampler import eval_starts
 
 DRAWS_AHEAD = 4096  # draws ordered at once: the arithmetic of sampler.py costs 30 times less a draw in blocks
 REMAP_AFTER = 1024  # windows read through one mapping; each may pull 64 KB of file into our resident memory
@@ -36,7 +36,8 @@ def gather(tokens, starts, block_size):
 
 
 def to_xy(windows, device):
-    """x, y (B, T) int64 on device, from (B, T + 1) windows on the CPU. The ids travel narrow and are widened there."""
+    """x, y (B, T[, K]) int64 on device, from (B, T + 1[, K]) windows on the CPU. The ids travel narrow and are widened
+    there."""
     wide = windows.to(device, non_blocking=True).to(torch.int64)
     if windows.dtype == torch.int16:
         wide &= 0xFFFF  # the ids are unsigned
@@ -55,50 +56,58 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
     return micro_steps, sequences // (micro_steps * num_ranks)
 
 
-def check_split(dataset, split, block_size):
-    """Raises UserError when the split is shorter than one window."""
-    if dataset.num_tokens[split] < block_size + 1:
-        remedy = "give it more text" if split == "train" else "give val more text (-p or -v of prepare.py)"
-        raise UserError(f"{dataset.path(split)} has {dataset.num_tokens[split]:,} tokens; block_size {block_size} "
-                        f"needs {block_size + 1}. Lower --block_size, or {remedy}")
-
-
 class _Reader:
-    """Checked windows of one split. The file is mapped anew now and then, so resident memory stays flat."""
+    """Checked windows of one split of a source. The files are mapped anew now and then, so resident memory stays flat."""
 
-    def __init__(self, dataset, split, block_size):
-        check_split(dataset, split, block_size)
-        self.dataset, self.split, self.block_size = dataset, split, block_size
-        self.windows_left = 0
-        # ids that fill their dtype need no look
-        self.must_check = dataset.vocab_size <= np.iinfo(dataset.dtype).max
+    def __init__(self, source, split):
+        self.source, self.split, self.windows_left = source, split, 0
 
-    def read(self, starts, length=None):
-        """(B, length + 1) int16 or int32 tensor of ids (the bits are unsigned); length: block_size if not given."""
+    def read(self, member, starts, length=None):
+        """(B, length + 1[, K]) int16 or int32 tensor of ids by the source's table (the bits are unsigned).
+
+        member, starts: (B,) int64. length: block_size if not given.
+        """
         if self.windows_left <= 0:
-            self.tokens, self.windows_left = self.dataset.tokens(self.split), REMAP_AFTER
+            self.tokens = {dataset.name: dataset.tokens(self.split) for dataset in self.source.datasets}
+            self.windows_left = REMAP_AFTER
         self.windows_left -= len(starts)
-        length = length or self.block_size
-        windows = gather(self.tokens, starts, length)
-        if self.must_check:
-            check_ids(windows, self.dataset.vocab_size, self.dataset.path(self.split),
-                      lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+        length = length or self.source.block_size
+        if len(self.source.members) == 1:
+            windows = self._of_member(0, starts, length)
+        else:
+            windows = np.empty((len(starts), length + 1), self.source.dtype)
+            for d in range(len(self.source.members)):
+                mine = np.flatnonzero(member == d)
+                if mine.size:
+                    windows[mine] = self._of_member(d, starts[mine], length)
         # signed twins: torch does little with unsigned integers
         return torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
 
+    def _of_member(self, d, starts, length):
+        streams = [self._of_dataset(dataset, starts, length) for dataset in self.source.members[d]]
+        return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
+
+    def _of_dataset(self, dataset, starts, length):
+        windows = gather(self.tokens[dataset.name], starts, length)
+        if dataset.vocab_size <= np.iinfo(dataset.dtype).max:  # ids that fill their dtype need no look
+            check_ids(windows, dataset.vocab_size, dataset.path(self.split),
+                      lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+        windows = windows.astype(self.source.dtype, copy=False)
+        offset = self.source.offsets[dataset.name]
+        return windows + self.source.dtype.type(offset) if offset else windows
+
 
 class TrainBatches:
-    """An iterator over the windows of this rank's micro-batches, (rows, T + 1), from iteration `iter_num` to `max_iters`.
+    """An iterator over the windows of this rank's micro-batches, (rows, T + 1[, K]), from iteration `iter_num` to `max_iters`.
 
-    Row j of micro-step m of rank r in iteration i is draw i*G + (m * num_ranks + r) * rows + j of the order. A thread
+    Row j of micro-step m of rank r in iteration i is draw i*G + (m * num_ranks + r) * rows + j of the source. A thread
     orders and reads ahead; wait_time counts the seconds that next() stood waiting for it. close() when done.
     """
 
-    def __init__(self, dataset, *, sampling_method, block_size, batch_size, gradient_accumulation_steps=1, seed=0,
-                 iter_num=0, max_iters, rank=0, num_ranks=1, pin_memory=False):
-        self.micro_steps, self.rows = split_iteration(batch_size, gradient_accumulation_steps, num_ranks)
-        self._reader = _Reader(dataset, "train", block_size)
-        self._order = (sampling_method, seed)
+    def __init__(self, source, *, gradient_accumulation_steps=1, iter_num=0, max_iters, rank=0, num_ranks=1,
+                 pin_memory=False):
+        self.micro_steps, self.rows = split_iteration(source.batch_size, gradient_accumulation_steps, num_ranks)
+        self._source, self._reader = source, _Reader(source, "train")
         self._rank, self._num_ranks, self._pin_memory = rank, num_ranks, pin_memory
         self.wait_time = 0.0  # seconds
         self._queue = queue.Queue(maxsize=PIECES_AHEAD)
@@ -135,21 +144,15 @@ class TrainBatches:
         micro = (np.arange(self.micro_steps)[:, None] * self._num_ranks + self._rank) * self.rows
         return (iters + micro + np.arange(self.rows)).reshape(-1, self.rows)
 
-    def starts(self, draws):
-        """(n, rows) int64: where the windows of those draws begin."""
-        method, seed = self._order
-        dataset, split, block_size = self._reader.dataset, self._reader.split, self._reader.block_size
-        flat = window_starts(method, draws.ravel(), dataset.num_tokens[split], block_size, seed, dataset.name)
-        return flat.reshape(draws.shape)
-
     def _read_ahead(self, iter_num, max_iters):
         try:
             iters_ahead = max(1, DRAWS_AHEAD // (self.micro_steps * self.rows))
-            at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._reader.block_size))  # batches
+            at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._source.block_size)) * self.rows  # draws
             for first in range(iter_num, max_iters, iters_ahead):
-                starts = self.starts(self.draws(first, min(iters_ahead, max_iters - first)))
-                for k in range(0, len(starts), at_once):
-                    windows = self._reader.read(starts[k : k + at_once].ravel()).unflatten(0, (-1, self.rows))
+                draws = self.draws(first, min(iters_ahead, max_iters - first)).ravel()
+                member, starts = self._source.places(draws)
+                for k in range(0, len(draws), at_once):
+                    windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once]).unflatten(0, (-1, self.rows))
                     self._queue.put((windows.pin_memory() if self._pin_memory else windows).unbind())
                     if self._closed.is_set():
                         return
@@ -158,14 +161,17 @@ class TrainBatches:
             self._queue.put(error)
 
 
-def eval_batches(dataset, split, *, block_size, batch_size, eval_iters, rank=0, num_ranks=1):
-    """The windows of an evaluation, (<= batch_size, T + 1) each, the last one perhaps shorter than T + 1; this rank's share.
+def eval_batches(source, split, member=0, *, eval_iters, rank=0, num_ranks=1):
+    """The windows of an evaluation of one member, (<= batch_size, T + 1[, K]) each, the last one perhaps shorter than
+    T + 1; this rank's share.
 
     At most eval_iters * batch_size windows, the same ones each time; when that covers the split, every target of it once.
     """
-    reader = _Reader(dataset, split, block_size)
-    starts, tail = eval_starts(dataset.num_tokens[split], block_size, eval_iters * batch_size)
+    reader, batch_size = _Reader(source, split), source.batch_size
+    num_tokens = source.members[member][0].num_tokens[split]
+    starts, tail = eval_starts(num_tokens, source.block_size, eval_iters * batch_size)
     for first in range(rank * batch_size, len(starts), num_ranks * batch_size):
-        yield reader.read(starts[first : first + batch_size])
+        part = starts[first : first + batch_size]
+        yield reader.read(np.full_like(part, member), part)
     if tail and rank == 0:
-        yield reader.read(np.array([dataset.num_tokens[split] - 1 - tail]), length=tail)
+        yield reader.read(np.array([member]), np.array([num_tokens - 1 - tail]), length=tail)

@@ -14,6 +14,7 @@ from math import isqrt
 
 import numpy as np
 
+TRANSITIONS = ("linear", "cosine", "exponential")
 SAMPLING_METHODS = ("random", "sequential", "without_replacement")
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
 ROUNDS = 6
@@ -68,6 +69,67 @@ def permute(index, n, keys):
         todo = np.flatnonzero(out >= n)
         if not todo.size:
             return out.astype(np.int64)
+
+
+def mixture_draws(draws, batch_size, shares_at, seed, before):
+    """(member, own), (n,) int64 each: which of D members each draw goes to, and which of that member's own draws it is.
+
+    draws: (n,) int64, in any order. shares_at: (m,) block numbers -> (m, D) shares of the members there, each row of
+    sum 1; a block is batch_size draws. before: (D,) mixture_counts() of the blocks before that of the first draw.
+    In block b the cumulative share c_d cuts at row ceil(B * c_d - u_b), u_b = frac(u_0 + b * golden ratio): each block
+    is within one row of its shares; the total stays within five, or, while shares move, within about the square root of
+    the number of blocks.
+    A keyed permutation then mixes the rows of a block. A member's draws count up in the order of the rows, so that its
+    windows are those of a run on it alone.
+    """
+    blocks, rows = np.divmod(np.asarray(draws, dtype=np.int64), batch_size)
+    first = int(blocks.min())
+    every = np.arange(first, int(blocks.max()) + 1, dtype=np.int64)
+    shares = shares_at(every)
+    member = _mixed_rows(every, batch_size, shares, seed)
+    own = np.empty_like(member)
+    for d in range(shares.shape[1]):
+        mine = member == d
+        own[mine] = before[d] + np.arange(mine.sum())
+    return member[blocks - first, rows], own[blocks - first, rows]
+
+
+def mixture_counts(first_block, last_block, batch_size, shares_at, seed, chunk=1 << 16):
+    """Draws that each of the K members has in the blocks first_block .. last_block - 1: (K,) int64."""
+    total = 0
+    for first in range(first_block, last_block, chunk):
+        blocks = np.arange(first, min(first + chunk, last_block), dtype=np.int64)
+        total = total + np.diff(_cuts(blocks, batch_size, shares_at(blocks), seed), axis=1).sum(0)
+    return total if first_block < last_block else np.zeros(shares_at(np.zeros(1)).shape[1], dtype=np.int64)
+
+
+def moved_shares(start, end, method, progress):
+    """(n, K) shares, each row of sum 1, on the way from start to end (K,), all above 0, at progress (n,), 0 to 1."""
+    t = np.clip(np.asarray(progress, dtype=np.float64), 0, 1)[:, None]
+    start, end = np.asarray(start) / np.sum(start), np.asarray(end) / np.sum(end)
+    if method == "exponential":
+        shares = start ** (1 - t) * end**t
+    else:
+        t = (1 - np.cos(np.pi * t)) / 2 if method == "cosine" else t
+        shares = (1 - t) * start + t * end
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _cuts(blocks, batch_size, shares, seed):
+    """(n, K + 1) int64: member d has the rows from cut d to cut d + 1 of a block, before they are mixed."""
+    step = (np.asarray(blocks).astype(np.uint64) + np.uint64(1)) * GOLDEN + np.uint64(_key(seed, "mixture"))
+    u = (step >> np.uint64(11)) * 2.0**-53  # the 53 bits that a float holds: below 1 always
+    cuts = np.ceil(batch_size * np.cumsum(shares, axis=1) - u[:, None]).astype(np.int64)
+    cuts[:, -1] = batch_size  # whatever the sum was rounded to
+    return np.concatenate((np.zeros((len(cuts), 1), np.int64), np.clip(cuts, 0, batch_size)), axis=1)
+
+
+def _mixed_rows(blocks, batch_size, shares, seed):
+    """(n, batch_size) int64: the member of each row of the blocks."""
+    cuts = _cuts(blocks, batch_size, shares, seed)
+    keys = np.repeat(_stream(_key(seed, "mixture rows"), blocks), batch_size)
+    slots = permute(np.tile(np.arange(batch_size), len(cuts)), batch_size, keys).reshape(-1, batch_size)
+    return (slots[:, :, None] >= cuts[:, None, 1:-1]).sum(2)
 
 
 def eval_starts(num_tokens, block_size, max_windows):

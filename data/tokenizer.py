@@ -80,6 +80,11 @@ def table_hash(itos):
     return digest.hexdigest()
 
 
+def hash_of_table(meta):
+    """table_hash() of the tokenizer that a meta.pkl (its dict) describes, whoever wrote it."""
+    return meta.get("table_sha256") or table_hash(tokenizer_meta(tokenizer_from_meta(meta))["itos"])
+
+
 class UnknownText(UserError):
     """Text that the vocabulary lacks, at a position (in characters) of what was encoded. message: "...{position}..."."""
 

@@ -1,6 +1,7 @@
 """Fixtures of several test files, and hypothesis' settings: no deadline, the same examples in every run."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would its children
 
 
 def no_outputs(folder, names):

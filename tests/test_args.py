@@ -15,7 +15,10 @@ from model import GPTConfig
 from train_args import parse_args
 
 FLAGS = {  # every flag and its default; a new one, or another default, is changed here on purpose
-    "dataset": "shakespeare_char", "sampling_method": "random", "batch_size": 64, "block_size": 64,
+    "training_mode": "single", "dataset": "shakespeare_char", "dataset_list": None, "dataset_sampling_probs": None,
+    "dataset_sampling_alpha": None, "dataset_sampling_probs_final": None, "dataset_sampling_probs_transition_method": None,
+    "dataset_sampling_probs_transition_iters": None, "max_epochs_per_dataset": None, "multidataset_wte": False,
+    "multicontext_datasets": None, "multicontext_loss_weights": None, "sampling_method": "random", "batch_size": 64, "block_size": 64,
     "first_block_size": None, "gradient_accumulation_steps": 1,
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
     "dropout": 0.0, "bias": False,
@@ -174,7 +177,11 @@ SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n
          "out_dir": "out/x"}
 OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "gradient_accumulation_steps": 3,
          "block_size": 9, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30, "bias": False, "arch": "modern",
-         "n_kv_head": 1, "optimizer": "muon", "first_block_size": 3, "n_hidden": 7}
+         "n_kv_head": 1, "optimizer": "muon", "first_block_size": 3, "n_hidden": 7,
+         "training_mode": "multidataset", "dataset_list": "a b", "dataset_sampling_probs": "1.0 2.0",
+         "dataset_sampling_probs_final": "1.0 2.0", "dataset_sampling_probs_transition_method": "cosine",
+         "dataset_sampling_probs_transition_iters": 7, "dataset_sampling_alpha": 0.5, "multidataset_wte": True,
+         "multicontext_datasets": "a b", "multicontext_loss_weights": "1.0 2.0"}
 
 
 def test_resume_keeps_the_saved_arguments_but_for_the_flags_given_now():

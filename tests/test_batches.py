@@ -14,10 +14,11 @@ import pytest
 import torch
 from helpers import RangeTokenizer, arange_dataset, edit_bin, python
 
-from data.batches import TrainBatches, check_split, eval_batches, gather, split_iteration, to_xy
+from data.batches import TrainBatches, eval_batches, gather, split_iteration, to_xy
 from data.dataset import open_dataset, write_dataset
 from data.errors import UserError
 from data.sampler import SAMPLING_METHODS, window_starts
+from data.sources import Source, check_split
 
 T = 8
 
@@ -27,9 +28,17 @@ def dataset(tmp_path):
     return open_dataset(f"{arange_dataset(tmp_path / 'numbers', 1003)}/")
 
 
+def source(dataset, block_size=T, batch_size=4, sampling_method="without_replacement", seed=3):
+    return Source([[dataset]], block_size=block_size, batch_size=batch_size, sampling_method=sampling_method, seed=seed)
+
+
 def batches(dataset, max_iters=20, **kw):
-    settings = dict(sampling_method="without_replacement", block_size=T, batch_size=4, seed=3, max_iters=max_iters)
-    return TrainBatches(dataset, **{**settings, **kw})
+    order = {key: kw.pop(key) for key in ("block_size", "batch_size", "sampling_method", "seed") if key in kw}
+    return TrainBatches(source(dataset, **order), max_iters=max_iters, **kw)
+
+
+def evaluated(dataset, split, batch_size=4, **kw):
+    return eval_batches(source(dataset, batch_size=batch_size), split, **kw)
 
 
 def read(dataset, **kw):
@@ -133,7 +142,7 @@ def test_a_run_of_thousands_of_iterations_resumes_deep_in_it(dataset):
 
 
 def test_windows_of_more_tokens_than_are_read_at_once_come_in_order_too(tmp_path):
-    dataset = open_dataset(f"{arange_dataset(tmp_path / 'numbers', 60_000)}/")
+    dataset = open_dataset(f"{arange_dataset(tmp_path / 'numbers', 60_000, 20_001)}/")
     windows = read(dataset, max_iters=30, block_size=20_000, batch_size=8, sampling_method="sequential")
     assert windows[..., 0].ravel().tolist() == [0, 20_000] * 120
     assert (windows[..., -1] - windows[..., 0] == 20_000).all()
@@ -217,7 +226,7 @@ def test_a_bad_id_of_the_val_split_names_file_and_position_even_in_the_tail(tmp_
     folder = arange_dataset(tmp_path / "numbers", 1003, 100)
     edit_bin(folder / "val.bin", 98, 1003)  # 99 targets, windows of 8: the tail is 97, 98, 99
     with pytest.raises(UserError, match=re.escape(f"{folder}/val.bin: the id at position 98 is 1,003, beyond")):
-        list(eval_batches(open_dataset(f"{folder}/"), "val", block_size=T, batch_size=4, eval_iters=100))
+        list(evaluated(open_dataset(f"{folder}/"), "val", eval_iters=100))
 
 
 def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
@@ -250,17 +259,18 @@ import re, sys
 from pathlib import Path
 from data.batches import TrainBatches, eval_batches
 from data.dataset import open_dataset
+from data.sources import Source
 
 def resident():  # bytes of mapped files in memory
     return int(re.search(r"RssFile:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 dataset = open_dataset(sys.argv[1])
-kw = dict(block_size=255, batch_size=64)
+source = Source([[dataset]], block_size=255, batch_size=64, sampling_method=sys.argv[2])
 before, most = resident(), 0
-reader = TrainBatches(dataset, sampling_method=sys.argv[2], max_iters=dataset.num_tokens["train"] // (64 * 255), **kw)
+reader = TrainBatches(source, max_iters=dataset.num_tokens["train"] // (64 * 255))
 for windows in reader:
     most = max(most, resident() - before)
-for windows in eval_batches(dataset, "train", eval_iters=10**6, **kw):
+for windows in eval_batches(source, "train", eval_iters=10**6):
     most = max(most, resident() - before)
 print(most)
 """
@@ -285,21 +295,20 @@ def test_resident_memory_does_not_grow_with_the_file(tmp_path, method):
 
 
 def test_evaluation_reads_the_same_windows_each_time_and_disturbs_no_training(dataset):
-    kw = dict(block_size=T, batch_size=4, eval_iters=3)
     whole = read(dataset)
     reader = batches(dataset)
     rows = []
     for windows in reader:
         rows.append(windows.numpy())
-        evaluation = [w.tolist() for w in eval_batches(dataset, "train", **kw)]
+        evaluation = [w.tolist() for w in evaluated(dataset, "train", eval_iters=3)]
     reader.close()
     assert (np.stack(rows) == whole).all()
-    assert evaluation == [w.tolist() for w in eval_batches(dataset, "train", **kw)]
+    assert evaluation == [w.tolist() for w in evaluated(dataset, "train", eval_iters=3)]
     assert [row[0] for w in evaluation for row in w] == [k * 125 // 12 * T for k in range(12)]  # 12 of 125
 
 
 def test_a_full_evaluation_sees_each_target_once_with_the_tail_in_a_shorter_window(dataset):
-    windows = list(eval_batches(dataset, "val", block_size=T, batch_size=5, eval_iters=100))
+    windows = list(evaluated(dataset, "val", batch_size=5, eval_iters=100))
     targets = [t for w in windows for t in w[:, 1:].ravel().tolist()]
     assert targets == list(range(1, 100))
     assert windows[-1].tolist() == [[96, 97, 98, 99]]  # 12 windows of 8 targets, and 3
@@ -308,7 +317,7 @@ def test_a_full_evaluation_sees_each_target_once_with_the_tail_in_a_shorter_wind
 @pytest.mark.parametrize("eval_iters", [2, 1000])
 def test_ranks_share_an_evaluation_without_overlap(dataset, eval_iters):
     def rows(**kw):
-        return [row for w in eval_batches(dataset, "val", block_size=T, batch_size=2, eval_iters=eval_iters, **kw)
+        return [row for w in evaluated(dataset, "val", batch_size=2, eval_iters=eval_iters, **kw)
                 for row in w.tolist()]
     shares = [rows(rank=r, num_ranks=3) for r in range(3)]
     assert sorted(row for share in shares for row in share) == sorted(rows())
@@ -316,5 +325,5 @@ def test_ranks_share_an_evaluation_without_overlap(dataset, eval_iters):
 
 def test_a_val_split_of_one_window_is_evaluated_whatever_eval_iters_says(tmp_path):
     dataset = open_dataset(f"{arange_dataset(tmp_path / 'numbers', 50, 9)}/")
-    windows = list(eval_batches(dataset, "val", block_size=T, batch_size=64, eval_iters=10))
+    windows = list(evaluated(dataset, "val", batch_size=64, eval_iters=10))
     assert [w.tolist() for w in windows] == [[list(range(9))]]

@@ -297,7 +297,7 @@ class Scripted:
 def spoken(capsys, tokenizer, prompt, rows, **given):
     args = argparse.Namespace(**{**dict(num_samples=len(rows), max_new_tokens=99, temperature=1.0, top_k=0, top_p=1.0,
                                         stop=None, seed=0, start=prompt), **given})
-    sample.speak(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), args, torch.device("cpu"))
+    sample.speak_text(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), (0, None), print, args, "cpu")
     return capsys.readouterr().out
 
 

@@ -336,7 +336,7 @@ def test_eval_only_of_a_run_gives_the_losses_it_logged_and_changes_nothing(fox, 
 
 def test_best_and_last_checkpoint_are_what_their_names_say(fox, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
-    monkeypatch.setattr(train, "estimate_loss", lambda *a, **k: dict.fromkeys(("train", "val"), next(losses)))
+    monkeypatch.setattr(train, "estimate_loss", lambda *a, **k: dict.fromkeys(("train", "val"), np.array([next(losses)])))
     state = lambda: [(c["iter_num"], c["best_val_loss"]) for c in (load_checkpoint(Path(f"x/{name}.pt"))
                                                                    for name in ("best", "ckpt"))]
     flags = ["--eval_interval=10", "--lr_decay_iters=50"]
@@ -352,7 +352,7 @@ def test_a_checkpoint_holds_plain_values_and_no_temporary_file_stays(fox):
     run(f"--dataset={fox}", "--max_iters=4", "--eval_interval=2", "--out_dir=x")
     assert sorted(os.listdir("x")) == [".train.py.lock", "best.pt", "ckpt.pt", "log.csv"]
     for name in ("best.pt", "ckpt.pt"):
-        assert {"model", "optimizer", "scaler", "iter_num", "best_val_loss", "args", "meta", "data"} <= set(
+        assert {"model", "optimizer", "scaler", "iter_num", "best_val_loss", "args", "metas", "data"} <= set(
             torch.load(f"x/{name}", weights_only=True))
 
 
@@ -395,7 +395,7 @@ def test_a_checkpoint_damaged_anywhere_is_one_line_or_loads(fox):
 
 
 def small_state(n):
-    return {"model": {"w": torch.full((3000,), float(n))}, "model_args": {}, "args": {}, "meta": {}, "iter_num": n}
+    return {"model": {"w": torch.full((3000,), float(n))}, "model_args": {}, "args": {}, "metas": {}, "iter_num": n}
 
 
 def states(folder):
@@ -667,8 +667,8 @@ def test_log_csv_has_a_row_a_look_and_losses_where_evaluated(fox):
     run(f"--dataset={fox}", "--max_iters=10", "--eval_interval=5", "--log_interval=2", "--out_dir=x",
         "--warmup_iters=0", "--lr_schedule=constant", "--learning_rate=0.005")
     rows = log_rows("x")
-    assert list(rows[0]) == ["iter", "tokens", "train_loss", "val_loss", "batch_loss", "learning_rate", "tokens_per_s",
-                             "mfu", "data_wait", "seconds"]
+    assert list(rows[0]) == ["iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte",
+                             "batch_loss", "learning_rate", "tokens_per_s", "mfu", "data_wait", "seconds"]
     assert [(row["iter"], row["tokens"], bool(row["val_loss"]), bool(row["train_loss"])) for row in rows] == [
         (i, str(int(i) * 64), evaluated, evaluated) for i, evaluated in
         (("2", False), ("4", False), ("5", True), ("6", False), ("8", False), ("10", True))]
@@ -806,7 +806,7 @@ def test_windows_grow_by_doubling_over_the_second_half():
 def test_adamw_is_the_adamw_of_torch(fox):
     """The same gradients, the same weights after ten steps; matrices decay and vectors do not."""
     args = parse_args([*TINY, *GPT2, "--weight_decay=0.3"])
-    model, twin = train.make_model(args, 29, "cpu"), train.make_model(args, 29, "cpu")
+    model, twin = train.make_model(args, [29], "cpu"), train.make_model(args, [29], "cpu")
     optimizer = configure_optimizer(model, args)
     weights = list(twin.parameters())
     reference = torch.optim.AdamW(
