@@ -52,8 +52,8 @@ def our_folder(folder, sizes, arch):
         for p in model.parameters():  # the head starts at zero; draws should be of something
             p.add_(torch.randn_like(p) * 0.02)
     meta = CharTokenizer.from_text(TEXT).to_meta()
-    save_checkpoint(folder, {"model": model.state_dict(), "model_args": asdict(model.config), "args": {}, "meta": meta,
-                             "iter_num": 0}, is_best=False)
+    save_checkpoint(folder, {"model": model.state_dict(), "model_args": asdict(model.config), "args": {"training_mode": "single"},
+                             "metas": {"bench": meta}, "iter_num": 0}, is_best=False)
     return model.eval()
 
 
