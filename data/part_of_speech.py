@@ -119,8 +119,6 @@ PENN = {  # the tags of the Penn treebank -> universal ones
     **dict.fromkeys(["TO", "POS"], "PART"), **dict.fromkeys(["PRP", "PRP$", "WP", "WP$", "EX"], "PRON"),
     **dict.fromkeys(["NNP", "NNPS"], "PROPN"), **dict.fromkeys(["SYM", "$", "#"], "SYM"),
     **dict.fromkeys(["VB", "VBD", "VBG", "VBN", "VBP", "VBZ"], "VERB"), **dict.fromkeys(["FW", "LS"], "X")}
-
-
 OLD_WORDS = {  # and some that the lexicon has otherwise
     **dict.fromkeys("thy Thy thine Thine mine Mine".split(), "PRP$"), **dict.fromkeys("O Ay ay".split(), "UH"),
     **dict.fromkeys("shalt mayst wouldst couldst shouldst canst".split(), "MD"), "dost": "VBP", "hadst": "VBD",
@@ -154,7 +152,7 @@ class Brill:
         self.context = [(old, new, NEAR[where].split(), near) for old, new, where, *near in rows("en-context.txt")
                         if old not in CLOSED or new in CLOSED or new in ("RB", "RP")]
         self.context += [("TO", "IN", ["t+1"], [tag]) for tag in "DT PRP PRP$ NNP NN NNS JJ CD WP".split()]
-        self.first_tag = functools.cache(self.first_tag)
+        self.first_tag = functools.lru_cache(1 << 16)(self.first_tag)
 
     def first_tag(self, word):
         """The tag of a word by itself."""

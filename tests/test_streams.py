@@ -4,6 +4,7 @@ Run: python -m pytest tests/test_streams.py
 """
 import functools
 import hashlib
+import os
 import re
 import shutil
 import string
@@ -12,7 +13,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TEXT, char_dataset, child_env
+from helpers import ROOT, TEXT, char_dataset, child_env, only_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,81 @@ def test_a_stream_of_other_tokens_than_characters_is_refused(tmp_path):
     write_dataset(tmp_path / "bytes", "some text " * 20, ByteTokenizer())
     with pytest.raises(UserError, match=re.escape("bytes has byte tokens; streams are made of characters")):
         write_stream(tmp_path, "cvp", f"{tmp_path}/bytes/")
+
+
+# ---- create_new_dataset.sh --streams_of
+
+
+@pytest.fixture
+def own(repo):
+    """(run of create_new_dataset.sh, data/): what is made in data/ is removed after the test."""
+    data = repo / "data"
+    before = set(data.iterdir())
+    yield lambda *argv: subprocess.run(["bash", data / "create_new_dataset.sh", *argv], env=child_env(), cwd=repo,
+                                       capture_output=True, text=True), data
+    for path in set(data.iterdir()) - before:
+        shutil.rmtree(path)
+
+
+def test_one_command_makes_the_streams_of_any_text_and_says_how_to_train_on_them(own):
+    create, data = own
+    char_dataset(data / "my_text")
+    run = create("shakespeare_char2", "--streams_of", "my_text")
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    names = [f"shakespeare_char2_{name}" for name in STREAMS]
+    assert run.stdout.endswith("python train.py --training_mode=multicontext --multicontext_datasets my_text "
+                               f"{' '.join(names)}\n")
+    for name, stream in zip(names, STREAMS):
+        folder = data / name
+        meta = open_dataset(f"{folder}/").meta
+        assert meta["stream"]["map"] == stream and meta["stream"]["text"] == "my_text"
+        made = [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")]
+        assert (folder / "README.md").read_text().startswith(f"# {name}\n")
+        assert not any("shakespeare_char" in line.replace(name, "") for path in folder.iterdir()
+                       if path.suffix in (".py", ".sh", ".md") for line in path.read_text().splitlines())
+        (folder / "meta.pkl").unlink()
+        subprocess.run(["bash", folder / "get_dataset.sh"], check=True, env=child_env(), stdout=subprocess.DEVNULL)
+        assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == made
+    char_dataset(data / "my_text", TEXT[::-1])  # the text has changed: the same command again
+    again = create("shakespeare_char2", "--streams_of", "my_text")
+    assert again.returncode == 0 and len(again.stdout.splitlines()) == 5
+    of = open_dataset(f"{data}/my_text/").fingerprint()
+    assert all(open_dataset(f"{data}/{name}/").meta["stream"]["text_sha256"] == of for name in names)
+    assert not list(data.glob(".new.*"))
+
+
+@pytest.mark.parametrize("argv, told", [
+    (["s", "--streams_of", "coded"], "coded has byte tokens; streams are made of characters. Prepare it with --method char"),
+    (["s", "--streams_of", "plays"], "plays is not prepared. Run: bash data/plays/get_dataset.sh"),
+    (["s", "--streams_of", "no_such"], "no_such not found. Make it: bash data/create_new_dataset.sh no_such (There are:"),
+    (["s", "--streams_of", "a/b"], "a/b is a path. A dataset's name is one word"),
+    (["s", "--streams_of"], "--streams_of needs the name of a prepared dataset"),
+    (["s", "--streams_of", ""], "--streams_of needs the name of a prepared dataset"),
+    (["s", "--part_of_speech"], "--part_of_speech goes with --streams_of"),
+    (["mnist", "--streams_of", "taken"], "mnist_cvp exists already. Choose another name, or remove it first"),
+    (["--streams_of", "coded"], "give the new dataset one name")])
+def test_streams_that_cannot_be_made_are_one_line_and_leave_nothing(own, argv, told):
+    create, data = own
+    (data / "coded").mkdir()
+    write_dataset(data / "coded", TEXT, ByteTokenizer())
+    (data / "mnist_cvp").mkdir()
+    before = sorted(os.listdir(data))
+    run = create(*argv)
+    assert run.returncode == 2 and run.stdout == "" and told in only_line(run.stderr)
+    assert sorted(os.listdir(data)) == before
+
+
+def test_folders_that_somebody_edited_are_not_written_over(own):
+    create, data = own
+    char_dataset(data / "my_text")
+    assert create("s", "--streams_of", "my_text").returncode == 0
+    (data / "s_in_word_position/prepare.py").write_text("# mine\n")
+    run = create("s", "--streams_of", "my_text")
+    assert run.returncode == 2 and "s_in_word_position exists already" in only_line(run.stderr)
+    assert (data / "s_in_word_position/prepare.py").read_text() == "# mine\n"
+
+
+# ---- the known bytes
 
 
 def test_cvp_of_tiny_shakespeare_has_the_known_bytes(tmp_path):
