@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import contextlib
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -23,8 +24,8 @@ import numpy as np
 from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
 from data.errors import UserError
 from data.files import lock, sync_folder
-from data.inputs import Shards, TextFile
-from data.tokenizer import (TableTokenizer, UnknownText, table_hash, to_utf8, tokenizer_from_meta,
+from data.inputs import Ids, TextFile
+from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, to_utf8, tokenizer_from_meta,
                             tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
@@ -41,15 +42,15 @@ def token_dtype(vocab_size):
 
 
 def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source=None, split_seed=0,
-                  end_of_text=True, num_workers=None, dask=None, unit_size=UNIT):
+                  end_of_text=True, num_workers=None, dask=None, unit_size=UNIT, more=None):
     """Tokenize text into folder's train.bin, val.bin and meta.pkl, print one line of counts, return the meta dict.
 
     text: a string or a TextFile (inputs.py), cut into train and val after int(length * percentage_train) characters; or
         an iterable of strings, the documents, each sent to train or val by a hash of split_seed and its content (copies
         stay together, shares are approximate) and followed by the tokenizer's eot_token where it has one, unless
-        end_of_text is False; or Shards of ids.
+        end_of_text is False; or Ids.
     val_text: the validation text, of any kind, where it is given; then all of text is train.
-    source: what the text is, kept in meta.pkl.
+    source: what the text is, kept in meta.pkl. more: further keys of meta.pkl, a dict of plain values.
     num_workers, dask: who encodes, see encode_all(). unit_size: characters a unit of work.
 
     Holds a few units in memory, whatever the size of the text; what units hold changes no byte of the bins. All or
@@ -78,11 +79,15 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                 "splits": bins.close(),
                 "split_rule": "given" if val_text is not None else
                               "characters" if isinstance(text, (str, TextFile)) else
-                              "ids" if isinstance(text, Shards) else "documents by hash",
+                              "ids" if isinstance(text, Ids) else "documents by hash",
                 "percentage_train": None if val_text is not None else percentage_train,
                 "source": source,
                 "source_sha256": source_hash,
+                **(more or {}),
             }
+            for split, part in zip(SPLITS, (text, val_text)):
+                if getattr(part, "documents", None) is not None:
+                    meta["splits"][split]["documents"] = part.documents
             if hasattr(tokenizer, "backend"):
                 meta["backend"] = tokenizer.backend
             _commit(folder, meta)
@@ -103,6 +108,7 @@ def _print_counts(folder, meta, seconds):
 def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):
     """Encode what bins does not hold yet, unit by unit; returns the sha256 of the source."""
     digest, structure, waiting = hashlib.sha256(), hashlib.sha256(), collections.deque()
+    lengths = functools.cache(lambda: _token_lengths(meta))  # made where there are ids to count the bytes of
     border = getattr(tokenizer, "border", lambda text: 0)  # one's own: text is never cut
     own = meta["tokenizer"] == "custom" and not isinstance(tokenizer, TableTokenizer)
 
@@ -117,8 +123,10 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
                 if isinstance(text, str):
                     counts[split][0] += len(raw)
                     counts[split][1] += end != GOES_ON
-                elif meta["eot_token"] is not None:
-                    counts[split][1] += int((text == meta["eot_token"]).sum())
+                else:
+                    counts[split][0] += int(lengths().take(text, mode="clip").sum())  # those beyond are refused later
+                    if meta["eot_token"] is not None:
+                        counts[split][1] += int((text == meta["eot_token"]).sum())
             if own and not at:
                 _warn_if_lossy(tokenizer, unit[0][1])
             end_of_unit = structure.copy()
@@ -142,6 +150,14 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
     return digest.hexdigest()
 
 
+def _token_lengths(meta):
+    """(vocab_size,) uint32: the bytes of UTF-8 that each token stands for, none for the one that ends documents."""
+    lengths = np.zeros(meta["vocab_size"], dtype=np.uint32)
+    for i, token in meta["itos"].items():
+        lengths[i] = len(as_bytes(token)) if i != meta["eot_token"] else 0
+    return lengths
+
+
 @contextlib.contextmanager
 def _progress(*texts, workers):
     """A function that shows how far the texts are read: bytes, MB/s, and the time left where that is known."""
@@ -160,7 +176,7 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
             ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
-            if not isinstance(text, (str, TextFile, Shards)) else
+            if not isinstance(text, (str, TextFile, Ids)) else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
@@ -344,6 +360,17 @@ class Dataset:
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+
+    def blocks(self, split, size=1 << 20):
+        """The ids of a split in arrays of up to `size`; what has been read is not kept in memory."""
+        for start in range(0, self.num_tokens[split], size):
+            ids = np.array(self.tokens(split)[start : start + size])
+            check_ids(ids, self.vocab_size, self.path(split), lambda i: start + i)
+            yield ids
+
+    def table_sha256(self):
+        """The hash of its id -> token table: equal for two datasets exactly when their ids mean the same."""
+        return self.meta.get("table_sha256") or table_hash(tokenizer_from_meta(self.meta).to_meta()["itos"])
 
     def fingerprint(self):
         """What a checkpoint keeps to know its data again: a hash (or, for foreign bins, the size) of each split."""

@@ -22,7 +22,7 @@ import threading
 import numpy as np
 
 from data.errors import UserError, optional
-from data.inputs import Shards, TextFile
+from data.inputs import Ids, TextFile
 from data.tokenizer import UnknownText, to_utf8
 
 UNIT = 1 << 20  # characters
@@ -34,7 +34,7 @@ def split_pieces(text, val_text, percentage_train, seed=0):
     for split, part in (("train", text), ("val", val_text)):
         if part is None:
             continue
-        if isinstance(part, (str, TextFile, Shards)):
+        if isinstance(part, (str, TextFile, Ids)):
             cut = int(_length(part) * percentage_train) if val_text is None else None
             yield from _one_text(split, _slices(part) if isinstance(part, str) else part, cut)
             continue

@@ -156,18 +156,36 @@ class TextFile(_Input):
         return self._length
 
 
-class Shards(_Input):
-    """Token ids that llm.c or modded-nanogpt prepared: files of a 256-int header, then ids; as arrays of ids."""
+class Ids:
+    """What is encoded already: the token ids of a split, as arrays that can be read again.
+
+    arrays: a function that gives them, from the first on. size: bytes of all. documents: how many documents they are,
+    where that is known otherwise than from the end-of-text tokens among them.
+    """
+
+    def __init__(self, arrays, size, name, documents=None):
+        self.size, self.position, self.name, self.documents, self._arrays = size, 0, name, documents, arrays
+
+    def __iter__(self):
+        self.position = 0
+        for ids in self._arrays():
+            self.position += ids.nbytes
+            yield ids
+
+
+class Shards(Ids):
+    """Token ids that llm.c or modded-nanogpt prepared: files of a 256-int header, then ids."""
     HEADERS = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # (magic, version): ids
 
     def __init__(self, paths):
-        super().__init__(paths)
-        self.name = f"{Path(paths[0]).name} and {len(paths) - 1} more" if len(paths) > 1 else Path(paths[0]).name
-        self._shards = [self._opened(path) for path in self.paths]
+        self._shards = [self._opened(Path(path)) for path in paths]
+        name = f"{Path(paths[0]).name} and {len(paths) - 1} more" if len(paths) > 1 else Path(paths[0]).name
+        super().__init__(self._blocks, sum(ids.nbytes for ids in self._shards), name)
 
     def _opened(self, path):
         """(memory map of the ids) of a shard. Raises UserError where magic, version or length are wrong."""
-        header = np.fromfile(path, "<i4", 256)
+        with open_input(path) as file:
+            header = np.fromfile(file, "<i4", 256)
         if len(header) < 256 or (dtype := self.HEADERS.get(tuple(header[:2].tolist()))) is None:
             raise UserError(f"{path} is no shard of llm.c or modded-nanogpt: it begins with {header[:2].tolist()}, not "
                             f"with {' or '.join(map(str, map(list, self.HEADERS)))}")
@@ -176,13 +194,8 @@ class Shards(_Input):
             raise UserError(f"{path} holds {count:,.10g} ids, its header says {stated:,}. Get it again")
         return np.memmap(path, dtype, "r", offset=1024)
 
-    def __iter__(self):
-        self.position = 0
-        for ids in self._shards:
-            for start in range(0, len(ids), BLOCK):
-                piece = np.array(ids[start : start + BLOCK])
-                self.position += piece.nbytes
-                yield piece
+    def _blocks(self):
+        return (np.array(ids[start : start + BLOCK]) for ids in self._shards for start in range(0, len(ids), BLOCK))
 
     def length(self):
         return sum(map(len, self._shards))

@@ -3,10 +3,12 @@
     cvp               consonant 3, vowel 2, punctuation 1, anything else _
     in_word_position  1, 2, 3, ... along a run of characters that are no blanks; _ for a blank
     since_newline     1, 2, 3, ... along a line; _ for a blank, a newline stays
+    StreamMap(name, chars)                 a text's ids -> the stream's, at once or a character at a time
     write_stream(folder, name, text_of)    data/<text_of>, a prepared folder of characters, -> the folder of a stream
 
-Each is causal: the symbol of a character depends on it and those before it alone. After 64 positions the count begins
-again. The alphabets are whole, whatever the text has of them, so ids mean the same in every folder.
+These three are causal: the symbol of a character depends on it and those before it alone. After 64 positions the count
+begins again. The alphabets are whole, whatever the text has of them, so ids mean the same in every folder. The parts of
+speech (part_of_speech.py) are no function of the text so far; they are written by write_symbols() too.
 """
 import string
 
@@ -14,68 +16,73 @@ import numpy as np
 
 from data.dataset import open_dataset, write_dataset
 from data.errors import UserError
-from data.tokenizer import CharTokenizer, codes_of, tokenizer_from_meta
+from data.inputs import Ids
+from data.tokenizer import CharTokenizer, tokenizer_from_meta
 
 POSITIONS = string.digits[1:] + string.ascii_uppercase + string.ascii_lowercase + "\u00a1\u00a2\u00a3"  # 64
-PUNCTUATION, VOWELS, LETTERS = (np.array([ord(c) for c in chars], dtype=np.uint32) for chars in (
-    string.punctuation, "aeiouAEIOU", string.ascii_letters))
 
 
-def _blanks(codes):
-    """(n,) bool: the characters that str.isspace() takes for blanks."""
-    distinct, which = np.unique(codes, return_inverse=True)
-    return np.array([chr(c).isspace() for c in distinct.tolist()], dtype=bool)[which]
+def _cvp(c):
+    return "1" if c in string.punctuation else "2" if c in "aeiouAEIOU" else "3" if c in string.ascii_letters else "_", True
 
 
-def _positions(codes, restart):
-    """The position symbol of each character, the number of characters since the last one where restart (n,) is true."""
-    index = np.arange(len(codes))
-    last = np.maximum.accumulate(np.where(restart, index, -1))
-    symbols = np.array([ord(c) for c in POSITIONS], dtype=np.uint32)
-    return symbols[(index - last - 1) % len(POSITIONS)]
+def _in_word_position(c):
+    return ("_", True) if c.isspace() else (None, False)
 
 
-def _to_text(codes):
-    return codes.astype("<u4").tobytes().decode("utf-32-le")
+def _since_newline(c):
+    return ("\n", True) if c == "\n" else ("_" if c.isspace() else None, False)
 
 
-def cvp(text):
-    codes = codes_of(text)
-    out = np.full(len(codes), ord("_"), dtype=np.uint32)
-    for symbol, chars in (("1", PUNCTUATION), ("3", LETTERS), ("2", VOWELS)):
-        out[np.isin(codes, chars)] = ord(symbol)
-    return _to_text(out)
-
-
-def in_word_position(text):
-    codes = codes_of(text)
-    blanks = _blanks(codes)
-    return _to_text(np.where(blanks, ord("_"), _positions(codes, blanks)))
-
-
-def since_newline(text):
-    codes = codes_of(text)
-    newline = codes == ord("\n")
-    out = np.where(_blanks(codes), ord("_"), _positions(codes, newline))
-    return _to_text(np.where(newline, ord("\n"), out))
-
-
-STREAMS = {  # name: its map, text -> text of equal length, and its alphabet
-    "cvp": (cvp, "123_"),
-    "in_word_position": (in_word_position, "_" + POSITIONS),
-    "since_newline": (since_newline, "\n_" + POSITIONS),
+STREAMS = {  # name: its alphabet; a character -> (its symbol, None for its position; whether positions begin anew)
+    "cvp": ("123_", _cvp),
+    "in_word_position": ("_" + POSITIONS, _in_word_position),
+    "since_newline": ("\n_" + POSITIONS, _since_newline),
 }
 
 
-class StreamTokenizer(CharTokenizer):
-    """The characters of a stream's alphabet; meta.pkl gets to know what the stream is a function of."""
+class StreamMap:
+    """The ids of a text of characters -> those of the stream `name`. A position is all that it remembers.
 
-    def __init__(self, name, made_of):
-        super().__init__(sorted(STREAMS[name][1]))
-        self.stream = {"map": name, **made_of}
+    chars: the characters of the text's vocabulary, in the order of their ids. Raises UserError for a name unknown here.
 
-    def to_meta(self):
-        return {**super().to_meta(), "stream": self.stream}
+    >>> stream = StreamMap("in_word_position", "ab ")
+    >>> ids, position = stream([0, 1, 2, 0])                    # "ab a"; `position` stands for all of it
+    >>> "".join(stream.alphabet[i] for i in ids)
+    '12_1'
+    >>> ids, positions = stream.step(np.array([1, 2]), np.array([position, position]))  # "ab ab" and "ab a "
+    >>> "".join(stream.alphabet[i] for i in ids)
+    '2_'
+    """
+
+    def __init__(self, name, chars):
+        if name not in STREAMS:
+            raise UserError(f"there is no stream map {name!r} here; there are {', '.join(STREAMS)}")
+        alphabet, rule = STREAMS[name]
+        self.alphabet = sorted(alphabet)
+        rules = [rule(c) for c in chars]
+        positions = [self.alphabet.index(symbol) for symbol in POSITIONS if symbol in alphabet]
+        self.keeps = np.array([not restarts for _, restarts in rules], dtype=np.int64)  # (V,) 0: positions begin anew
+        self.table = np.array([positions if symbol is None else [self.alphabet.index(symbol)] * len(POSITIONS)
+                               for symbol, _ in rules], dtype=np.uint8)  # (V, 64): the symbol at each position
+
+    def step(self, ids, positions):
+        """One character of each of B texts: ids and positions (B,) -> the symbols' ids, the new positions.
+
+        Begin with positions of 0. Texts of any shape will do, and torch tensors, were table and keeps made such.
+        """
+        positions = (positions + 1) * self.keeps[ids]
+        return self.table[ids, (positions - 1) % len(POSITIONS)], positions
+
+    def __call__(self, ids, position=0):
+        """Characters that follow one another: ids (n,) -> the symbols' ids (n,) uint8, the position after the last."""
+        ids = np.asarray(ids)
+        if not len(ids):
+            return np.zeros(0, np.uint8), position
+        index = np.arange(len(ids))
+        begin = np.maximum.accumulate(np.where(self.keeps[ids], -1 - position, index))
+        positions = index - begin
+        return self.table[ids, (positions - 1) % len(POSITIONS)], int(positions[-1])
 
 
 def write_stream(folder, name, text_of):
@@ -84,17 +91,42 @@ def write_stream(folder, name, text_of):
     The key `stream` of its meta.pkl holds the map's name, the text's and the hashes of the text's bins. Raises
     UserError unless the text's tokens are characters.
     """
-    dataset = open_dataset(text_of)
+    text, tokenizer = open_text(text_of)
+    stream = StreamMap(name, tokenizer.chars)
+    goes_on = text.meta.get("split_rule", "characters") == "characters"  # val where train ends
+    begin = {"train": 0, "val": 0}
+
+    def arrays(split):  # train is read before val
+        position = begin[split]
+        for ids in text.blocks(split):
+            symbols, position = stream(ids, position)
+            yield symbols
+        if split == "train" and goes_on:
+            begin["val"] = position
+
+    return write_symbols(folder, text, stream.alphabet, arrays, {"map": name}, what=name)
+
+
+def open_text(name):
+    """(Dataset, CharTokenizer) of data/<name>. Raises UserError where its tokens are no characters."""
+    dataset = open_dataset(name)
     tokenizer = tokenizer_from_meta(dataset.meta)
     if not isinstance(tokenizer, CharTokenizer):
         raise UserError(f"{dataset.folder} has {dataset.meta.get('tokenizer')} tokens; streams are made of characters. "
                         f"Prepare it with --method char")
-    train, val = (tokenizer.decode(dataset.tokens(split)) for split in ("train", "val"))
-    if dataset.meta.get("split_rule", "characters") == "characters":  # val goes on where train ends
-        out = STREAMS[name][0](train + val)
-        train, val = out[: len(train)], out[len(train) :]
-    else:
-        train, val = STREAMS[name][0](train), STREAMS[name][0](val)
-    made_of = {"text": dataset.name, "text_sha256": dataset.fingerprint()}
-    return write_dataset(folder, train, StreamTokenizer(name, made_of), val_text=val,
-                         source=f"{name} of {dataset.name} ({dataset.meta.get('source', 'unknown')})")
+    return dataset, tokenizer
+
+
+def write_symbols(folder, text, alphabet, arrays, stream, what):
+    """Write a stream of the Dataset `text` into folder; returns its meta dict.
+
+    alphabet: a sequence of symbols. arrays(split): arrays of their ids, one for each character. stream: what meta.pkl
+    says of it beside the text. what: the same for the reader.
+    """
+    splits = text.meta.get("splits", {})
+    train, val = (Ids(lambda split=split: arrays(split), size=text.num_tokens[split], name=what,
+                      documents=splits.get(split, {}).get("documents")) for split in ("train", "val"))
+    made_of = {"text": text.name, "text_sha256": text.fingerprint()}
+    return write_dataset(folder, train, CharTokenizer(alphabet), val_text=val, num_workers=1,
+                         source=f"{what} of {text.name} ({text.meta.get('source', 'unknown')})",
+                         more={"stream": {**stream, **made_of}})

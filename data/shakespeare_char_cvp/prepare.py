@@ -2,7 +2,6 @@
 The stream cvp of shakespeare_char: consonants, vowels and punctuation. -> train.bin, val.bin, meta.pkl, beside this file.
 
 $ python data/shakespeare_char_cvp/prepare.py
-shakespeare_char_cvp: train 1,003,854 tokens, val 111,540 tokens, vocab_size 4 (cvp of shakespeare_char ...)
 """
 import os
 import sys

@@ -2,7 +2,6 @@
 The stream in_word_position of shakespeare_char: the position of each character in its word. -> train.bin, val.bin, meta.pkl, beside this file.
 
 $ python data/shakespeare_char_in_word_position/prepare.py
-shakespeare_char_in_word_position: train 1,003,854 tokens, val 111,540 tokens, vocab_size 65 (in_word_position of shakespeare_char ...)
 """
 import os
 import sys

@@ -2,7 +2,6 @@
 The stream since_newline of shakespeare_char: the position of each character in its line. -> train.bin, val.bin, meta.pkl, beside this file.
 
 $ python data/shakespeare_char_since_newline/prepare.py
-shakespeare_char_since_newline: train 1,003,854 tokens, val 111,540 tokens, vocab_size 66 (since_newline of shakespeare_char ...)
 """
 import os
 import sys
