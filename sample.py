@@ -13,11 +13,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
-from data.streams import STREAMS
+from data.streams import STREAMS, StreamMap
 from data.tokenizer import TableTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig, draw
 from runs import load_checkpoint, newest_run, pick_device
@@ -168,62 +169,55 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
     agree; the rest are drawn from their heads, each on its own.
     """
     names = list(metas)
-    maps = {name: (STREAMS[meta["stream"]["map"]][0], meta["stream"]["text"]) for name, meta in metas.items()
-            if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
-    computed = {} if args.draw_all_streams else maps
-    starts = prompts(names, tokenizers, computed, args.multicontext_start)
+    made_of = {name: meta["stream"]["text"] for name, meta in metas.items()
+               if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
+    computed = {} if args.draw_all_streams else made_of
+    starts, positions = prompts(names, tokenizers, computed, maps, args.multicontext_start)
     note_if_long(starts[names[0]], model.config.block_size)
-    rows = [{name: list(ids) for name, ids in starts.items()} for _ in range(args.num_samples)]
-    texts = [{of: tokenizers[of].decode(row[of]) for _, of in maps.values()} for row in rows]  # that others are made of
+    first_ids = torch.tensor([first for first, _ in vocabularies.values()], device=device)
+    start = torch.tensor([starts[name] for name in names], device=device).T + first_ids  # (t, K)
+    positions = {name: np.full(args.num_samples, position) for name, position in positions.items()}
 
     def choose_all(logits):
-        new = {name: choose(logits, vocabulary=vocabularies[name])[:, 0] - vocabularies[name][0] for name in names
-               if name not in computed}
-        drawn = {name: ids.tolist() for name, ids in new.items()}
-        for i, (row, text) in enumerate(zip(rows, texts)):
-            for name, ids in drawn.items():
-                row[name].append(ids[i])
-            for of in text:
-                text[of] += tokenizers[of].decode(row[of][-1:])
-            for name, (stream_of, of) in computed.items():
-                row[name].append(int(tokenizers[name].encode(stream_of(text[of])[-1])[0]))
-        return by_the_table([{name: ids[-1:] for name, ids in row.items()} for row in rows])
+        new = {name: (choose(logits, vocabulary=vocabularies[name])[:, 0] - vocabularies[name][0]).cpu().numpy()
+               for name in names if name not in computed}
+        for name, of in computed.items():
+            new[name], positions[name] = maps[name].step(new[of], positions[name])
+        return torch.from_numpy(np.stack([new[name] for name in names], -1)).to(device)[:, None].long() + first_ids
 
-    def by_the_table(rows):
-        return torch.tensor([[[row[name][t] + vocabularies[name][0] for name in names] for t in range(len(row[names[0]]))]
-                             for row in rows], device=device)
-
-    for _ in model.stream(by_the_table(rows), args.max_new_tokens, choose_all):
-        pass
-    shown = 0 if args.multicontext_start else len(starts[names[0]])  # the newline to start from is no part of the text
-    print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in ids[shown:]] for name, ids
-                                               in row.items()}) for row in rows))
-    for name, (stream_of, of) in maps.items() if args.draw_all_streams else ():
-        pairs = [(a, b) for row, text in zip(rows, texts) for a, b in
-                 zip(tokenizers[name].decode(row[name]), stream_of(text[of]))]
-        print(f"note: {name}, drawn on its own, agrees with {of} on {sum(a == b for a, b in pairs) / len(pairs):.1%} of "
-              f"{len(pairs):,} characters", file=sys.stderr)
+    ids = model.generate(start.expand(args.num_samples, -1, -1), args.max_new_tokens, choose=choose_all) - first_ids
+    shown = 0 if args.multicontext_start else len(start)  # the newline to start from is no part of the text
+    print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in stream] for name, stream in
+                                               zip(names, sample[shown:].T.tolist())}) for sample in ids))
+    for name, of in made_of.items() if args.draw_all_streams else ():
+        pairs = [(sample[:, names.index(name)], maps[name](sample[:, names.index(of)])[0]) for sample in ids.cpu().numpy()]
+        agree = np.concatenate([drawn == wanted for drawn, wanted in pairs])
+        print(f"note: {name}, drawn on its own, agrees with {of} on {agree.mean():.1%} of {agree.size:,} characters",
+              file=sys.stderr)
 
 
-def prompts(names, tokenizers, computed, starts):
-    """{stream: ids}, equally many, from the texts of --multicontext_start (None: what a sample starts from without)."""
+def prompts(names, tokenizers, computed, maps, starts):
+    """({stream: ids}, equally many, {computed stream: its position after them}), from the texts of --multicontext_start
+    (None: what a sample starts from without)."""
     drawn = [name for name in names if name not in computed]
     if starts and len(starts) not in (len(drawn), len(names)):
         need = f"{len(drawn)} ({', '.join(drawn)})" + (f" or {len(names)} (with {', '.join(computed)})" if computed else "")
         raise UserError(f"--multicontext_start has {len(starts)} prompts; this run needs {need}")
     given = dict(zip(drawn if starts and len(starts) == len(drawn) else names, starts or ()))
     ids = {name: encode_prompt(tokenizers[name], given.get(name), f"--multicontext_start of {name}") for name in drawn}
-    length = len(ids[drawn[0]])
+    length, positions = len(ids[drawn[0]]), {}
     for name in drawn:
         if len(ids[name]) != length:
             raise UserError(f"--multicontext_start: {name} has {len(ids[name])} tokens, {drawn[0]} {length}; they must be equal")
-    for name, (stream_of, of) in computed.items():
-        must = stream_of(tokenizers[of].decode(ids[of]))
+    for name, of in computed.items():
+        of_it, positions[name] = maps[name](ids[of])
+        must = tokenizers[name].decode(of_it)
         if given.get(name, must) != must:
             raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but its function of {of} gives {must!r}. "
                             f"Leave it out, or give that")
-        ids[name] = tokenizers[name].encode(must).tolist()
-    return {name: ids[name] for name in names}
+        ids[name] = of_it.tolist()
+    return ids, positions
 
 
 def aligned(streams):

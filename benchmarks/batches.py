@@ -44,7 +44,7 @@ def compare_modes(folder, args):
     members = []
     for name in "abc":
         (folder / name).mkdir()
-        write_dataset(folder / name, str(third), Numbers(), val_text="1000")
+        write_dataset(folder / name, str(third), Numbers(), val_text="2000")
         members.append(open_dataset(f"{folder}/{name}/"))
     equal = lambda blocks: np.full((len(blocks), 3), 1 / 3)
     for method in SAMPLING_METHODS:
@@ -67,7 +67,7 @@ def main():
     p.add_argument("--rounds", type=int, default=7, help="timings of each (default 7)")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(folder, str(args.megabytes * 500_000), Numbers(), val_text="1000")
+        write_dataset(folder, str(args.megabytes * 500_000), Numbers(), val_text="2000")
         dataset = open_dataset(folder)
         dataset.tokens("train").max()  # both find the file in the page cache
         for batch_size, block_size in ((64, 256), (12, 1024)):

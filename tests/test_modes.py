@@ -22,7 +22,7 @@ from data.dataset import open_dataset, write_dataset
 from data.errors import UserError
 from data.sampler import SAMPLING_METHODS, window_starts, windows_per_epoch
 from data.sources import Source, open_source
-from data.streams import STREAMS, write_stream
+from data.streams import STREAMS, StreamMap, write_stream
 from data.tokenizer import ByteTokenizer, CharTokenizer
 from model import GPT, GPTConfig
 from runs import load_checkpoint
@@ -52,6 +52,13 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+def stream_of(name, text):
+    """The symbols of the stream `name` of a text."""
+    chars = sorted(set(text))
+    stream = StreamMap(name, chars)
+    return "".join(stream.alphabet[i] for i in stream([chars.index(c) for c in text])[0])
 
 
 def opened(data, *names):
@@ -140,10 +147,10 @@ def test_streams_are_read_where_a_run_on_the_first_alone_reads(data, method):
     alone = read(Source([opened(data, "text")], block_size=T, batch_size=16, sampling_method=method, seed=5))
     assert (together[..., 0] == alone).all()
     text = CharTokenizer.from_text(TEXT)
-    for k, (name, (stream_of, alphabet)) in enumerate(STREAMS.items(), start=1):
+    for k, (name, (alphabet, _)) in enumerate(STREAMS.items(), start=1):
         offset = streams(data).offsets[name]
         alphabet = sorted(alphabet)
-        whole = stream_of(TEXT)
+        whole = stream_of(name, TEXT)
         for windows, own in zip(together[..., 0].reshape(-1, T + 1), together[..., k].reshape(-1, T + 1)):
             symbols = "".join(alphabet[i - offset] for i in own)
             assert symbols in whole and len(text.decode(windows)) == len(symbols)
@@ -332,9 +339,8 @@ def test_streams_that_are_functions_of_the_text_agree_with_it_on_every_character
     assert len(found["text"]) == 150 + (7 if start else 0)
     if start:
         assert found["text"].startswith("All:\nSp")
-    for name, (stream_of, _) in STREAMS.items():
-        shown = stream_of("\n" + found["text"])[1:] if not start else stream_of(found["text"])
-        assert found[name] == shown, name
+    for name in STREAMS:
+        assert found[name] == (stream_of(name, found["text"]) if start else stream_of(name, "\n" + found["text"])[1:]), name
 
 
 def test_streams_all_drawn_say_how_often_they_agree(runs_of, capsys):
