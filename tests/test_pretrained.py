@@ -32,8 +32,8 @@ safetensors = pytest.importorskip("safetensors.torch")
 SIZES = dict(arch="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=16, n_hidden=64, bias=True)
 FILE = Path("out/pretrained/gpt2/model.safetensors")
 REPO = "openai-community/gpt2"
-FLAGS = ["--init_from=gpt2", "--block_size=16", "--batch_size=4", "--eval_iters=2", "--max_sample_tokens=0", "--device=cpu",
-         "--dtype=float32", "--compile=false"]
+FLAGS = ["--init_from=gpt2", "--block_size=16", "--batch_size=4", "--eval_iters=1", "--max_sample_tokens=0", "--device=cpu",
+         "--dtype=float32", "--compile=false", "--eval_train=false"]
 
 
 def shapes():
