@@ -5,6 +5,7 @@ A checkpoint -> text, on standard output.
     python sample.py --out_dir=out/shakespeare_char --start="ROMEO:" --num_samples=5 --temperature=0.8 --top_k=40
     python sample.py --start=FILE:prompt.txt
     python sample.py --multicontext_start "ROMEO:"      # of streams trained together: one above another
+    python sample.py --init_from=gpt2 --start="..."     # the published weights, no run needed; see pretrained.py
 
 Needs only the checkpoint: it holds the tokenizers too. best.pt is taken where there is one, else ckpt.pt.
 """
@@ -19,8 +20,9 @@ import torch
 from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
 from data.streams import STREAMS, StreamMap
-from data.tokenizer import TableTokenizer, tokenizer_from_meta
+from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig, draw
+from pretrained import GPT2, published_gpt2
 from runs import load_checkpoint, newest_run, pick_device
 from train_args import count, likelihood, not_negative, seed, whole
 
@@ -30,6 +32,8 @@ LINE = 79  # characters
 def parse_args(argv=None):
     parser = Parser(prog="python sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--init_from", choices=["resume", *GPT2], default="resume", help="resume: a run of train.py; else "
+                        "the published weights of that name (default resume)")
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
     parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
     parser.add_argument("--dataset", help="which one's tokens to sample, of a run with --multidataset_wte (default: the first)")
@@ -46,7 +50,19 @@ def parse_args(argv=None):
     parser.add_argument("--stop", help="end a sample before this text; <|endoftext|> always ends it")
     parser.add_argument("--seed", type=seed, default=1337, help="(default 1337)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.init_from in GPT2 and args.out_dir:
+        parser.error(f"--out_dir does nothing beside --init_from {args.init_from}")
+    return args
+
+
+def load_run(out_dir):
+    """(model, metas, training_mode) of a run of train.py."""
+    best = out_dir / "best.pt"
+    checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
+    model = GPT(GPTConfig(**checkpoint["model_args"]))
+    model.load_state_dict(checkpoint["model"])
+    return model, checkpoint["metas"], checkpoint["args"]["training_mode"]
 
 
 def first_token(tokenizer):
@@ -76,15 +92,14 @@ def encode_prompt(tokenizer, start, flag="--start"):
 
 def main(argv=None):
     args = parse_args(argv)
-    out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-    best = out_dir / "best.pt"
-    checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
     device = pick_device(args.device)
-    model = GPT(GPTConfig(**checkpoint["model_args"]))
-    model.load_state_dict(checkpoint["model"])
+    if args.init_from in GPT2:
+        metas, training_mode = {args.init_from: TiktokenTokenizer("gpt2", backend="tiktoken").to_meta()}, "single"
+        model = published_gpt2(args.init_from)
+    else:
+        model, metas, training_mode = load_run(Path(args.out_dir) if args.out_dir else newest_run())
     model.eval().to(device)
-
-    speak(model, checkpoint["metas"], checkpoint["args"]["training_mode"], args, device)
+    speak(model, metas, training_mode, args, device)
 
 
 def speak(model, metas, training_mode, args, device):

@@ -3,6 +3,7 @@ Train a GPT on a prepared dataset folder, data/<name>/.
 
     python train.py                                          # the default: plays, character by character, on a laptop
     python train.py --dataset=mydata --n_layer=6 --n_embd=384 --block_size=256 --dropout=0.2
+    python train.py --dataset=shakespeare --init_from=gpt2   # go on from published weights
     torchrun --standalone --nproc_per_node=8 train.py --dataset=openwebtext ...    # the GPUs of one machine
 
 Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from) and log.csv.
@@ -29,6 +30,7 @@ from data.sampler import seed_of
 from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
+from pretrained import GPT2, load_gpt2, refuse_other_tokens
 from runs import (RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device, resume_command,
                   save_checkpoint)
 from sample import parse_args as sample_args, speak
@@ -309,7 +311,11 @@ def train(args, argv, device, rank, num_ranks, stack):
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     source = open_data(args, checkpoint, num_ranks)
+    if args.init_from in GPT2:
+        refuse_other_tokens(source.datasets[0], args.init_from)
     model = make_model(args, source.vocab_sizes, device)
+    if args.init_from in GPT2 and rank == 0:  # wrap() gives the others what rank 0 has
+        load_gpt2(model, args.init_from)
     optimizer = configure_optimizer(model, args)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations

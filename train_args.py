@@ -10,6 +10,7 @@ from data.errors import Parser, UserError
 from data.sampler import SAMPLING_METHODS, TRANSITIONS
 from model import ARCHITECTURES
 from optim import SCHEDULES
+from pretrained import GPT2, GPT2_BLOCK_SIZE
 
 # what a resumed run must leave as it was: the order of the data, and the shape of the model
 FROZEN = ("training_mode", "dataset", "dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final",
@@ -129,13 +130,15 @@ def _parser(problems):
     flag("--n_embd", count, 128, "channels")
     flag("--n_hidden", count, None, "width inside the MLP (default 8/3 n_embd, up to a multiple of 64; gpt2: 4 n_embd)")
     flag("--dropout", share, 0.0, "share of activations dropped in training; 0 for much data, 0.1 to 0.3 for little")
-    flag("--bias", _boolean, None, "gpt2: biases in Linear and LayerNorm layers (default false)")
+    flag("--bias", _boolean, None, "gpt2: as published, with biases and GELU by tanh (default false)")
 
     group = parser.add_argument_group("optimizer")
     flag("--max_iters", count, 400, "iterations (optimizer steps) of the whole run")
-    flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (on matrices, with adamw on the rest) or adamw alone")
-    flag("--learning_rate", positive, None, "of adamw, its highest (default 0.02 beside muon, 0.002 alone)")
-    flag("--muon_learning_rate", positive, None, "of muon, its highest (default 0.05)")
+    flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (on matrices, with adamw on the rest) or adamw alone; for "
+         "published weights adamw")
+    flag("--learning_rate", positive, None, "of adamw, its highest (default 0.02 beside muon, 0.002 alone; 3e-5 for "
+         "published weights)")
+    flag("--muon_learning_rate", positive, None, "of muon, its highest (default 0.05; 1e-3 for published weights)")
     flag("--muon_momentum", share, None, "decay of muon's mean of gradients (default 0.9)")
     flag("--beta1", share, 0.9, "adamw: decay of the mean of gradients")
     flag("--beta2", share, 0.99, "adamw: decay of the mean of squared gradients")
@@ -157,7 +160,8 @@ def _parser(problems):
 
     group = parser.add_argument_group("run")
     flag("--out_dir", str, None, "checkpoints and log.csv go here (default out/<dataset>, then -2, -3, ...)")
-    flag("--init_from", _choice("scratch", "resume"), "scratch", "scratch, or resume the run in out_dir (the newest)")
+    flag("--init_from", _choice("scratch", "resume", *GPT2), "scratch", "scratch; resume, the run in out_dir (the newest); or "
+         f"published weights: {', '.join(GPT2)}")
     flag("--overwrite", _boolean, False, "let a new run replace the one in out_dir")
     flag("--seed", seed, 1337, "of the weights, the order of the data and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
@@ -212,6 +216,8 @@ def parse_args(argv=None, saved=None):
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
                             f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
         args = argparse.Namespace(**{**saved, "overwrite": False, **given})
+    if args.init_from in GPT2:
+        take_sizes(args, given, problems)
     if saved or args.init_from != "resume":
         check_args(args, given, problems)
         check_mode(args, given, problems)
@@ -231,11 +237,28 @@ def fill_in(args):
     if args.dataset_sampling_probs_final:  # of this run, whatever max_iters is when it is resumed
         args.dataset_sampling_probs_transition_method = args.dataset_sampling_probs_transition_method or "linear"
         args.dataset_sampling_probs_transition_iters = args.dataset_sampling_probs_transition_iters or args.max_iters
+    finetunes = args.init_from in GPT2
     if args.learning_rate is None:
-        args.learning_rate = 0.02 if args.optimizer == "muon" else 0.002
+        args.learning_rate = 3e-5 if finetunes else 0.02 if args.optimizer == "muon" else 0.002
     if args.optimizer == "muon":
-        args.muon_learning_rate = args.muon_learning_rate or 0.05
+        args.muon_learning_rate = args.muon_learning_rate or (1e-3 if finetunes else 0.05)
         args.muon_momentum = 0.9 if args.muon_momentum is None else args.muon_momentum
+
+
+def take_sizes(args, given, problems):
+    """The sizes of the published model that --init_from names, and its optimizer, in place of the defaults."""
+    for name, size in GPT2[args.init_from].items():
+        if given.get(name) not in (None, size):
+            problems.append(f"--{name} {given[name]} does not fit --init_from {args.init_from}, which has {size}")
+        setattr(args, name, size)
+    if args.block_size and args.block_size > GPT2_BLOCK_SIZE:
+        problems.append(f"--block_size {args.block_size} does not fit --init_from {args.init_from}, which knows "
+                        f"{GPT2_BLOCK_SIZE:,} positions")
+    if args.training_mode == "multicontext" or args.multidataset_wte:
+        problems.append(f"--init_from {args.init_from} has one vocabulary: it goes with --training_mode single or multidataset, "
+                        f"without --multidataset_wte")
+    if "optimizer" not in given:
+        args.optimizer = "adamw"
 
 
 def check_args(args, given, problems):

@@ -1,7 +1,7 @@
-"""A server on loopback that speaks as the sources of the datasets do, faults included: the Hugging Face hub (revision
-and tree API in pages, gzip, redirects of its files to a second host), plain web addresses below /<host>/, and a
-package index. Range, ETag and If-Range, 401, 403, 404; and, as `faults` says, a first answer to a path that is busy
-(429 with Retry-After), broken off halfway, shorter than its length, or 503.
+"""A server on loopback that speaks as the sources of the datasets do, faults included: the Hugging Face hub (its
+datasets and models: revision and tree API in pages, gzip, redirects of its files to a second host), plain web addresses
+below /<host>/, and a package index. Range, ETag and If-Range, 401, 403, 404; and, as `faults` says, a first answer to a path
+that is busy (429 with Retry-After), broken off halfway, shorter than its length, or 503.
 """
 import gzip
 import hashlib
@@ -93,13 +93,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             fault = here.next_fault(self.path)
             if fault in ("busy", "down"):
                 return self.error(429 if fault == "busy" else 503, Retry_After="0")
-            if match := re.fullmatch(r"/hub/(?:api/)?datasets/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", url.path):
+            if match := re.fullmatch(r"/hub/(?:api/models/|(?:api/)?datasets/)?([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)",
+                                     url.path):
                 repo, what, revision, rest = (unquote(part) for part in match.groups())
                 return self.hub(here, repo, what, revision, rest, query, fault)
             if path.startswith("/cdn/"):
                 repo, revision, name = path.removeprefix("/cdn/").split("!")
                 body = here.repos[repo][revision][name]
-                return self.body(body[:-1] + b"?" if name in here.tampered else body, fault)
+                return self.body(body[:-1] + bytes([body[-1] ^ 1]) if name in here.tampered else body, fault)
             if path.startswith("/mirror/") and path.removeprefix("/mirror/") in here.web:
                 return self.body(here.web[path.removeprefix("/mirror/")], fault)
             if path.startswith("/simple/"):
