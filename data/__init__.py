@@ -12,7 +12,8 @@
     download.py    files from addresses, or out of a package, checked by hash; the only home of HTTP
     catalogue.py   what the datasets' prepare.py share: flags, sources, rows -> dataset
     list_datasets.py  the datasets, as a table
-    streams.py     streams of symbols made of a text, one a character
+    streams.py     streams of symbols made of a text, one a character; part_of_speech.py makes one more, by a tagger
+    combine_datasets.py  several prepared datasets as one
     files.py       UTF-8 text in, all-or-nothing files out, locks
     errors.py      a user's mistake, in one line
     template/      what create_new_dataset.sh copies

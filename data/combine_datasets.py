@@ -33,10 +33,10 @@ def combine(folder, names):
     members = [open_dataset(name) for name in names]
     refuse_mismatch(folder, members)
     tokenizer = tokenizer_from_meta(members[0].meta)
-    eot = tokenizer.eot_token
-    train, val = (Ids(lambda split=split: _joined(members, split, eot), name=" + ".join(m.name for m in members),
-                      size=sum(m.num_tokens[split] * m.dtype.itemsize for m in members),
-                      documents=_documents(members, split)) for split in SPLITS)
+    tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)  # one's own may have added it
+    name = " + ".join(member.name for member in members)
+    train, val = (Ids(lambda split=split: _joined(members, split, tokenizer.eot_token), name=name, size=sum(        m.num_tokens[split] * m.dtype.itemsize for m in members), documents=_documents(members, split))
+                  for split in SPLITS)
     told = [{"name": m.name, "source": m.meta.get("source", "unknown"), "sha256": m.fingerprint()} for m in members]
     return write_dataset(folder, train, tokenizer, val_text=val, num_workers=1, more={"members": told})
 
@@ -62,7 +62,7 @@ def refuse_mismatch(folder, members):
     first, *others = members
     for member in others:
         if member.table_sha256() != first.table_sha256():
-            raise UserError(f"{first.name} and {member.name} have different tokenizers ({_tokenizer(first)}, "
+            raise UserError(f"{first.name} and {member.name} have different tokenizers ({_tokenizer(first)}; "
                             f"{_tokenizer(member)}), so that an id means two things. Prepare one with the other's: "
                             f"--reuse_vocab_of {first.name}")
     folders = [member.folder.resolve() for member in members]

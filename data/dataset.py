@@ -284,8 +284,8 @@ class _Bins:
             file.flush()
             os.fsync(file.fileno())
         self.close_files()
-        return {split: {"tokens": counts["tokens"], "bytes": counts["bytes"], "documents": counts["documents"],
-                        "sha256": self.hashes[split].hexdigest()} for split, counts in self.counts.items()}
+        return {split: {**{what: self.counts[split][what] for what in ("tokens", "bytes", "documents")},
+                        "sha256": self.hashes[split].hexdigest()} for split in SPLITS}
 
     def close_files(self):
         for file in [*self.files.values(), *([self.journal] if self.journal else [])]:

