@@ -18,10 +18,10 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from data.dataset import shown, write_dataset
-from data.download import (RemoteFile, download_all, fetch_package, get_json, gigabytes,
+from data.download import (NotFound, RemoteFile, download_all, fetch_package, get_json, gigabytes,
                            hub_endpoint, refuse_escape, unpack)
 from data.errors import Parser, UserError, optional
 from data.files import replacing
@@ -96,10 +96,6 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
                   for e in entries if fnmatch.fnmatchcase(e["path"], p)] for p in patterns}
     held_out = chosen[val] if val else []
     chosen[train] = [f for f in chosen[train] if f not in held_out][:args.max_shards]
-    for pattern in patterns:
-        if not chosen[pattern]:
-            raise UserError(f"{hub_endpoint()}/datasets/{repo} has no file {pattern} at {revision}. "
-                            f"Has it moved? Look there, then edit {shown(folder)}/prepare.py")
     if any(file.path.suffix == ".parquet" for file in chosen[train]):
         optional("pyarrow", repo)  # before a download of hours, not after it
     _fetch(home, args, chosen[train] + held_out)
@@ -108,32 +104,52 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
 
 def _listing(home, args, repo, revision, patterns):
     """(commit, [{path, size, digest}]) of the files below the folders of the patterns, by path."""
-    folders = sorted({re.split(r"[*?\[]", p)[0].rpartition("/")[0] for p in patterns})
-    key, path = [repo, revision, folders], home / "listing.json"
+    key, path = [repo, revision, patterns], home / "listing.json"
     if path.exists() and (known := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
         return known["commit"], known["files"]
     if args.offline:
         return "an unknown commit", _what_is_there(home, repo, revision, patterns)
     api, entries = f"{hub_endpoint()}/api/datasets/{repo}", {}
+    folders = sorted({re.split(r"[*?\[]", p)[0].rpartition("/")[0] for p in patterns})
     try:
         commit = get_json(f"{api}/revision/{quote(revision, safe='')}")[0]["sha"]
         for folder in folders:
-            page = f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/") + "?recursive=true"
-            while page:
-                found, page = get_json(page)
-                for e in found:
-                    refuse_escape(e["path"], api)
-                    if e["type"] == "file":  # large ones have a sha256, the others git's id alone
-                        entries[e["path"]] = {"path": e["path"], "size": e["size"],
-                                              "digest": e.get("lfs", e)["oid"]}
+            for e in _tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
+                refuse_escape(e["path"], api)
+                if e["type"] == "file":  # large ones have a sha256, the others git's id alone
+                    entries[e["path"]] = {"path": e["path"], "size": e["size"],
+                                          "digest": (e.get("lfs") or e)["oid"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{api} answered in a form unknown here ({error} missing). Is HF_ENDPOINT "
                         f"right?") from None
     files = [entries[name] for name in sorted(entries)]
+    for pattern in patterns:
+        if not fnmatch.filter(entries, pattern):
+            raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has it "
+                            f"moved? Look there, then edit {shown(home.parent)}/prepare.py")
     home.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(json.dumps({"key": key, "commit": commit, "files": files}, indent=1).encode())
     return commit, files
+
+
+def _tree(url):
+    """The entries of a folder of the hub, below too, page by page; none where there is no folder."""
+    query = first = "recursive=true"
+    while query:
+        try:
+            found, following = get_json(f"{url}?{query}")
+        except NotFound:
+            if query == first:
+                return
+            raise
+        yield from found
+        query = urlsplit(following or "").query  # mirrors leave the hub's own host in the link
+
+
+def _page(repo, revision):
+    """The files of a dataset, for people."""
+    return f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}"
 
 
 def _what_is_there(home, repo, revision, patterns):
@@ -141,9 +157,8 @@ def _what_is_there(home, repo, revision, patterns):
     there = sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.suffix != ".part")
     for pattern in patterns:
         if not fnmatch.filter(there, pattern):
-            page = f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}"
             raise UserError(f"--offline, and {shown(home)} has no {pattern}. Get the file(s) from "
-                            f"{page} and put them there")
+                            f"{_page(repo, revision)} and put them there")
     print(f"note: {shown(home)} has no listing.json, so nothing tells whether its files are whole, "
           f"or all there are")
     return [{"path": path, "size": None, "digest": None} for path in there]

@@ -31,6 +31,15 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
+def resumable():
+    """Ctrl-C within the block, or the function it decorates, says that nothing is lost by it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("The same command goes on where this one stopped") from None
+
+
+@contextlib.contextmanager
 def one_line_errors():
     """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing

@@ -477,7 +477,7 @@ def particular(path):
 
 
 def test_no_script_has_more_than_25_lines_of_its_own():
-    for name in CASES:
+    for name in FOLDERS:
         for path in (ROOT / "data" / name).glob("*.py"):
             if path.name == "prepare.py":
                 assert len(particular(path)) <= 25, (name, len(particular(path)))
@@ -498,7 +498,7 @@ def test_nothing_is_written_twice_in_the_scripts():
 
 
 def test_every_get_dataset_is_the_same_three_lines():
-    same = {(ROOT / "data" / name / "get_dataset.sh").read_text() for name in CASES if not name.startswith("shakespeare")}
+    same = {(ROOT / "data" / name / "get_dataset.sh").read_text() for name in FOLDERS}
     assert len(same) == 1 and len(same.pop().splitlines()) == 3
 
 
@@ -524,7 +524,11 @@ def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, rep
         "tokens": "about 1.2 million + 217,000 (unverified)", "source": "https://huggingface.co/datasets/openai/gsm8k"}
     print_table(rows.values())
     table = capsys.readouterr().out
-    assert len(table.splitlines()) == len(rows) + 1 and re.search(r"^gsm8k +instructions, mathematics +2.7 MB ", table, re.M)
+    assert re.search(rf"^\* gsm8k +instructions +2\.7 MB +{counts['train']} +MIT$", table, re.M)
+    assert "\n  openwebtext           web text                 24 GB   9.0 B  CC0\n" in table
+    assert "\n  shakespeare_char_in_word_position\n                        stream                  1.1 MB   1.0 M" in table
+    assert all(re.search(rf"^[* ] {re.escape(name)}( |$)", table, re.M) for name in FOLDERS)
+    assert max(map(len, table.splitlines())) <= 79
     for file in ("train.bin", "val.bin", "meta.pkl"):
         (repo / "data/gsm8k" / file).unlink()
 
@@ -660,9 +664,18 @@ def test_what_is_not_there_says_so_and_where_to_look(server, tmp_path):
     with pytest.raises(DownloadError, match="answered 401 Unauthorized.*or the dataset has moved"):
         hub(tmp_path, arguments(), "no/such", train="x")
     with pytest.raises(DownloadError, match=f"answered 404 Not Found. Has it moved. Look at {server.hub_url}/datasets/a/b$"):
-        hub(tmp_path, arguments(), "a/b", train="elsewhere/train-*")
-    with pytest.raises(UserError, match="datasets/a/b has no file data/none-. at main. Has it moved"):
-        hub(tmp_path, arguments(), "a/b", train="data/none-*")
+        hub(tmp_path, arguments(), "a/b", train="x", revision="none")
+    for pattern in ("elsewhere/train-*", "data/none-*"):  # a folder that is not there; a file
+        with pytest.raises(UserError) as error:
+            hub(tmp_path, arguments(), "a/b", train="data/train-*", val=pattern)
+        assert str(error.value) == (f"{server.hub_url}/datasets/a/b/tree/main has no {pattern}. Is a flag misspelt, or has it "
+                                    f"moved? Look there, then edit {tmp_path}/prepare.py")
+    assert not (tmp_path / "downloads").exists()  # no listing that the next run would go by
+
+
+def test_a_page_of_the_listing_that_is_gone_is_never_the_end_of_it(server, tmp_path):
+    server.gone.add("/hub/api/datasets/a/b/tree/" + server.commit("a/b") + "/data?recursive=true&cursor=2")
+    assert "cursor=2 answered 404 Not Found" in failed(tmp_path) and not (tmp_path / "downloads").exists()
 
 
 def test_a_log_in_page_in_the_place_of_the_listing_is_said_to_be_one(server, tmp_path, monkeypatch):
@@ -718,7 +731,7 @@ def test_offline_names_the_package_to_fetch(server, clone, sources):
 def listing_of(tmp_path, size):
     (tmp_path / "downloads").mkdir(parents=True)
     (tmp_path / "downloads/listing.json").write_text(json.dumps({
-        "key": ["a/b", "main", ["data"]], "commit": "c" * 40, "files": [
+        "key": ["a/b", "main", ["data/train-*", "data/val.jsonl"]], "commit": "c" * 40, "files": [
             {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}))
 
 
@@ -779,10 +792,16 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(clone, sources):
     assert [asked for name, asked, _ in sources.requests if "train-" in name and "/cdn/" in name] == [f"bytes={kept}-"]
 
 
-def test_tiny_shakespeare_has_no_flags_and_says_so(clone, sources):
-    for name in ("shakespeare", "shakespeare_char"):
-        run = get_dataset(clone, sources, name, "--offline")
-        assert run.returncode == 2 and "there are no flags here" in only_line(run.stderr)
+@pytest.mark.parametrize("name", ["shakespeare", *(name for name in FOLDERS if STREAMS_OF_SHAKESPEARE.fullmatch(name))])
+def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
+    run = get_dataset(clone, sources, name, "--max_shards", "1")
+    assert run.returncode == 2 and "unrecognized arguments: --max_shards 1. See prepare.py --help" in only_line(run.stderr)
+
+
+@pytest.mark.parametrize("pair", ["fr", "en", "fr-de", "en-fr-de", "en-en"])
+def test_a_pair_of_languages_that_is_none_is_said_before_the_hub_is_asked(clone, sources, pair):
+    run = get_dataset(clone, sources, "opus-100", "--pair", pair)
+    assert run.returncode == 2 and f"--pair is '{pair}'; it names two languages, one of them en: en-fr" in only_line(run.stderr)
 
 
 @pytest.mark.parametrize("flags, told", [
