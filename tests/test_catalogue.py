@@ -31,7 +31,7 @@ from conftest import no_outputs
 from helpers import ROOT, child_env, only_line, python
 from sources import FAULTS, Sources
 
-from data.catalogue import hub, web
+from data.catalogue import Files, hub, web, write_rows
 from data.dataset import open_dataset
 from data.download import DownloadError, file_sha256
 from data.errors import UserError
@@ -195,6 +195,7 @@ def codes(row):
 
 
 def mmlu(row):
+    row = row.get("train", row)
     choices = "".join(f"Choice {i + 1}: {choice}\n" for i, choice in enumerate(row["choices"]))
     answer = row["choices"][row["answer"]]
     return f"Question: {row['question']}\n{choices}Correct Answer: Choice {row['answer'] + 1}: {answer}"
@@ -290,7 +291,8 @@ def cases():
         "HuggingFaceTB/smoltalk", one("data/all/train-00000-of-00009.parquet", [conversation(i) for i in range(4)]),
         one("data/all/test-00000-of-00001.parquet", [conversation(9)]), chat)
     yield "mmlu", hub_case(
-        "cais/mmlu", one("all/auxiliary_train-00000-of-00001.parquet", [question(i) for i in range(3)]),
+        "cais/mmlu", {"all/auxiliary_train-00000-of-00002.parquet": [question(i) for i in range(3)],  # two forms, as met
+                      "all/auxiliary_train-00001-of-00002.parquet": [{"train": question(i)} for i in range(3, 6)]},
         one("all/validation-00000-of-00001.parquet", [question(8)]), mmlu)
     yield "cnn_dailymail", hub_case(
         "abisee/cnn_dailymail", one("3.0.0/train-00000-of-00003.parquet", [
@@ -525,8 +527,8 @@ def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, rep
     print_table(rows.values())
     table = capsys.readouterr().out
     assert re.search(rf"^\* gsm8k +instructions +2\.7 MB +{counts['train']} +MIT$", table, re.M)
-    assert "\n  openwebtext           web text                 24 GB   9.0 B  CC0\n" in table
-    assert "\n  shakespeare_char_in_word_position\n                        stream                  1.1 MB   1.0 M" in table
+    assert "\n  openwebtext           web text                24 GB   9.0 B  CC0\n" in table
+    assert "\n  shakespeare_char_in_word_position\n                        stream                 1.1 MB   1.0 M" in table
     assert all(re.search(rf"^[* ] {re.escape(name)}( |$)", table, re.M) for name in FOLDERS)
     assert max(map(len, table.splitlines())) <= 79
     for file in ("train.bin", "val.bin", "meta.pkl"):
@@ -843,6 +845,16 @@ def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(res
         sources.slow = None
     assert get_dataset(clone, sources, "wikitext2").returncode == 0
     assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == bins
+
+
+def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_left_out(tmp_path, capfd):
+    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": "two"}]))
+    (tmp_path / "b.parquet").write_bytes(parquet([{"text": "val"}]))
+    files = Files([tmp_path / "a.parquet"], [tmp_path / "b.parquet"], "here")
+    with pytest.raises(UserError, match="a.parquet row 2: null stands for a text.*--max_bad_rows allows 0$"):
+        write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=0), files)
+    write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=1), files)
+    assert text_of(tmp_path, "train")[0] == "one\ntwo\n" and "row 2: null stands for a text" in capfd.readouterr().err
 
 
 # ---- the real package index

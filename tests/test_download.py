@@ -29,10 +29,12 @@ from pathlib import Path
 import pytest
 from helpers import child_env, only_line, python
 
-from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, mirrored,
-                           open_package, unpack)
+from data.dataset import write_dataset
+from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
+                           mirrored, open_package, unpack)
 from data.errors import UserError
 from data.files import lock
+from data.tokenizer import ByteTokenizer
 
 MB = 1 << 20
 BODY = b"".join(i.to_bytes(4, "big") for i in range(3 * MB // 4 + 25))  # 3 MB and 100 bytes; each four hold their place
@@ -467,6 +469,20 @@ def test_a_disk_that_fills_up_on_the_way_says_what_is_needed_and_the_next_run_go
     disk(10 * MB)
     download_all([file], path.parent)
     assert path.read_bytes() == BODY and ranges_of(server)[1] == f"bytes={kept}-" and kept > MB
+
+
+# ---- stopped
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_wherever_it_comes(path, monkeypatch):
+    def stop(*args, **kw):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("requests.Session.get", stop)
+    monkeypatch.setattr("data.download.subprocess.run", stop)
+    for work in (lambda: download("http://host.example/x", path), lambda: get_json("http://host.example/x"),
+                 lambda: fetch_package("a==1.0", "0" * 64, path), lambda: write_dataset(path.parent, map(stop, [1]), ByteTokenizer())):
+        with pytest.raises(KeyboardInterrupt, match="^The same command goes on where this one stopped$"):
+            work()
 
 
 # ---- several at once

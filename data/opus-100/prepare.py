@@ -15,7 +15,7 @@ from data.errors import one_line_errors
 
 
 def main():
-    parser = arguments(__doc__, shards=True)
+    parser = arguments(__doc__, rows=True)
     parser.add_argument("--pair", default="en-fr", help="from-to; one is en (default: en-fr)")
     args = parser.parse_args()
     languages = args.pair.split("-")

@@ -7,6 +7,7 @@
 import re
 
 from data.catalogue import arguments
+from data.dataset import shown
 from data.download import DownloadError, download, file_sha256, open_package
 from data.errors import UserError
 from data.files import read_text, replacing
@@ -30,7 +31,7 @@ def tinyshakespeare(folder, doc):
     """
     args, path = arguments(doc, tokenizer=None).parse_args(), folder / "input.txt"
     if args.offline and not path.exists():
-        raise UserError(f"--offline, and {path} is missing. Get it from {URL} and put it there")
+        raise UserError(f"--offline, and {shown(path)} is missing. Get it from {URL} and put it there")
     if not path.exists():
         get_input(path)
     return read_text(path), SOURCES.get(file_sha256(path), "input.txt, which is not TinyShakespeare")
