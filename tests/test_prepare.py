@@ -454,9 +454,9 @@ def test_a_text_that_is_not_the_plays_is_prepared_as_it_is_and_said_not_to_be_th
 
 def test_offline_and_without_a_text_prepare_says_where_it_belongs(repo):
     for name in ("shakespeare_char", "shakespeare"):
-        run = python(repo / "data" / name / "prepare.py", "--offline", cwd="/")
+        run = python(repo / "data" / name / "prepare.py", "--offline", cwd=repo)
         assert run.returncode == 2 and only_line(run.stderr) == (
-            f"error: --offline, and {repo}/data/{name}/input.txt is missing. Get it from {tinyshakespeare.URL} and put it there")
+            f"error: --offline, and data/{name}/input.txt is missing. Get it from {tinyshakespeare.URL} and put it there")
 
 
 def test_what_is_written_in_uint16_is_flat_and_little_endian_for_every_reader(repo, package_text):
