@@ -351,7 +351,7 @@ def persist(attempt, url, tries, progress=lambda: 0):
     import urllib3
     failures = 0
     while True:
-        before, wait = progress(), None
+        before, begun, wait = progress(), time.monotonic(), None
         try:
             return attempt()
         except _Busy as busy:
@@ -374,7 +374,7 @@ def persist(attempt, url, tries, progress=lambda: 0):
         if wait is None:
             wait = min(30, 2**failures / 2) * random.uniform(0.5, 1)
         wait = min(LONGEST_WAIT, wait)
-        if wait >= 10:
+        if time.monotonic() - begun + wait >= 10:  # in silence it would look like a hang
             print(f"note: {url}: {reason}; asking again in {wait:.0f} s", file=sys.stderr)
         time.sleep(wait)
 

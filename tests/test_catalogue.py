@@ -106,8 +106,10 @@ def share_of(document):
 
 
 def shared(share, row, text):
-    """(rows, their texts): some that the hash sends to train, and one for val."""
-    numbers = [*range(5), next(n for n in range(10**6) if share_of(text(row(n))) >= share)]
+    """(rows, their texts): some that the hash sends to train, one that is just train's, one that is just val's."""
+    at = [share_of(text(row(n))) for n in range(20_000)]
+    numbers = [*range(5), next(n for n, x in enumerate(at) if 2 * share - 1 <= x < share),
+               next(n for n, x in enumerate(at) if share <= x < (1 + share) / 2)]
     return [row(n) for n in numbers], [text(row(n)) for n in numbers]
 
 
@@ -499,9 +501,9 @@ def test_nothing_is_written_twice_in_the_scripts():
     assert not twice
 
 
-def test_every_get_dataset_is_the_same_three_lines():
+def test_every_get_dataset_is_the_same_four_lines():
     same = {(ROOT / "data" / name / "get_dataset.sh").read_text() for name in FOLDERS}
-    assert len(same) == 1 and len(same.pop().splitlines()) == 3
+    assert len(same) == 1 and len(same.pop().splitlines()) == 4
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -804,6 +806,22 @@ def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
 def test_a_pair_of_languages_that_is_none_is_said_before_the_hub_is_asked(clone, sources, pair):
     run = get_dataset(clone, sources, "opus-100", "--pair", pair)
     assert run.returncode == 2 and f"--pair is '{pair}'; it names two languages, one of them en: en-fr" in only_line(run.stderr)
+
+
+def test_it_runs_from_inside_a_folder_that_is_a_link_to_another_disk(results, clone, sources, tmp_path):
+    """The shell knows by which way one has come; the system's own name of the folder leads away from the program."""
+    (tmp_path / "a repo/data").mkdir(parents=True)
+    for path in (clone / "data").iterdir():
+        (tmp_path / "a repo/data" / path.name).symlink_to(path)
+    shutil.copytree(clone / "data/gsm8k", tmp_path / "disk")
+    (tmp_path / "disk/meta.pkl").unlink()
+    (tmp_path / "a repo/data/gsm8k").unlink()
+    (tmp_path / "a repo/data/gsm8k").symlink_to(tmp_path / "disk")
+    for shell in ("bash", "sh"):
+        run = subprocess.run(["bash", "-c", f"CDPATH=/; cd 'a repo/data/gsm8k' && {shell} get_dataset.sh --offline"], cwd=tmp_path,
+                             env=child_env(**sources.env()), text=True, capture_output=True)
+        assert run.returncode == 0 and run.stdout.startswith("gsm8k: train "), run.stderr
+    assert text_of(tmp_path / "disk", "train")[0] == CASES["gsm8k"].train
 
 
 @pytest.mark.parametrize("flags, told", [

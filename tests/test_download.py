@@ -201,6 +201,15 @@ def test_a_stored_gzip_file_is_kept_as_it_is_though_the_server_calls_it_an_encod
     assert path.read_bytes() == packed
 
 
+def test_a_server_that_packs_what_it_sends_where_it_may_is_asked_not_to(server, path):
+    def packing(request):
+        may = "gzip" in request.headers.get("Accept-Encoding", "gzip")
+        whole(gzip.compress(BODY), Content_Encoding="gzip")(request) if may else whole()(request)
+    server.script = [packing]
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == BODY
+
+
 # ---- broken off
 
 
@@ -331,14 +340,17 @@ def test_no_such_host_is_said_in_plain_words(path, waits, monkeypatch):
     assert len(waits) == 1
 
 
-def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch):
+def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch, capfd):
     monkeypatch.setattr("data.download.TIMEOUT", (0.2, 0.2))
     go_on = threading.Event()
     server.script = [lambda request: go_on.wait(20)] * 2
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("data.download.time.monotonic", lambda: next(clock))  # as if it had been a minute
     try:
         assert failed(server.url, path, tries=2) == f"{server.url}: no answer in time"
     finally:
         go_on.set()
+    assert capfd.readouterr().err == f"note: {server.url}: no answer in time; asking again in {waits[0]:.0f} s\n"
 
 
 def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path, waits, monkeypatch):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # NAME: gets the text, then prepares it. Runs from any directory.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH= cd -- "$(dirname "$0")" && pwd)
 data=$(cd "$here/.." && pwd)
 python=$(command -v python || command -v python3 || echo python)
 
