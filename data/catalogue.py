@@ -72,8 +72,10 @@ def _at_least_1(text):
 
 def _tokenizer(name):
     """A name that tokenizer_for() takes; looked at before a download of hours, not after it."""
+    if name in ("char", "byte"):
+        return name
     import tiktoken
-    if name not in ("char", "byte", *tiktoken.list_encoding_names()):
+    if name not in tiktoken.list_encoding_names():
         raise argparse.ArgumentTypeError(f"there is no {name!r}; there are char, byte, "
                                          f"{', '.join(sorted(tiktoken.list_encoding_names()))}")
     return name
@@ -132,8 +134,8 @@ def _listing(home, args, repo, revision, patterns):
     files = [entries[name] for name in sorted(entries)]
     for pattern in patterns:
         if not fnmatch.filter(entries, pattern):
-            raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has it "
-                            f"moved? Look there, then edit {shown(home.parent)}/prepare.py")
+            raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has "
+                            f"it moved? Look there, then edit {shown(home.parent)}/prepare.py")
     home.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(json.dumps({"key": key, "commit": commit, "files": files}, indent=1).encode())
@@ -141,7 +143,7 @@ def _listing(home, args, repo, revision, patterns):
 
 
 def _tree(url):
-    """The entries of a folder of the hub, below too, page by page; none where there is no folder."""
+    """All entries below a folder of the hub, page by page; none where there is no folder."""
     query = first = "recursive=true"
     while query:
         try:

@@ -31,7 +31,7 @@ import threading
 import time
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
 
@@ -97,7 +97,7 @@ def download_all(files, folder, tries=5):
     for file in files:
         todo.put(file)
     with lock(folder, "download"), _progress(files, folder) as progress:
-        _refuse_full_disk(folder, sum(file.missing_bytes() for file in files))
+        _refuse_full_disk(folder, files)
         threads = [threading.Thread(target=_work, daemon=True,
                                     args=(requests.Session(), todo, done, tries, progress))
                    for _ in range(min(THREADS, len(files)))]
@@ -106,13 +106,13 @@ def download_all(files, folder, tries=5):
                 thread.start()
             for _ in files:
                 if error := done.get():
-                    if getattr(error, "errno", None) == errno.ENOSPC:  # others write to this disk too
-                        _refuse_full_disk(folder, sum(file.missing_bytes() for file in files))
+                    if getattr(error, "errno", None) == errno.ENOSPC:  # others write to it too
+                        _refuse_full_disk(folder, files)
                     raise error
         finally:
             progress.stop()
             deadline = time.monotonic() + 2
-            for thread in threads:  # one that waits for a byte or for its next try ends with the process
+            for thread in threads:  # one that waits ends with the process
                 thread.join(max(0, deadline - time.monotonic()))
 
 
@@ -158,8 +158,8 @@ def _progress(files, folder):
         yield _Progress(bar)
 
 
-def _refuse_full_disk(folder, needed):
-    free = shutil.disk_usage(folder).free
+def _refuse_full_disk(folder, files):
+    needed, free = sum(file.missing_bytes() for file in files), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder} has {gigabytes(free)} free, the download needs "
                         f"{gigabytes(needed)}. Free some space, make the folder a link to a larger "
@@ -244,7 +244,7 @@ class _Transfer:
         if self.expected is None and total:
             self.expected = total
             self.progress.expect(total)
-            _refuse_full_disk(self.part.parent, total - have)
+            _refuse_full_disk(self.part.parent, [replace(self.file, size=total)])
         with open(self.part, "ab" if have else "wb") as file:
             try:  # raw: as sent, even if the server has packed it
                 for chunk in response.raw.stream(CHUNK, decode_content=False):
@@ -359,8 +359,8 @@ def persist(attempt, url, tries, progress=lambda: 0):
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
                 requests.exceptions.MissingSchema) as error:
             if "SOCKS" in str(error):
-                raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package pysocks. "
-                                    f"Run: pip install pysocks") from None
+                raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package "
+                                    f"pysocks. Run: pip install pysocks") from None
             raise DownloadError(f"{url} is no address; one begins with https://") from None
         except requests.TooManyRedirects:
             raise DownloadError(f"{url} leads from one address to the next without end") from None
@@ -533,7 +533,7 @@ def fetch_package(requirement, sha256, folder):
 
 
 def _pips_reason(stderr):
-    """Why pip failed: the fault of the network that it met before it gave up, else its last error."""
+    """Why pip failed: the fault of the network that it met before it gave up, or its last error."""
     if broken := re.findall("after connection broken by (.*): /", stderr):
         return f"the package index: {_in_words(OSError(broken[-1]))}"
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR")]

@@ -11,6 +11,9 @@ import os
 import sys
 
 
+REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
+
+
 class UserError(ValueError):
     """Something the user can put right; the message says how."""
 
@@ -47,6 +50,12 @@ def one_line_errors():
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in REQUIRED:
+            raise
+        print(f"error: this Python ({sys.executable}) has no package {error.name}. Activate the environment that has it, "
+              f"or run: pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # `python sample.py | head`: nobody reads on, so there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

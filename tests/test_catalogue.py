@@ -796,6 +796,16 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(clone, sources):
     assert [asked for name, asked, _ in sources.requests if "train-" in name and "/cdn/" in name] == [f"bytes={kept}-"]
 
 
+def test_a_python_without_the_packages_is_one_line(clone, sources, tmp_path):
+    """As when the virtual environment was not activated."""
+    for package in ("requests", "tiktoken"):
+        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('none', name={package!r})")
+        run = get_dataset(clone, sources, "minipile", PYTHONPATH=str(tmp_path))
+        assert run.returncode == 2 and only_line(run.stderr) == (
+            f"error: this Python ({sys.executable}) has no package {package}. Activate the environment that has it, or run: pip "
+            "install -r requirements.txt")
+
+
 @pytest.mark.parametrize("name", ["shakespeare", *(name for name in FOLDERS if STREAMS_OF_SHAKESPEARE.fullmatch(name))])
 def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
     run = get_dataset(clone, sources, name, "--max_shards", "1")
