@@ -113,9 +113,10 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
 
 def _listing(home, args, repo, revision, patterns):
     """(commit, [{path, size, digest}]) of the files below the folders of the patterns, by path."""
-    key, path = [repo, revision, patterns], home / "listing.json"
-    if path.exists() and (known := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
-        return known["commit"], known["files"]
+    key, path = " ".join([repo, revision, *patterns]), home / "listing.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if key in known:
+        return known[key]["commit"], known[key]["files"]
     if args.offline:
         return "an unknown commit", _what_is_there(home, repo, revision, patterns)
     api, entries = f"{hub_endpoint()}/api/datasets/{repo}", {}
@@ -137,8 +138,9 @@ def _listing(home, args, repo, revision, patterns):
             raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has "
                             f"it moved? Look there, then edit {shown(home.parent)}/prepare.py")
     home.mkdir(parents=True, exist_ok=True)
+    known[key] = {"commit": commit, "files": files}
     with replacing(path) as file:
-        file.write(json.dumps({"key": key, "commit": commit, "files": files}, indent=1).encode())
+        file.write(json.dumps(known, indent=1).encode())
     return commit, files
 
 
@@ -168,8 +170,8 @@ def _what_is_there(home, repo, revision, patterns):
         if not fnmatch.filter(there, pattern):
             raise UserError(f"--offline, and {shown(home)} has no {pattern}. Get the file(s) from "
                             f"{_page(repo, revision)} and put them there")
-    print(f"note: {shown(home)} has no listing.json, so nothing tells whether its files are whole, "
-          f"or all there are")
+    print(f"note: {shown(home)} has no listing of them, so nothing tells whether its files are "
+          f"whole, or all there are")
     return [{"path": path, "size": None, "digest": None} for path in there]
 
 

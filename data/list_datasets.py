@@ -59,7 +59,7 @@ def print_table(datasets):
 
 
 def main():
-    parser = Parser(description="Lists the datasets of this folder.")
+    parser = Parser(description="Lists the datasets of this folder.", allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="as JSON, with their addresses")
     args = parser.parse_args()
     folders = sorted(p.parent for p in DATA.glob("*/prepare.py") if p.parent.name != "template")

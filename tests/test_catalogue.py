@@ -108,8 +108,8 @@ def share_of(document):
 def shared(share, row, text):
     """(rows, their texts): some that the hash sends to train, one that is just train's, one that is just val's."""
     at = [share_of(text(row(n))) for n in range(20_000)]
-    numbers = [*range(5), next(n for n, x in enumerate(at) if 2 * share - 1 <= x < share),
-               next(n for n, x in enumerate(at) if share <= x < (1 + share) / 2)]
+    numbers = [*range(5), max((n for n, x in enumerate(at) if x < share), key=at.__getitem__),
+               min((n for n, x in enumerate(at) if x >= share), key=at.__getitem__)]
     return [row(n) for n in numbers], [text(row(n)) for n in numbers]
 
 
@@ -584,6 +584,15 @@ def test_a_stopped_download_goes_on_with_the_same_commit_though_main_has_moved(s
     assert [p.name for p in fetch(tmp_path).train] == ["train-0.parquet", "train-1.parquet"]
 
 
+def test_two_parts_of_one_dataset_each_keep_their_listing(server, tmp_path):
+    server.repos["a/b"]["main"]["fr/train-0.parquet"] = b"f"
+    both = [lambda: fetch(tmp_path), lambda: hub(tmp_path, arguments(), "a/b", train="fr/train-*")]
+    files = [take() for take in both]
+    assert [p.name for p in files[1].train] == ["train-0.parquet"] and files[1].train[0].read_bytes() == b"f"
+    server.requests.clear()
+    assert [take() for take in both] == files and server.requests == []
+
+
 def test_max_shards_takes_that_many_files_of_train_and_all_of_val(server, tmp_path):
     files = fetch(tmp_path, max_shards=1)
     assert [p.name for p in files.train] == ["train-0.parquet"] and [p.name for p in files.val] == ["val.jsonl"]
@@ -735,8 +744,8 @@ def test_offline_names_the_package_to_fetch(server, clone, sources):
 def listing_of(tmp_path, size):
     (tmp_path / "downloads").mkdir(parents=True)
     (tmp_path / "downloads/listing.json").write_text(json.dumps({
-        "key": ["a/b", "main", ["data/train-*", "data/val.jsonl"]], "commit": "c" * 40, "files": [
-            {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}))
+        "a/b main data/train-* data/val.jsonl": {"commit": "c" * 40, "files": [
+            {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}}))
 
 
 def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypatch):
