@@ -9,7 +9,7 @@ import string
 import subprocess
 
 import pytest
-from helpers import ROOT, TEXT, char_dataset, child_env
+from helpers import ROOT, TEXT, char_dataset, child_env, only_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,6 +73,20 @@ def test_get_dataset_makes_the_stream_of_the_text_that_is_there(repo, tmp_path, 
     stream = open_dataset(f"{tmp_path}/repo/data/{folder}/")
     made = "".join(stream.meta["itos"][i] for split in ("train", "val") for i in stream.tokens(split).tolist())
     assert made == MAPS[folder.removeprefix("shakespeare_char_")](TEXT)
+
+
+def test_a_text_that_is_not_prepared_is_got_first_and_its_error_is_the_only_one(repo, tmp_path):
+    shutil.copytree(repo, tmp_path / "repo")
+    text, stream = (tmp_path / "repo/data" / name for name in ("shakespeare_char", "shakespeare_char_cvp"))
+
+    def run():
+        return subprocess.run(["bash", stream / "get_dataset.sh"], env=child_env(), capture_output=True, text=True)
+    (text / "input.txt").write_bytes(b"caf\xe9")
+    failed = run()
+    assert failed.returncode == 2 and "is not UTF-8" in only_line(failed.stderr) and not (stream / "meta.pkl").exists()
+    (text / "input.txt").write_text(TEXT)
+    assert run().returncode == 0
+    assert open_dataset(f"{stream}/").num_tokens == open_dataset(f"{text}/").num_tokens
 
 
 def test_a_stream_of_other_tokens_than_characters_is_refused(tmp_path):
