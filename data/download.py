@@ -42,7 +42,7 @@ from data.files import lock, sync_folder
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
 THREADS = 4  # files under way at once
-RETRY_STATUS = {408, 429, 500, 502, 503, 504}
+RETRY_STATUS = {408, 429, *range(500, 600)}
 PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
 LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
 

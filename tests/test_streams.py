@@ -63,18 +63,6 @@ def test_a_folder_has_the_whole_alphabet_equal_lengths_and_what_it_was_made_of(t
     assert meta["stream"] == {"map": name, "text": "fox", "text_sha256": text.fingerprint()}
 
 
-@pytest.mark.parametrize("folder", ["shakespeare_char_cvp", "shakespeare_char_in_word_position",
-                                    "shakespeare_char_since_newline"])
-def test_get_dataset_makes_the_stream_of_the_text_that_is_there(repo, tmp_path, folder):
-    shutil.copytree(repo, tmp_path / "repo")
-    char_dataset(tmp_path / "repo/data/shakespeare_char")
-    subprocess.run(["bash", tmp_path / "repo/data" / folder / "get_dataset.sh"], check=True, env=child_env(),
-                   stdout=subprocess.DEVNULL)
-    stream = open_dataset(f"{tmp_path}/repo/data/{folder}/")
-    made = "".join(stream.meta["itos"][i] for split in ("train", "val") for i in stream.tokens(split).tolist())
-    assert made == MAPS[folder.removeprefix("shakespeare_char_")](TEXT)
-
-
 def test_a_text_that_is_not_prepared_is_got_first_and_its_error_is_the_only_one(repo, tmp_path):
     shutil.copytree(repo, tmp_path / "repo")
     text, stream = (tmp_path / "repo/data" / name for name in ("shakespeare_char", "shakespeare_char_cvp"))
