@@ -888,7 +888,8 @@ def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(res
 
 
 def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_left_out(tmp_path, capfd):
-    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": "two"}]))
+    """And one whose text is empty is no document."""
+    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": ""}, {"text": "two"}]))
     (tmp_path / "b.parquet").write_bytes(parquet([{"text": "val"}]))
     files = Files([tmp_path / "a.parquet"], [tmp_path / "b.parquet"], "here")
     with pytest.raises(UserError, match="a.parquet row 2: null stands for a text.*--max_bad_rows allows 0$"):
