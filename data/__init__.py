@@ -13,6 +13,7 @@
     catalogue.py   what the datasets' prepare.py share: flags, sources, rows -> dataset
     list_datasets.py  the datasets, as a table
     streams.py     streams of symbols made of a text, one a character
+    tinyshakespeare.py, pictures.py   the text of two datasets; MNIST's pictures as text
     files.py       UTF-8 text in, all-or-nothing files out, locks
     errors.py      a user's mistake, in one line
     template/      what create_new_dataset.sh copies

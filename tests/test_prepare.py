@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from helpers import child_env, one_line_error, only_line, python
 
+from data import tinyshakespeare
 from data.dataset import open_dataset
 from data.download import DownloadError, download, file_sha256
-from data.shakespeare_char import tinyshakespeare
 from data.tokenizer import tokenizer_from_meta
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.dataset import write_dataset
 from data.errors import one_line_errors
-from data.shakespeare_char.tinyshakespeare import tinyshakespeare
+from data.tinyshakespeare import tinyshakespeare
 from data.tokenizer import TiktokenTokenizer
 
 
