@@ -415,7 +415,7 @@ def _in_words(error):
     import urllib3
     text = str(error)
     if isinstance(error, requests.exceptions.ProxyError) or "ProxyError(" in text:
-        if "407" in text:
+        if "failed: 407 " in text:  # not a port or an address in memory with these digits
             return PROXY_LOGIN
         return ("the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and "
                 "NO_PROXY)")
