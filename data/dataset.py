@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
-from data.errors import UserError
+from data.errors import UserError, resumable
 from data.files import lock, sync_folder
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, to_utf8, tokenizer_from_meta,
@@ -41,6 +41,7 @@ def token_dtype(vocab_size):
 # ---- writing
 
 
+@resumable()
 def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source=None, split_seed=0,
                   end_of_text=True, num_workers=None, dask=None, unit_size=UNIT, more=None):
     """Tokenize text into folder's train.bin, val.bin and meta.pkl, print one line of counts, return the meta dict.
@@ -492,10 +493,10 @@ def read_meta(folder):
 
 
 def _no_such_dataset(folder):
-    names = sorted(p.parent.name for p in DATA.glob("*/prepare.py") if p.parent.name != "template")
-    near = difflib.get_close_matches(folder.name, names, n=1)
+    names = {p.parent.name for what in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{what}")} - {"template"}
+    near = difflib.get_close_matches(folder.name, sorted(names), n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Make it: bash {shown(DATA)}/create_new_dataset.sh {folder.name}"
-    return f"{folder} not found. {hint} (There are: {', '.join(names)})"
+    return f"{folder} not found. {hint} (python {shown(DATA)}/list_datasets.py lists the {len(names)} there are)"
 
 
 def _stated_dtype(meta, folder):

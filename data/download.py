@@ -15,6 +15,7 @@ $DATASET_MIRROR/<host>/<path>; HTTPS_PROXY and the like.
 """
 import contextlib
 import email.utils
+import errno
 import hashlib
 import lzma
 import os
@@ -30,24 +31,28 @@ import threading
 import time
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
-from data.errors import UserError, one_line_errors
+from data.errors import UserError, one_line_errors, resumable
 from data.files import lock, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
 THREADS = 4  # files under way at once
-RETRY_STATUS = {408, 429, 500, 502, 503, 504}
+RETRY_STATUS = {408, 429, *range(500, 600)}
 PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
 LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
 
 
 class DownloadError(UserError):
     """The file could not be had from its address; a caller with a second source may go there."""
+
+
+class NotFound(DownloadError):
+    """There is nothing at the address."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def download(url, path, sha256=None, tries=5):
     return path
 
 
+@resumable()
 def download_all(files, folder, tries=5):
     """Fetch RemoteFiles, all of them below folder, THREADS at once; those that are whole are kept.
 
@@ -91,7 +97,7 @@ def download_all(files, folder, tries=5):
     for file in files:
         todo.put(file)
     with lock(folder, "download"), _progress(files, folder) as progress:
-        _refuse_full_disk(files, folder)
+        _refuse_full_disk(folder, files)
         threads = [threading.Thread(target=_work, daemon=True,
                                     args=(requests.Session(), todo, done, tries, progress))
                    for _ in range(min(THREADS, len(files)))]
@@ -100,13 +106,13 @@ def download_all(files, folder, tries=5):
                 thread.start()
             for _ in files:
                 if error := done.get():
+                    if getattr(error, "errno", None) == errno.ENOSPC:  # others write to it too
+                        _refuse_full_disk(folder, files)
                     raise error
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("The same command goes on where this one stopped") from None
         finally:
             progress.stop()
             deadline = time.monotonic() + 2
-            for thread in threads:  # one that waits for a byte or for its next try ends with the process
+            for thread in threads:  # one that waits ends with the process
                 thread.join(max(0, deadline - time.monotonic()))
 
 
@@ -152,7 +158,7 @@ def _progress(files, folder):
         yield _Progress(bar)
 
 
-def _refuse_full_disk(files, folder):
+def _refuse_full_disk(folder, files):
     needed, free = sum(file.missing_bytes() for file in files), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder} has {gigabytes(free)} free, the download needs "
@@ -238,6 +244,7 @@ class _Transfer:
         if self.expected is None and total:
             self.expected = total
             self.progress.expect(total)
+            _refuse_full_disk(self.part.parent, [replace(self.file, size=total)])
         with open(self.part, "ab" if have else "wb") as file:
             try:  # raw: as sent, even if the server has packed it
                 for chunk in response.raw.stream(CHUNK, decode_content=False):
@@ -257,6 +264,7 @@ class _Transfer:
             raise EOFError("more bytes came than were announced")
 
 
+@resumable()
 def get_json(url, tries=5):
     """(value, address of the next page or None): an answer in JSON. Raises DownloadError."""
     import requests
@@ -325,6 +333,8 @@ class _Busy(Exception):
     def __init__(self, response):
         super().__init__(f"answered {response.status_code}")
         after = response.headers.get("Retry-After", "")
+        if window := re.search(r";t=(\d+)", response.headers.get("RateLimit", "")):
+            after = after or window[1]  # how the hub says it
         self.wait = int(after) if after.isdigit() else None
         with contextlib.suppress(ValueError, TypeError):
             if self.wait is None:
@@ -341,13 +351,16 @@ def persist(attempt, url, tries, progress=lambda: 0):
     import urllib3
     failures = 0
     while True:
-        before, wait = progress(), None
+        before, begun, wait = progress(), time.monotonic(), None
         try:
             return attempt()
         except _Busy as busy:
             reason, wait = str(busy), busy.wait
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
-                requests.exceptions.MissingSchema):
+                requests.exceptions.MissingSchema) as error:
+            if "SOCKS" in str(error):
+                raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package "
+                                    f"pysocks. Run: pip install pysocks") from None
             raise DownloadError(f"{url} is no address; one begins with https://") from None
         except requests.TooManyRedirects:
             raise DownloadError(f"{url} leads from one address to the next without end") from None
@@ -360,7 +373,10 @@ def persist(attempt, url, tries, progress=lambda: 0):
             raise DownloadError(f"{url}: {reason}") from None
         if wait is None:
             wait = min(30, 2**failures / 2) * random.uniform(0.5, 1)
-        time.sleep(min(LONGEST_WAIT, wait))
+        wait = min(LONGEST_WAIT, wait)
+        if time.monotonic() - begun + wait >= 10:  # in silence it would look like a hang
+            print(f"note: {url}: {reason}; asking again in {wait:.0f} s", file=sys.stderr)
+        time.sleep(wait)
 
 
 def _refuse(response, url):
@@ -389,31 +405,32 @@ def _refuse(response, url):
         raise DownloadError(f"{said}: {PROXY_LOGIN}")
     if status in (404, 410):
         site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-        raise DownloadError(f"{said}. Has it moved? Look at {page or site}")
+        raise NotFound(f"{said}. Has it moved? Look at {page or site}")
     raise DownloadError(said)
 
 
 def _in_words(error):
-    """The cause at the bottom of requests' nested exceptions, in a few words."""
+    """The cause at the bottom of nested exceptions of requests, or of what pip says of its own."""
     import requests
     import urllib3
-    if isinstance(error, requests.exceptions.ProxyError):
-        if "407" in str(error):
+    text = str(error)
+    if isinstance(error, requests.exceptions.ProxyError) or "ProxyError(" in text:
+        if "failed: 407 " in text:  # not a port or an address in memory with these digits
             return PROXY_LOGIN
         return ("the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and "
                 "NO_PROXY)")
-    if isinstance(error, requests.exceptions.SSLError):
-        if "CERTIFICATE" not in str(error).upper():
-            detail = str(error).rpartition("(")[2].strip("()")[:60]
+    if isinstance(error, requests.exceptions.SSLError) or "SSLError(" in text:
+        if "CERTIFICATE" not in text.upper():
+            detail = text.rpartition("(")[2].strip("()")[:60]
             return f"no secure connection could be made ({detail})"
         return ("its certificate was not accepted. Is the clock of this machine right? Behind a "
                 "company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
-    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+    if (isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError))
+            or "TimeoutError(" in text):
         return "no answer in time"
     if isinstance(error, EOFError):
-        return str(error)
-    text = str(error)
-    if "NameResolution" in text or "getaddrinfo" in text or "name resolution" in text:
+        return text
+    if re.search("NameResolution|name resolution|getaddrinfo|Name or service|nodename nor", text):
         return "no such host, or no network"
     if "refused" in text:
         return "connection refused"
@@ -486,6 +503,7 @@ def unpack(archive, folder):
 # ---- packages
 
 
+@resumable()
 def fetch_package(requirement, sha256, folder):
     """The path of a wheel of the package index, put into folder by `pip download`.
 
@@ -505,15 +523,23 @@ def fetch_package(requirement, sha256, folder):
                                 capture_output=True, text=True, stdin=subprocess.DEVNULL)
         wheels = list(Path(temporary).glob("*.whl"))
         if result.returncode or len(wheels) != 1:
-            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-            why = errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
-            raise UserError(f"pip download {requirement} failed: {why}")
+            raise UserError(f"pip download {requirement} failed: {_pips_reason(result.stderr)}")
         if (actual := file_sha256(wheels[0])) != sha256:
             raise UserError(f"{wheels[0].name} has sha256 {actual}, expected {sha256}. It was "
                             f"thrown away")
         wheel = folder / wheels[0].name
         os.replace(wheels[0], wheel)
     return wheel
+
+
+def _pips_reason(stderr):
+    """Why pip failed: the fault of the network that it met before it gave up, or its last error."""
+    if broken := re.findall("after connection broken by (.*): /", stderr):
+        return f"the package index: {_in_words(OSError(broken[-1]))}"
+    errors = [line for line in stderr.splitlines() if line.startswith("ERROR")]
+    if "(from versions: none)" in stderr:
+        return "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)"
+    return errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
 
 
 def open_package(requirement, sha256, why):

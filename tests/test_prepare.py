@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from helpers import child_env, one_line_error, only_line, python
 
+from data import tinyshakespeare
 from data.dataset import open_dataset
 from data.download import DownloadError, download, file_sha256
-from data.shakespeare_char import tinyshakespeare
 from data.tokenizer import tokenizer_from_meta
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,32 +441,22 @@ def test_the_text_from_the_package_is_the_nine_plays_in_the_layout_of_the_origin
 
 
 @pytest.mark.parametrize("name", ["shakespeare_char", "shakespeare"])
-def test_a_text_that_is_not_the_plays_is_prepared_by_prepare_and_kept_by_get_dataset(repo, name):
+def test_a_text_that_is_not_the_plays_is_prepared_as_it_is_and_said_not_to_be_them(repo, name):
     folder = repo / "data" / name
     (folder / "input.txt").write_text("abc" * 100)
     try:
-        run = bash(folder / "get_dataset.sh", cwd=repo)
-        assert run.returncode == 2 and only_line(run.stderr) == (
-            "error: input.txt is there and is not TinyShakespeare. To prepare it as it is, run prepare.py; to download "
-            "the plays, move it away first")
+        assert "(input.txt, which is not TinyShakespeare); " in prepared(folder)
         assert (folder / "input.txt").read_text() == "abc" * 100
-        assert "(input.txt); " in prepared(folder) and opened(folder).meta["source"] == "input.txt"
         assert text_of(folder, "train") == "abc" * 90
     finally:
         unprepare(folder)
 
 
-def test_without_a_text_prepare_says_where_it_belongs(repo):
+def test_offline_and_without_a_text_prepare_says_where_it_belongs(repo):
     for name in ("shakespeare_char", "shakespeare"):
-        run = python(repo / "data" / name / "prepare.py", cwd="/")
-        told = only_line(run.stderr)
-        assert run.returncode == 2 and f"{repo}/data/{name}/input.txt not found." in told
-        assert "get_dataset.sh" in told  # the one command that gets it
-
-
-def test_tinyshakespeare_as_a_script_wants_one_file(repo):
-    run = python(repo / "data" / "shakespeare_char" / "tinyshakespeare.py")
-    assert run.returncode == 2 and only_line(run.stderr) == "error: usage: python tinyshakespeare.py FILE"
+        run = python(repo / "data" / name / "prepare.py", "--offline", cwd=repo)
+        assert run.returncode == 2 and only_line(run.stderr) == (
+            f"error: --offline, and data/{name}/input.txt is missing. Get it from {tinyshakespeare.URL} and put it there")
 
 
 def test_what_is_written_in_uint16_is_flat_and_little_endian_for_every_reader(repo, package_text):

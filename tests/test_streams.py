@@ -119,16 +119,18 @@ def test_a_stream_goes_on_from_block_to_block_and_from_train_to_val(tmp_path, mo
         assert [counts[split]["documents"] for split in counts] == [of_text[split]["documents"] for split in counts]
 
 
-@pytest.mark.parametrize("folder", ["shakespeare_char_cvp", "shakespeare_char_in_word_position",
-                                    "shakespeare_char_since_newline"])
-def test_get_dataset_makes_the_stream_of_the_text_that_is_there(repo, tmp_path, folder):
+def test_a_text_that_is_not_prepared_is_got_first_and_its_error_is_the_only_one(repo, tmp_path):
     shutil.copytree(repo, tmp_path / "repo")
-    char_dataset(tmp_path / "repo/data/shakespeare_char")
-    subprocess.run(["bash", tmp_path / "repo/data" / folder / "get_dataset.sh"], check=True, env=child_env(),
-                   stdout=subprocess.DEVNULL)
-    stream = open_dataset(f"{tmp_path}/repo/data/{folder}/")
-    made = "".join(stream.meta["itos"][i] for split in ("train", "val") for i in stream.tokens(split).tolist())
-    assert made == stream_of(folder.removeprefix("shakespeare_char_"), TEXT)
+    text, stream = (tmp_path / "repo/data" / name for name in ("shakespeare_char", "shakespeare_char_cvp"))
+
+    def run():
+        return subprocess.run(["bash", stream / "get_dataset.sh"], env=child_env(), capture_output=True, text=True)
+    (text / "input.txt").write_bytes(b"caf\xe9")
+    failed = run()
+    assert failed.returncode == 2 and "is not UTF-8" in only_line(failed.stderr) and not (stream / "meta.pkl").exists()
+    (text / "input.txt").write_text(TEXT)
+    assert run().returncode == 0
+    assert open_dataset(f"{stream}/").num_tokens == open_dataset(f"{text}/").num_tokens
 
 
 def test_a_stream_of_other_tokens_than_characters_is_refused(tmp_path):
@@ -181,8 +183,7 @@ def test_one_command_makes_the_streams_of_any_text_and_says_how_to_train_on_them
 
 @pytest.mark.parametrize("argv, told", [
     (["s", "--streams_of", "coded"], "coded has byte tokens; streams are made of characters. Prepare it with --method char"),
-    (["s", "--streams_of", "plays"], "plays is not prepared. Run: bash data/plays/get_dataset.sh"),
-    (["s", "--streams_of", "no_such"], "no_such not found. Make it: bash data/create_new_dataset.sh no_such (There are:"),
+    (["s", "--streams_of", "no_such"], "no_such not found. Make it: bash data/create_new_dataset.sh no_such (python data/list"),
     (["s", "--streams_of", "a/b"], "a/b is a path. A dataset's name is one word"),
     (["s", "--streams_of"], "--streams_of needs the name of a prepared dataset"),
     (["s", "--streams_of", ""], "--streams_of needs the name of a prepared dataset"),

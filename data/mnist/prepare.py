@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` import
 from data.catalogue import arguments, web
 from data.dataset import write_dataset
 from data.errors import one_line_errors
-from data.mnist.pictures import alphabet, read_idx, text_of
+from data.pictures import alphabet, read_idx, text_of
 from data.tokenizer import CharTokenizer
 
 AT = "https://storage.googleapis.com/cvdf-datasets/mnist/"

@@ -15,10 +15,12 @@ from data.errors import one_line_errors
 
 
 def main():
-    parser = arguments(__doc__, shards=True)
+    parser = arguments(__doc__, rows=True)
     parser.add_argument("--pair", default="en-fr", help="from-to; one is en (default: en-fr)")
     args = parser.parse_args()
     languages = args.pair.split("-")
+    if languages.count("en") != 1 or len(languages) != 2:
+        parser.error(f"--pair is {args.pair!r}; it names two languages, one of them en: en-fr")
     pair = "-".join(sorted(languages))  # the hub has one folder for both directions
     files = hub(HERE, args, "Helsinki-NLP/opus-100", train=f"{pair}/train-*",
                 val=f"{pair}/validation-*")

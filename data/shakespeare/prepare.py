@@ -1,7 +1,7 @@
 """
 Tiny Shakespeare, as GPT-2 tokens. input.txt -> train.bin, val.bin, meta.pkl, beside this file.
 
-$ python data/shakespeare/prepare.py
+$ bash data/shakespeare/get_dataset.sh
 shakespeare: train 301,966 tokens, val 36,059 tokens, vocab_size 50,257 (TinyShakespeare, ...)
 """
 import os
@@ -12,12 +12,12 @@ HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.dataset import write_dataset
 from data.errors import one_line_errors
-from data.shakespeare_char.tinyshakespeare import read_input
+from data.tinyshakespeare import tinyshakespeare
 from data.tokenizer import TiktokenTokenizer
 
 
 def main():
-    text, source = read_input(HERE)
+    text, source = tinyshakespeare(HERE, __doc__)
     write_dataset(HERE, text, TiktokenTokenizer("gpt2"), percentage_train=0.9, source=source)
 
 

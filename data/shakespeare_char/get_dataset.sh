@@ -1,9 +1,4 @@
 #!/usr/bin/env bash
-# Tiny Shakespeare, 1.1 MB of plays, by characters: downloads input.txt, then prepares it. Runs from any directory.
-set -euo pipefail
-[ $# -eq 0 ] || { echo "error: there are no flags here. Without a network: put the text in input.txt, run prepare.py" >&2; exit 2; }
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=$(command -v python || command -v python3)
-
-"$python" "$here/tinyshakespeare.py" "$here/input.txt"
-"$python" "$here/prepare.py"
+# Downloads what is missing, then prepares it. Runs from any directory; --help shows the flags.
+here=$(CDPATH= cd -- "$(dirname "$0")" && pwd)
+exec "$(command -v python || command -v python3 || echo python)" "$here/prepare.py" "$@"

@@ -10,11 +10,11 @@ from pathlib import Path
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.errors import one_line_errors
-from data.streams import write_stream
+from data.streams import prepare_stream
 
 
 def main():
-    write_stream(HERE, "cvp", text_of="shakespeare_char")
+    prepare_stream(HERE, __doc__, "cvp", text_of="shakespeare_char")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from pathlib import Path
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.errors import one_line_errors
-from data.part_of_speech import part_of_speech_args, write_part_of_speech
+from data.part_of_speech import prepare_part_of_speech
 
 
 def main():
-    write_part_of_speech(HERE, part_of_speech_args(__doc__), text_of="shakespeare_char")
+    prepare_part_of_speech(HERE, __doc__, text_of="shakespeare_char")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from data.errors import one_line_errors
 
 
 def main():
-    parser = arguments(__doc__, shards=True)
+    parser = arguments(__doc__, rows=True)
     parser.add_argument("--subset", choices=["cosmopedia-v2", "fineweb-edu-dedup"],
                         default="cosmopedia-v2", help="(default: cosmopedia-v2)")
     args = parser.parse_args()

@@ -21,7 +21,7 @@ def text(row):
 
 
 def main():
-    parser = arguments(__doc__, shards=True)
+    parser = arguments(__doc__, rows=True)
     parser.add_argument("--subset", default="all", help="all, smol-summarize, ... (default: all)")
     args = parser.parse_args()
     files = hub(HERE, args, "HuggingFaceTB/smoltalk", train=f"data/{args.subset}/train-*",

