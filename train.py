@@ -19,11 +19,17 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from data.errors import UserError, one_line_errors
+from train_args import parse_args
+
+if __name__ == "__main__":
+    with one_line_errors():
+        parse_args()  # --help and mistakes need not wait the second that torch takes to be imported
+
 import torch
 
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
-from data.errors import UserError, one_line_errors
 from data.files import lock
 from data.sampler import seed_of
 from data.sources import open_source
@@ -32,7 +38,6 @@ from optim import block_size_at, configure_optimizer, lr_share
 from runs import (RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device, resume_command,
                   save_checkpoint)
 from sample import parse_args as sample_args, speak
-from train_args import parse_args
 
 
 # ---- where it runs: a rank is a process of torchrun, with a GPU of its own where there are GPUs
