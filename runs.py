@@ -1,14 +1,20 @@
-"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt), log.csv."""
+"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt),
+args.json and log.csv."""
 import csv
 import io
+import json
 import math
 import os
+import platform
 import shlex
 import shutil
+import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.errors import UserError
@@ -105,6 +111,24 @@ def pick_device(name, local_rank=0):
     return device
 
 
+def describe_run(out_dir, args, argv, iter_num):
+    """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
+    path, starts = out_dir / "args.json", []
+    if iter_num and path.exists():
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git here
+        commit = None
+    starts.append({"iter": iter_num, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                   "command": f"{launcher()} train.py {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip(),
+                   "commit": commit, "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                                                  "numpy": np.__version__}})
+    with replacing(path) as file:
+        file.write(json.dumps({"args": vars(args), "starts": starts}, indent=1).encode("utf-8") + b"\n")
+
+
 class RunLog:
     """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
 
@@ -149,11 +173,15 @@ class RunLog:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
 
 
-def resume_command(out_dir):
-    """What the user types to go on, with as many ranks as now."""
+def launcher():
+    """What starts as many ranks as there are now."""
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    launcher = "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
-    return f"{launcher} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    return "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
+
+
+def resume_command(out_dir):
+    """What the user types to go on."""
+    return f"{launcher()} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
 PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense, by its maker's data sheet

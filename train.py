@@ -5,7 +5,8 @@ Train a GPT on a prepared dataset folder, data/<name>/.
     python train.py --dataset=mydata --n_layer=6 --n_embd=384 --block_size=256 --dropout=0.2
     torchrun --standalone --nproc_per_node=8 train.py --dataset=openwebtext ...    # the GPUs of one machine
 
-Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from) and log.csv.
+Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from), args.json, log.csv
+and, where matplotlib is installed, loss.png.
 Every flag: python train.py --help
 """
 import contextlib
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 
 import torch
 
+import plot_runs
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
@@ -35,8 +37,8 @@ from data.sampler import seed_of
 from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
-from runs import (RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device, resume_command,
-                  save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device,
+                  resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -156,7 +158,7 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
     if error:
         raise error
     if rank == 0:
-        for name in ("ckpt.pt", "best.pt") if is_new else ():  # of the run that --overwrite gives up
+        for name in ("ckpt.pt", "best.pt", "loss.png") if is_new else ():  # of the run that --overwrite gives up
             (out_dir / name).unlink(missing_ok=True)
     args.out_dir = str(out_dir)
     return out_dir
@@ -343,6 +345,8 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
+    if rank == 0:
+        describe_run(out_dir, args, argv, iter_num)
     log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
@@ -419,8 +423,10 @@ def train(args, argv, device, rank, num_ranks, stack):
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
-    if rank == 0 and args.max_sample_tokens:
-        print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+    if rank == 0:
+        plot_runs.plot_or_say_why(out_dir)
+        if args.max_sample_tokens:
+            print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
 
 
 if __name__ == "__main__":
