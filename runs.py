@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -115,7 +116,10 @@ def describe_run(out_dir, args, argv, iter_num):
     """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
     path, starts = out_dir / "args.json", []
     if iter_num and path.exists():
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged. Move it away and run the same command again") from None
     git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
@@ -136,7 +140,7 @@ class RunLog:
     """
 
     def __init__(self, out_dir, iter_num, enabled, names=()):
-        self.enabled, self.tty = enabled, sys.stdout.isatty()
+        self.enabled, self.tty, self.trackers = enabled, sys.stdout.isatty(), ()
         if not enabled:
             return
         columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
@@ -154,11 +158,13 @@ class RunLog:
         self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")  # "/<name>" of a single dataset
 
     def row(self, **values):
-        """A line of log.csv; NaN is left empty."""
+        """A line of log.csv, where NaN is left empty, and what the trackers show."""
         if self.enabled:
             self.writer.writerow({k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v
                                   for k, v in values.items()})
             self.file.flush()
+            for track in self.trackers:
+                track(scalars_of({k: values.get(k) for k in self.writer.fieldnames}), values["iter"])
 
     def progress(self, iter_num, max_iters, loss, best, tokens_per_s, data_wait, seconds_left):
         """The progress line, rewritten in place on a terminal: 79 columns at most, up to 999,999 iterations and 999
@@ -171,6 +177,44 @@ class RunLog:
         """A line of the terminal, in place of the progress line."""
         if self.enabled:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+
+
+def scalars_of(row):
+    """A row of log.csv under the usual names: loss/train, loss/val, loss/val/<dataset>, loss/batch, lr, tokens_per_s, ..."""
+    named = {}
+    for name, value in row.items():
+        kind, slash, dataset = name.partition("/")
+        name = f"loss/{kind[:-5]}{slash}{dataset}" if kind.endswith("_loss") else {"learning_rate": "lr"}.get(name, name)
+        if value is not None and not math.isnan(value) and name != "iter":
+            named[name] = value
+    return named
+
+
+def open_trackers(args, out_dir, iter_num, stack):
+    """For --tensorboard and --wandb: functions of (scalars, iteration), closed with the stack. A resumed run goes on with
+    its curves; what was shown of iterations that it does again is taken back (TensorBoard), or stays, being the same (W&B)."""
+    trackers = []
+    if args.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+        writer = stack.enter_context(SummaryWriter(out_dir, purge_step=iter_num + 1))
+
+        def to_tensorboard(scalars, iter_num):
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, iter_num)
+            writer.flush()
+        trackers.append(to_tensorboard)
+    if args.wandb:
+        import wandb
+        id_file = out_dir / "wandb_id"
+        if not iter_num or not id_file.exists():
+            id_file.write_text(secrets.token_hex(8))
+        try:
+            run = stack.enter_context(wandb.init(id=id_file.read_text(), resume="allow", name=out_dir.name, dir=out_dir,
+                                                 config=vars(args)))
+        except wandb.Error as error:
+            raise UserError(f"--wandb: {' '.join(str(error).split())}. Run: wandb login; or set WANDB_MODE=offline") from None
+        trackers.append(lambda scalars, iter_num: run.log(scalars, step=iter_num))
+    return trackers
 
 
 def launcher():

@@ -37,8 +37,8 @@ from data.sampler import seed_of
 from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
-from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device,
-                  resume_command, save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
+                  pick_device, resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -158,8 +158,9 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
     if error:
         raise error
     if rank == 0:
-        for name in ("ckpt.pt", "best.pt", "loss.png") if is_new else ():  # of the run that --overwrite gives up
-            (out_dir / name).unlink(missing_ok=True)
+        for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
+            for path in out_dir.glob(name):  # of the run that --overwrite gives up
+                path.unlink()
     args.out_dir = str(out_dir)
     return out_dir
 
@@ -345,9 +346,10 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
+    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
     if rank == 0:
         describe_run(out_dir, args, argv, iter_num)
-    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
+        log.trackers = open_trackers(args, out_dir, iter_num, stack)
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
         f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
@@ -413,6 +415,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         log.row(**row)
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
+            if args.sample_every_eval and rank == 0:
+                print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
@@ -425,7 +429,7 @@ def train(args, argv, device, rank, num_ranks, stack):
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
-        if args.max_sample_tokens:
+        if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
             print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
 
 

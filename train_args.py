@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from data.dataset import DATA, shown
-from data.errors import Parser, UserError
+from data.errors import Parser, UserError, optional
 from data.sampler import SAMPLING_METHODS, TRANSITIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -169,6 +169,9 @@ def _parser(problems):
     flag("--eval_only", _boolean, False, "evaluate once, train nothing")
     flag("--log_interval", count, 10, "iterations between progress lines")
     flag("--max_sample_tokens", whole, 300, "tokens of the sample printed at the end")
+    flag("--sample_every_eval", _boolean, False, "print a sample at each evaluation too")
+    flag("--tensorboard", _boolean, False, "for: tensorboard --logdir out")
+    flag("--wandb", _boolean, False, "for Weights & Biases; WANDB_PROJECT names it")
 
     group = parser.add_argument_group("run")
     flag("--out_dir", str, None, "the run's folder (default out/<dataset>, then -2, -3, ...)")
@@ -263,6 +266,14 @@ def check_args(args, given, problems):
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
         problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times")
+    if args.sample_every_eval and args.max_sample_tokens == 0:
+        problems.append("--sample_every_eval needs --max_sample_tokens above 0")
+    for name in ("tensorboard", "wandb"):
+        if getattr(args, name):
+            try:
+                optional(name, f"--{name}")
+            except UserError as error:
+                problems.append(str(error))
     for name, value, needed in (("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
                                 ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, value) not in (needed, None):

@@ -139,7 +139,8 @@ def test_a_second_ctrl_c_ends_the_process_at_once(fox, monkeypatch):
 def test_evaluation_and_logging_change_no_weight(fox):
     flags = [f"--dataset={fox}", "--dropout=0.2", "--max_iters=20"]
     run(*flags, "--eval_interval=1000", "--out_dir=seldom")
-    run(*flags, "--eval_interval=3", "--eval_iters=7", "--log_interval=1", "--max_sample_tokens=5", "--out_dir=often")
+    run(*flags, "--eval_interval=3", "--eval_iters=7", "--log_interval=1", "--max_sample_tokens=5",
+        "--sample_every_eval", "--out_dir=often")
     assert_same_training("seldom", "often")
 
 
