@@ -31,7 +31,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
     "compile": "auto",
 }
-DEPENDENT = ("n_kv_head", "bias", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
+DEPENDENT = ("n_kv_head", "bias", "multidataset_wte", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
 
 
 def refused(*argv):

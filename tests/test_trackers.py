@@ -15,7 +15,8 @@ import train
 from data.batches import TrainBatches
 from runs import load_checkpoint
 
-TAGS = {"tokens", "loss/train", "loss/val", "loss/batch", "lr", "tokens_per_s", "data_wait", "seconds"}
+TAGS = {"tokens", "loss/train", "loss/val", "train_bits_per_byte", "val_bits_per_byte", "loss/batch", "lr", "tokens_per_s",
+        "data_wait", "seconds"}
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def check_curves(curves, rows):
     for tag, points in curves.items():
         column = columns.get(tag, tag)
         logged = [(int(row["iter"]), float(row[column])) for row in rows if row[column]]
-        assert [step for step, _ in logged] == ([10, 20, 30] if tag in ("loss/train", "loss/val") else list(range(5, 31, 5)))
+        assert [step for step, _ in logged] == ([10, 20, 30] if tag.startswith(("loss/train", "loss/val", "train_", "val_")) else list(range(5, 31, 5)))
         assert points == [(step, pytest.approx(value, rel=1e-4)) for step, value in logged], tag
 
 
