@@ -27,8 +27,8 @@ CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte"
 COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte")
 
 
-def new_out_dir(args):
-    """Make the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
+def new_out_dir(args, make=True):
+    """Make the run's folder (or only say which): --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
     if args.out_dir:
         out_dir = Path(args.out_dir)
         if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
@@ -36,13 +36,17 @@ def new_out_dir(args):
                             f"--overwrite; or leave --out_dir out")
         if out_dir.exists() and not out_dir.is_dir():
             raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
-        out_dir.mkdir(parents=True, exist_ok=True)
+        if make:
+            out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
     name, n = "+".join(Path(os.path.abspath(name)).name for name in dataset_names(args))[:100], 1
     while True:
         out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
         try:
-            out_dir.mkdir(parents=True)
+            if make:
+                out_dir.mkdir(parents=True)
+            elif out_dir.exists():
+                raise FileExistsError
             return out_dir
         except FileExistsError:
             n += 1
@@ -234,18 +238,20 @@ PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense,
 }
 
 
-def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
-    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known.
+def flops_per_token(model):
+    """Of a training step: 6 a parameter, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311,
+    appendix B)."""
+    config, embedding = model.config, model.transformer.wte.weight
+    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else config.vocab_size * config.n_embd)
+    return 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
 
-    6 a parameter and token, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311, appendix B).
-    """
+
+def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
+    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known."""
     words = torch.cuda.get_device_name(device).replace("-", " ").split() if device.type == "cuda" else []
     peak = None if "Laptop" in words else next(
         (flops for name, flops in PEAK_FLOPS.items() if all(word in words for word in name.split())), None)
-    config, embedding = model.config, model.transformer.wte.weight
-    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else model.config.vocab_size * config.n_embd)
-    flops_per_token = 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
-    return flops_per_token * tokens_per_s / (peak * num_ranks) if peak else None
+    return flops_per_token(model) * tokens_per_s / (peak * num_ranks) if peak else None
 
 
 def hms(seconds):
@@ -256,11 +262,11 @@ def hms(seconds):
 
 
 def short(n):
-    """A rate in three digits: 950, 12.3k, 4.56M."""
-    for unit in ("", "k", "M"):
+    """A number in three digits: 950, 12.3k, 4.56M."""
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
         if n < 999.5:
             break
         n /= 1000
     else:
-        unit = "G"
+        unit = "Z"
     return f"{n:.3g}{unit}"

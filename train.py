@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import torch
 
+import plan
 import plot_runs
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
@@ -278,17 +279,6 @@ def print_sample(model, metas, training_mode, max_new_tokens, device):
     model.train()
 
 
-def describe(source, iter_num, args):
-    """A line for each dataset: what it holds, and what the iterations from iter_num on take of it."""
-    blocks = [n * args.gradient_accumulation_steps for n in (iter_num, args.max_iters)]
-    before, after = (source.consumed(n) for n in blocks)
-    tokens = [after[name][0] - before[name][0] for name in source.names]
-    for dataset, of_it in zip(source.datasets, tokens):
-        share = f"{of_it / sum(tokens):.1%} of the tokens, " if len(source.members) > 1 else ""
-        yield (f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,} tokens, "
-               f"vocab_size {dataset.vocab_size:,}; {share}{after[dataset.name][1] - before[dataset.name][1]:.2f} epochs")
-
-
 # ---- the run
 
 
@@ -332,10 +322,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     compiled_model, train_model = wrap(model, args, device, num_ranks)
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
-    for line in describe(source, iter_num, args):
+    for line in (*plan.data_lines(source, args, iter_num), plan.model_line(args, model)):
         say(line)
-    say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
-        f"{args.n_embd} wide")
     if args.eval_only:
         losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
                                num_ranks)
@@ -343,6 +331,10 @@ def train(args, argv, device, rank, num_ranks, stack):
         return
     if iter_num >= args.max_iters:
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
+    if args.plan:
+        if rank == 0:
+            plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir)
+        return
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)

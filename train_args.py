@@ -174,6 +174,7 @@ def _parser(problems):
     flag("--wandb", _boolean, False, "for Weights & Biases; WANDB_PROJECT names it")
 
     group = parser.add_argument_group("run")
+    flag("--plan", _boolean, False, "say what the run will do and take, and end")
     flag("--out_dir", str, None, "the run's folder (default out/<dataset>, then -2, -3, ...)")
     flag("--init_from", _choice("scratch", "resume"), "scratch", "scratch, or resume: out_dir, else the newest run")
     flag("--overwrite", _boolean, False, "let a new run replace the one in out_dir")
