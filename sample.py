@@ -28,7 +28,7 @@ LINE = 79  # characters
 
 def parse_args(argv=None):
     parser = Parser(prog="python sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
     parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
     parser.add_argument("--dataset", help="which one's tokens to sample, of a run with --multidataset_wte (default: the first)")

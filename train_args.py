@@ -92,7 +92,7 @@ def _with_files(argv):
 
 def _parser(problems):
     parser = Parser(
-        prog="python train.py", usage="python train.py [@file.args ...] [--flag=value ...]", allow_abbrev=False,
+        prog="python train.py", usage="python train.py [@file.args ...] [--flag=value ...]",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
         description="  python train.py                                     plays, by characters\n"
                     "  python train.py --dataset=mydata --max_iters=5000   your own text\n"
@@ -104,7 +104,7 @@ def _parser(problems):
     def flag(name, kind, default, help, many=False):
         def parse(text):
             try:
-                return [kind(word) for word in text.split()] if many else kind(text)
+                return [kind(word) for word in text.replace(",", " ").split()] if many else kind(text)
             except argparse.ArgumentTypeError as error:
                 problems.append(f"{name} {text}: {error}")
         # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
@@ -190,13 +190,9 @@ def _parse(argv, problems):
     parser = _parser(problems)
     args, unknown = parser.parse_known_args(argv)
     _flatten(args)
-    flags = [option for action in parser._actions for option in action.option_strings]
     for word in unknown:
-        name = word.split("=")[0]
-        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
-        if not word.startswith("-"):
-            near = [f"--{name}"] if f"--{name}" in flags else [f"--dataset={word}"] if (DATA / word).is_dir() else []
-        problems.append(f"{word} is no flag of train.py" + (f" (did you mean {near[0]}?)" if near else ""))
+        is_dataset = not word.startswith("-") and (DATA / word).is_dir()
+        problems.append(f"{word} is no flag of train.py (did you mean --dataset={word}?)" if is_dataset else parser.no_flag(word))
     only_given = _parser([])
     for action in only_given._actions:
         action.default = argparse.SUPPRESS
@@ -259,14 +255,17 @@ def fill_in(args):
 
 def check_args(args, given, problems):
     """Append to problems what is wrong between flags that are each fine alone; a flag that is not fine is None."""
-    even = "even " if args.arch == "modern" else ""  # rotary positions turn channels in pairs
-    if args.n_embd and args.n_head and (args.n_embd % args.n_head or even and args.n_embd // args.n_head % 2):
-        problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head}")
+    even, unit = ("even ", 2) if args.arch == "modern" else ("", 1)  # rotary positions turn channels in pairs
+    if args.n_embd and args.n_head and args.n_embd % (unit * args.n_head):
+        above = args.n_embd - args.n_embd % -(unit * args.n_head)
+        problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head} ({above} is)")
     if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} is no divisor of --n_head {args.n_head}")
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
-        problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times")
+        halves = [str(full >> k) for k in range(1, full.bit_length()) if full % (1 << k) == 0]
+        problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times "
+                        f"({', '.join(halves) + ' would do' if halves else 'nor any other: it is odd'})")
     if args.sample_every_eval and args.max_sample_tokens == 0:
         problems.append("--sample_every_eval needs --max_sample_tokens above 0")
     for name in ("tensorboard", "wandb"):

@@ -447,6 +447,8 @@ def open_dataset(name):
 
 def read_meta(folder):
     path = folder / "meta.pkl"
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; a dataset is a folder. Did you mean {folder.parent}?")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
@@ -486,7 +488,7 @@ def _stamp(folder):
     try:
         stat = (folder / "meta.pkl").stat()
         return stat.st_ino, stat.st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
 
 

@@ -136,7 +136,7 @@ def test_all_bad_values_are_in_one_message():
 def test_flags_that_contradict_each_other_are_named_together():
     assert refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true", "--muon_momentum=0.5",
                    "--optimizer=adamw") == "; ".join([
-        "--n_embd 100 is no even multiple of --n_head 3", "--n_kv_head 2 is no divisor of --n_head 3",
+        "--n_embd 100 is no even multiple of --n_head 3 (102 is)", "--n_kv_head 2 is no divisor of --n_head 3",
         "--bias goes with --arch gpt2 only", "--muon_momentum goes with --optimizer muon only"])
     assert refused("--overwrite", "--init_from=resume") == "--overwrite and --init_from resume contradict each other"
 
@@ -144,13 +144,13 @@ def test_flags_that_contradict_each_other_are_named_together():
 @pytest.mark.parametrize("first", [3, 24, 128])
 def test_windows_can_only_grow_by_doubling(first):
     assert refused("--block_size=64", f"--first_block_size={first}") == (
-        f"--block_size 64 is not --first_block_size {first} doubled some times")
+        f"--block_size 64 is not --first_block_size {first} doubled some times (32, 16, 8, 4, 2, 1 would do)")
 
 
 def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
-    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4"
+    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4 (16 is)"
     assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
-    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4"
+    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4 (16 is)"
 
 
 def test_a_contradiction_is_in_the_message_beside_a_bad_value():

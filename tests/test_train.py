@@ -730,11 +730,11 @@ def test_splits_of_exactly_one_window_train(tmp_path, method):
 def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, capsys):
     folder = arange_dataset(tmp_path / "short", 500, 16)
     line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}"])
-    assert line == ("error: short/val.bin has 16 tokens; block_size 16 needs 17. Lower --block_size, or give val more text "
+    assert line == ("error: short/val.bin has 16 tokens; block_size 16 needs 17. --block_size 15 would do; or give val more text "
                     "(-p or -v of prepare.py)")
     line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}", "--block_size=500"])
     assert line == (
-        "error: short/train.bin has 500 tokens; block_size 500 needs 501. Lower --block_size, or give it more text")
+        "error: short/train.bin has 500 tokens; block_size 500 needs 501. --block_size 499 would do; or give it more text")
     assert not Path("out").exists()
 
 
