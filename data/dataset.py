@@ -476,7 +476,8 @@ def _no_such_dataset(folder):
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
         if meta["dtype"] not in ("uint16", "uint32"):
-            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32")
+            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32. Prepare the "
+                            f"dataset again")
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "

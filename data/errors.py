@@ -61,6 +61,8 @@ def one_line_errors():
         sys.exit(141)
     except (UserError, OSError) as error:
         message = str(error)
+        if isinstance(error, OSError) and error.strerror:  # without its number
+            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
         if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks fail alike, and one says so

@@ -116,7 +116,8 @@ def open_source(args):
     datasets = [open_dataset(name) for name in dataset_names(args)]
     for i, dataset in enumerate(datasets):
         if dataset.name in [other.name for other in datasets[:i]]:
-            raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ")
+            raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ. "
+                            f"Rename a folder")
     order = dict(block_size=args.block_size, batch_size=args.batch_size, sampling_method=args.sampling_method,
                  seed=args.seed)
     if args.training_mode == "single":

@@ -351,7 +351,7 @@ def test_best_and_last_checkpoint_are_what_their_names_say(fox, monkeypatch):
 
 def test_a_checkpoint_holds_plain_values_and_no_temporary_file_stays(fox):
     run(f"--dataset={fox}", "--max_iters=4", "--eval_interval=2", "--out_dir=x")
-    assert sorted(os.listdir("x")) == [".train.py.lock", "best.pt", "ckpt.pt", "log.csv"]
+    assert sorted(os.listdir("x")) == [".train.py.lock", "args.json", "best.pt", "ckpt.pt", "log.csv"]
     for name in ("best.pt", "ckpt.pt"):
         assert {"model", "optimizer", "scaler", "iter_num", "best_val_loss", "args", "metas", "data"} <= set(
             torch.load(f"x/{name}", weights_only=True))
