@@ -59,8 +59,8 @@ def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_r
 
     step, evaluation, state = measure(args, source, model, optimizer, autocast, device, iter_num, num_ranks)
     evaluations = args.max_iters // args.eval_interval - iter_num // args.eval_interval + (args.max_iters % args.eval_interval > 0)
-    print(f"time   {hms(iters * step + evaluations * evaluation)}: {step:.3g} s an iteration, {evaluations:,} evaluations of "
-          f"{evaluation:.2g} s" + (", compiling left out" if args.compile == "true" else ""))
+    print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} an iteration, {span(evaluation)} an evaluation "
+          f"({evaluations:,} of them)" + (", compiling left out" if args.compile == "true" else ""))
     print(f"memory {short(state)}B of weights, gradients and optimizer; {peak_memory(device)}")
     out_dir = out_dir or new_out_dir(args, make=False)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -141,6 +141,10 @@ def peak_memory(device):
     return f"{short(peak)}B at most, Python and all"
 
 
+def span(seconds):
+    return f"{seconds:.2g} s" if seconds < 60 else hms(seconds)
+
+
 # ---- the first batch
 
 
@@ -180,7 +184,7 @@ def warnings(args, source, iter_num):
         windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
         if windows < args.eval_iters * args.batch_size / 2:
             yield (f"val of {name} has {windows:,} windows; an evaluation asks for {args.eval_iters * args.batch_size:,}, so it "
-                   f"takes all of val, {dataset.num_tokens['val']:,} tokens, and the val loss is as rough as that is little")
+                   f"reads all of val each time. Lower --eval_iters to {-(-windows // args.batch_size)}, or give val more text")
         counts, lengths = look_at(dataset)
         looked = "" if counts.sum() == dataset.num_tokens["train"] else f" of {counts.sum():,} looked at"
         unseen = int((counts == 0).sum())

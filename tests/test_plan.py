@@ -137,7 +137,7 @@ def test_nothing_is_said_where_nothing_looks_wrong(data, capsys):
 @pytest.mark.parametrize("flags, words", [
     (["--max_iters=1000"], "text is gone through 5.3 times. Beyond about 4 times, text seen again teaches little: lower --max_iters to "
                            "75"),
-    (["--eval_iters=100"], "val of text has 84 windows; an evaluation asks for 400, so it takes all of val, 1,350 tokens"),
+    (["--eval_iters=100"], "val of text has 84 windows; an evaluation asks for 400, so it reads all of val each time. Lower --eval_iters to 21"),
     (["--learning_rate=3"], "--learning_rate 3 is out of the usual range of adamw beside muon, 0.0003 to 0.1"),
     (["--muon_learning_rate=1e-4"], "--muon_learning_rate 0.0001 is out of the usual range of muon, 0.002 to 0.2"),
     (["--optimizer=adamw", "--learning_rate=0.02"], "--learning_rate 0.02 is out of the usual range of adamw alone, 3e-05 to 0.01")])
