@@ -319,21 +319,21 @@ def train(args, argv, device, rank, num_ranks, stack):
         iter_num, best_val_loss, seconds = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds"))
         del checkpoint
 
-    compiled_model, train_model = wrap(model, args, device, num_ranks)
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
     for line in (*plan.data_lines(source, args, iter_num), plan.model_line(args, model)):
         say(line)
-    if args.eval_only:
-        losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
-                               num_ranks)
-        report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
-        return
-    if iter_num >= args.max_iters:
+    if iter_num >= args.max_iters and (args.plan or not args.eval_only):
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
     if args.plan:
         if rank == 0:
             plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir)
+        return
+    compiled_model, train_model = wrap(model, args, device, num_ranks)
+    if args.eval_only:
+        losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
+                               num_ranks)
+        report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
         return
 
     # 2) its folder, its log, its batches
