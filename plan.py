@@ -25,17 +25,22 @@ LOOK_AT = 1 << 24  # tokens of a dataset that the warnings go by, in pieces from
 TIMED = 2.0  # seconds of steps, about
 
 
-def data_lines(source, args, iter_num):
-    """The datasets, a line each: tokens, windows an epoch, and what iterations iter_num to max_iters read of it."""
-    G = args.gradient_accumulation_steps
-    before, after = source.consumed(iter_num * G), source.consumed(args.max_iters * G)
-    read = {name: after[name][0] - before[name][0] for name in source.names}
+def what_is_read(source, args, iter_num):
+    """{dataset: (tokens, epochs)} that iterations iter_num to max_iters read."""
+    before, after = (source.consumed(n * args.gradient_accumulation_steps) for n in (iter_num, args.max_iters))
+    return {name: tuple(b - a for a, b in zip(before[name], after[name])) for name in source.names}
+
+
+def data_lines(source, args, iter_num, read):
+    """The datasets, a line each: tokens, windows an epoch, and what_is_read()."""
+    total = max(1, sum(tokens for tokens, _ in read.values()))
     yield f"{'dataset':20} {'train tokens':>15} {'windows':>11} {'this run reads':>15}  epochs  share"
     for dataset in source.datasets:
-        name, tokens = dataset.name, dataset.num_tokens["train"]
-        windows = windows_per_epoch(args.sampling_method, tokens, args.block_size)
-        yield (f"{name:20}{'' if len(name) <= 20 else f'{chr(10):21}'} {tokens:15,} {windows:11,} {read[name]:15,} {after[name][1] - before[name][1]:7.2f} "
-               f"{read[name] / max(1, sum(read.values())):6.1%}")
+        name, num_tokens, (tokens, epochs) = dataset.name, dataset.num_tokens["train"], read[dataset.name]
+        windows = windows_per_epoch(args.sampling_method, num_tokens, args.block_size)
+        yield (f"{name:20}{'' if len(name) <= 20 else f'{chr(10):21}'} {num_tokens:15,} {windows:11,} {tokens:15,} {epochs:7.2f} "
+               f"{tokens / total:6.1%}")
+    G = args.gradient_accumulation_steps
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = source.shares_at(np.array([iter_num * G, args.max_iters * G]))
         moves = ", ".join(f"{name} {a:.0%} to {b:.0%}" for name, a, b in zip(source.names, start, end))
@@ -47,7 +52,7 @@ def model_line(args, model):
             f"wide, vocab {model.config.vocab_size:,}")
 
 
-def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir):
+def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read):
     """Print the rest: data_lines() and model_line() begin every run. out_dir: of the run to resume, or None. The model and the optimizer are used up by timing."""
     iters = args.max_iters - iter_num
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
@@ -69,7 +74,7 @@ def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_r
     print("\nThe first batch, a row of each dataset: tokens, and below each its target")
     for line in first_batch(args, source, iter_num):
         print(line)
-    for warning in warnings(args, source, iter_num):
+    for warning in warnings(args, source, iter_num, read):
         print(textwrap.fill(f"note: {warning}", 79, subsequent_indent="      ", break_on_hyphens=False))
 
 
@@ -171,13 +176,10 @@ def first_batch(args, source, iter_num):
 # ---- what looks wrong
 
 
-def warnings(args, source, iter_num):
+def warnings(args, source, iter_num, read):
     """Sentences on what is unusual."""
-    G = args.gradient_accumulation_steps
-    before, after = source.consumed(iter_num * G), source.consumed(args.max_iters * G)
     for dataset in source.datasets:
-        name, where = dataset.name, f"{dataset.folder}/train.bin"
-        epochs = after[name][1] - before[name][1]
+        name, (_, epochs) = dataset.name, read[dataset.name]
         if epochs > EPOCHS:
             yield (f"{name} is gone through {epochs:.1f} times. Beyond about {EPOCHS} times, text seen again teaches little: "
                    f"lower --max_iters to {int(iter_num + (args.max_iters - iter_num) * EPOCHS / epochs):,}, add text, or --dropout")
@@ -190,7 +192,7 @@ def warnings(args, source, iter_num):
         unseen = int((counts == 0).sum())
         if unseen > dataset.vocab_size / 10:
             yield (f"{unseen:,} of the {dataset.vocab_size:,} rows of {name}'s vocabulary occur in none of the tokens{looked} of "
-                   f"{where}: they are not learned, and cost memory and time. A smaller vocabulary would do")
+                   f"{dataset.path('train')}: they are not learned, and cost memory and time. A smaller vocabulary would do")
         if len(lengths) and args.block_size > (median := np.median(lengths)):
             yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have {median:,.0f} tokens or "
                    f"fewer): a window holds parts of several, and a shorter one would lose little")

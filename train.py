@@ -321,13 +321,14 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
-    for line in (*plan.data_lines(source, args, iter_num), plan.model_line(args, model)):
+    read = plan.what_is_read(source, args, iter_num)
+    for line in (*plan.data_lines(source, args, iter_num, read), plan.model_line(args, model)):
         say(line)
     if iter_num >= args.max_iters and (args.plan or not args.eval_only):
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
     if args.plan:
         if rank == 0:
-            plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir)
+            plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read)
         return
     compiled_model, train_model = wrap(model, args, device, num_ranks)
     if args.eval_only:
