@@ -38,8 +38,8 @@ def data_lines(source, args, iter_num, read):
     for dataset in source.datasets:
         name, num_tokens, (tokens, epochs) = dataset.name, dataset.num_tokens["train"], read[dataset.name]
         windows = windows_per_epoch(args.sampling_method, num_tokens, args.block_size)
-        yield (f"{name:20}{'' if len(name) <= 20 else f'{chr(10):21}'} {num_tokens:15,} {windows:11,} {tokens:15,} {epochs:7.2f} "
-               f"{tokens / total:6.1%}")
+        name = f"{name:20}" if len(name) <= 20 else f"{name}\n{'':20}"
+        yield f"{name} {num_tokens:15,} {windows:11,} {tokens:15,} {epochs:7.2f} {tokens / total:6.1%}"
     G = args.gradient_accumulation_steps
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = source.shares_at(np.array([iter_num * G, args.max_iters * G]))
@@ -48,12 +48,13 @@ def data_lines(source, args, iter_num, read):
 
 
 def model_line(args, model):
-    return (f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, {args.n_embd} "
-            f"wide, vocab {model.config.vocab_size:,}")
+    return (f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
+            f"{args.n_embd} wide, vocab {model.config.vocab_size:,}")
 
 
 def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read):
-    """Print the rest: data_lines() and model_line() begin every run. out_dir: of the run to resume, or None. The model and the optimizer are used up by timing."""
+    """Print what follows data_lines() and model_line(). out_dir: of the run to resume, or None. The model and the
+    optimizer are used up by timing."""
     iters = args.max_iters - iter_num
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     rates = f"muon {args.muon_learning_rate:g}, adamw {args.learning_rate:g}" if args.optimizer == "muon" else (
@@ -62,14 +63,15 @@ def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_r
           f"{iters * tokens_per_iter:,} tokens,\n       {short(flops_per_token(model) * iters * tokens_per_iter)} FLOPs "
           f"in {args.dtype} on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type}; learning rate: {rates}")
 
-    step, evaluation, state = measure(args, source, model, optimizer, autocast, device, iter_num, num_ranks)
-    evaluations = args.max_iters // args.eval_interval - iter_num // args.eval_interval + (args.max_iters % args.eval_interval > 0)
-    print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} an iteration, {span(evaluation)} an evaluation "
-          f"({evaluations:,} of them)" + (", compiling left out" if args.compile == "true" else ""))
-    print(f"memory {short(state)}B of weights, gradients and optimizer; {peak_memory(device)}")
+    step, evaluation, state, rows = measure(args, source, model, optimizer, autocast, device, iter_num, num_ranks)
+    evaluations = -(-args.max_iters // args.eval_interval) - iter_num // args.eval_interval
+    print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} an iteration, {span(evaluation)} an "
+          f"evaluation ({evaluations:,} of them)" + (", compiling left out" if args.compile == "true" else ""))
+    print(f"memory {short(state)}B of weights, gradients and optimizer,\n       with {rows} at once {peak_memory(device)}")
     out_dir = out_dir or new_out_dir(args, make=False)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(f"writes ckpt.pt and best.pt ({short(state - weights)}B each), args.json, log.csv and loss.png,\n       into {out_dir}/")
+    print(f"writes ckpt.pt and best.pt ({short(state - weights)}B each), args.json, log.csv and loss.png,\n"
+          f"       into {out_dir}/")
 
     print("\nThe first batch, a row of each dataset: tokens, and below each its target")
     for line in first_batch(args, source, iter_num):
@@ -82,7 +84,8 @@ def print_plan(args, source, model, optimizer, autocast, device, iter_num, num_r
 
 
 def measure(args, source, model, optimizer, autocast, device, iter_num, num_ranks):
-    """(seconds an iteration, seconds an evaluation, bytes of weights, gradients and optimizer), from a few steps.
+    """From a few steps: seconds an iteration, seconds an evaluation, bytes of weights, gradients and optimizer, and with
+    how many rows in one go that was measured, in words.
 
     A few rows of a micro-batch are timed first, then more, until it is all of them or half a second: the rest is then
     in proportion. Shorter windows, of --first_block_size, are timed each by themselves.
@@ -96,7 +99,7 @@ def measure(args, source, model, optimizer, autocast, device, iter_num, num_rank
 
     def forward(rows, length):
         with autocast:
-            return model(x[:rows].reshape(-1, length, *x.shape[2:]), y[:rows].reshape(-1, length, *y.shape[2:]))[1].sum()
+            return model(*(part[:rows].reshape(-1, length, *part.shape[2:]) for part in (x, y)))[1].sum()
 
     def seconds(work):
         t0 = time.perf_counter()
@@ -130,20 +133,21 @@ def measure(args, source, model, optimizer, autocast, device, iter_num, num_rank
         row = np.median([seconds(lambda: forward(rows, max(lengths))) for _ in range(3)]) / rows
     evaluated = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, args.eval_iters * args.batch_size)[0])
                     for member in source.members for split in (("train", "val") if args.eval_train else ("val",)))
-    return batches.micro_steps * micro_step + np.median(updates), row * evaluated / num_ranks, state
+    return (batches.micro_steps * micro_step + np.median(updates), row * evaluated / num_ranks, state,
+            f"{rows} of {len(x)} rows" if rows < len(x) else f"{rows} rows")
 
 
 def peak_memory(device):
     """Words on the most memory that the process has held so far."""
     if device.type == "cuda":
-        return f"{short(torch.cuda.max_memory_allocated(device))}B at most with batches"
+        return f"{short(torch.cuda.max_memory_allocated(device))}B at most"
     try:
         import resource
         import sys
     except ImportError:  # Windows
-        return "more for batches"
+        return "more"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f"{short(peak)}B at most, Python and all"
+    return f"{short(peak)}B, Python and all"
 
 
 def span(seconds):
@@ -181,21 +185,24 @@ def warnings(args, source, iter_num, read):
     for dataset in source.datasets:
         name, (_, epochs) = dataset.name, read[dataset.name]
         if epochs > EPOCHS:
+            fewer = int(iter_num + (args.max_iters - iter_num) * EPOCHS / epochs)
             yield (f"{name} is gone through {epochs:.1f} times. Beyond about {EPOCHS} times, text seen again teaches little: "
-                   f"lower --max_iters to {int(iter_num + (args.max_iters - iter_num) * EPOCHS / epochs):,}, add text, or --dropout")
+                   f"lower --max_iters to {fewer}, add text, or --dropout")
         windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
         if windows < args.eval_iters * args.batch_size / 2:
-            yield (f"val of {name} has {windows:,} windows; an evaluation asks for {args.eval_iters * args.batch_size:,}, so it "
-                   f"reads all of val each time. Lower --eval_iters to {-(-windows // args.batch_size)}, or give val more text")
+            yield (f"val of {name} has {windows:,} windows; an evaluation asks for {args.eval_iters * args.batch_size:,}, "
+                   f"so it reads all of val each time. Lower --eval_iters to {-(-windows // args.batch_size)}, or give val "
+                   f"more text")
         counts, lengths = look_at(dataset)
         looked = "" if counts.sum() == dataset.num_tokens["train"] else f" of {counts.sum():,} looked at"
         unseen = int((counts == 0).sum())
         if unseen > dataset.vocab_size / 10:
-            yield (f"{unseen:,} of the {dataset.vocab_size:,} rows of {name}'s vocabulary occur in none of the tokens{looked} of "
-                   f"{dataset.path('train')}: they are not learned, and cost memory and time. A smaller vocabulary would do")
+            yield (f"{unseen:,} of the {dataset.vocab_size:,} rows of {name}'s vocabulary occur in none of the "
+                   f"tokens{looked} of {dataset.path('train')}: they are not learned, and cost memory and time. A smaller "
+                   f"vocabulary would do")
         if len(lengths) and args.block_size > (median := np.median(lengths)):
-            yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have {median:,.0f} tokens or "
-                   f"fewer): a window holds parts of several, and a shorter one would lose little")
+            yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have {median:,.0f} tokens "
+                   f"or fewer): a window holds parts of several, and a shorter one would lose little")
     beside = "adamw beside muon" if args.optimizer == "muon" else "adamw alone"
     for flag, kind in (("learning_rate", beside), ("muon_learning_rate", "muon")):
         rate, (low, high) = getattr(args, flag), USUAL_RATES[kind]

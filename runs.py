@@ -29,7 +29,7 @@ COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per
 
 
 def new_out_dir(args, make=True):
-    """Make the run's folder (or only say which): --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
+    """Make (or only name) the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
     if args.out_dir:
         out_dir = Path(args.out_dir)
         if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
