@@ -145,11 +145,12 @@ def describe_run(out_dir, args, argv, iter_num):
 class RunLog:
     """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
 
-    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several.
+    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several. trackers: see
+    open_trackers().
     """
 
-    def __init__(self, out_dir, iter_num, enabled, names=()):
-        self.enabled, self.tty, self.trackers = enabled, sys.stdout.isatty(), ()
+    def __init__(self, out_dir, iter_num, enabled, names=(), trackers=()):
+        self.enabled, self.tty, self.trackers = enabled, sys.stdout.isatty(), trackers
         if not enabled:
             return
         columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
@@ -221,7 +222,7 @@ def open_trackers(args, out_dir, iter_num, stack):
             run = stack.enter_context(wandb.init(id=id_file.read_text(), resume="allow", name=out_dir.name, dir=out_dir,
                                                  config=vars(args)))
         except wandb.Error as error:
-            raise UserError(f"--wandb: {' '.join(str(error).split())}. Run: wandb login; or set WANDB_MODE=offline") from None
+            raise UserError(f"--wandb: {' '.join(str(error).split()).rstrip('.')}. Run: wandb login; or set WANDB_MODE=offline") from None
         trackers.append(lambda scalars, iter_num: run.log(scalars, step=iter_num))
     return trackers
 

@@ -4,6 +4,7 @@ Train a GPT on a prepared dataset folder, data/<name>/.
     python train.py                                          # the default: plays, character by character, on a laptop
     python train.py --dataset=mydata --n_layer=6 --n_embd=384 --block_size=256 --dropout=0.2
     torchrun --standalone --nproc_per_node=8 train.py --dataset=openwebtext ...    # the GPUs of one machine
+    python train.py ... --plan                               # what that would do and take; nothing is written
 
 Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from), args.json, log.csv
 and, where matplotlib is installed, loss.png.
@@ -339,10 +340,11 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
-    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
+    trackers = ()
     if rank == 0:
         describe_run(out_dir, args, argv, iter_num)
-        log.trackers = open_trackers(args, out_dir, iter_num, stack)
+        trackers = open_trackers(args, out_dir, iter_num, stack)
+    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
         f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
