@@ -130,7 +130,7 @@ def measure(args, source, model, optimizer, autocast, device, iter_num, num_rank
     state += sum(t.numel() * t.element_size() for kept in optimizer.state.values() for t in kept.values())
     model.eval()
     with torch.no_grad():
-        row = np.median([seconds(lambda: forward(rows, max(lengths))) for _ in range(3)]) / rows
+        row = np.median([seconds(lambda: forward(rows, max(lengths))) for _ in range(5)]) / rows
     evaluated = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, args.eval_iters * args.batch_size)[0])
                     for member in source.members for split in (("train", "val") if args.eval_train else ("val",)))
     return (batches.micro_steps * micro_step + np.median(updates), row * evaluated / num_ranks, state,
