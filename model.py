@@ -15,7 +15,6 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-ARCHITECTURES = ("modern", "gpt2")
 CHUNK_LOGITS = 1 << 25  # logits held at once in training; 134 MB in float32
 ROPE_THETA = 10_000.0  # the longest wavelength of the rotary positions, in 2 pi tokens
 
@@ -37,7 +36,7 @@ class GPTConfig:
     def __post_init__(self):
         if self.n_hidden is None:  # SwiGLU has three matrices where GELU has two, so each is 2/3 as wide
             self.n_hidden = 4 * self.n_embd if self.arch == "gpt2" else -(-self.n_embd * 8 // 3 // 64) * 64
-        assert self.arch in ARCHITECTURES and self.n_embd % self.n_head == 0 and self.n_head % self.n_kv_head == 0
+        assert self.arch in ("modern", "gpt2") and self.n_embd % self.n_head == 0 and self.n_head % self.n_kv_head == 0
 
 
 class KVCache:

@@ -6,8 +6,6 @@ import math
 
 import torch
 
-SCHEDULES = ("cosine", "linear", "constant")
-
 # Polar Express (Amsel et al., 2025, arXiv:2505.16932): for each step the odd polynomial that brings all singular
 # values nearest to 1; with the paper's safety factor of 1.01
 POLAR_EXPRESS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in (
@@ -96,7 +94,7 @@ class Optimizer:
 def configure_optimizer(model, args):
     """The groups of a GPT. With muon, the matrices of the blocks go by Muon and the rest by AdamW; matrices and, with
     adamw alone, embeddings decay, vectors never do."""
-    adamw = {"rule": "adamw", "lr": args.learning_rate, "betas": (args.beta1, args.beta2), "eps": 1e-8}
+    adamw = {"rule": "adamw", "lr": args.learning_rate, "betas": (0.9, args.beta2), "eps": 1e-8}
     blocks = list(model.transformer.h.parameters())
     matrices = [p for p in blocks if p.dim() == 2]
     in_blocks = set(matrices)

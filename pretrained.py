@@ -12,12 +12,8 @@ from data.download import DownloadError, RemoteFile, download_all, get_json, hub
 from data.errors import UserError, optional
 from data.tokenizer import hash_of_table
 from model import GPT, GPTConfig
+from train_args import GPT2, GPT2_BLOCK_SIZE
 
-GPT2 = {name: dict(arch="gpt2", n_layer=n_layer, n_head=n_head, n_kv_head=n_head, n_embd=n_embd, n_hidden=4 * n_embd,
-                   bias=True)
-        for name, n_layer, n_head, n_embd in (("gpt2", 12, 12, 768), ("gpt2-medium", 24, 16, 1024),
-                                              ("gpt2-large", 36, 20, 1280), ("gpt2-xl", 48, 25, 1600))}
-GPT2_BLOCK_SIZE = 1024
 GPT2_TOKENS = "f1573bd1679edbb0d65b9edd171f5d26199d5d84cb6f4ee1819e1f77ccaab9ec"  # table_hash() of tiktoken's gpt2
 
 

@@ -1,14 +1,22 @@
-"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt), log.csv."""
+"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt),
+args.json and log.csv."""
 import csv
+import difflib
 import io
+import json
 import math
 import os
+import platform
+import secrets
 import shlex
 import shutil
+import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.errors import UserError
@@ -20,8 +28,8 @@ CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte"
 COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte")
 
 
-def new_out_dir(args):
-    """Make the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
+def new_out_dir(args, make=True):
+    """Make (or only name) the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
     if args.out_dir:
         out_dir = Path(args.out_dir)
         if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
@@ -29,13 +37,17 @@ def new_out_dir(args):
                             f"--overwrite; or leave --out_dir out")
         if out_dir.exists() and not out_dir.is_dir():
             raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
-        out_dir.mkdir(parents=True, exist_ok=True)
+        if make:
+            out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
     name, n = "+".join(Path(os.path.abspath(name)).name for name in dataset_names(args))[:100], 1
     while True:
         out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
         try:
-            out_dir.mkdir(parents=True)
+            if make:
+                out_dir.mkdir(parents=True)
+            elif out_dir.exists():
+                raise FileExistsError
             return out_dir
         except FileExistsError:
             n += 1
@@ -74,15 +86,19 @@ def save_checkpoint(out_dir, state, is_best):
 
 def load_checkpoint(path):
     """The dict that save_checkpoint wrote. Nothing but tensors and plain values is read, and no code is run."""
+    runs = [str(found.parent) for found in Path("out").glob("*/ckpt.pt") if found.parent != path.parent]
+    near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
     if not path.exists():
-        raise FileNotFoundError(f"{path} not found. Train first: python train.py, or name the run: --out_dir=...")
+        do = f"Did you mean --out_dir={near[0]}?" if near else "Train first: python train.py, or name the run: --out_dir=..."
+        raise FileNotFoundError(f"{path} not found. {do}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch has to say of a stranger's file
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise almost anything
         raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
-                        f"values; nothing of that was run ({type(error).__name__})") from None
+                        f"values; nothing of that was run ({type(error).__name__}). "
+                        f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew") from None
     held = checkpoint if isinstance(checkpoint, dict) else {}
     if lacking := [key for key in ("model", "model_args", "args", "metas", "iter_num") if key not in held]:
         raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
@@ -105,14 +121,36 @@ def pick_device(name, local_rank=0):
     return device
 
 
+def describe_run(out_dir, args, argv, iter_num):
+    """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
+    path, starts = out_dir / "args.json", []
+    if iter_num and path.exists():
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged. Move it away and run the same command again") from None
+    git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git here
+        commit = None
+    starts.append({"iter": iter_num, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                   "command": f"{launcher()} train.py {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip(),
+                   "commit": commit, "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                                                  "numpy": np.__version__}})
+    with replacing(path) as file:
+        file.write(json.dumps({"args": vars(args), "starts": starts}, indent=1).encode("utf-8") + b"\n")
+
+
 class RunLog:
     """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
 
-    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several.
+    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several. trackers: see
+    open_trackers().
     """
 
-    def __init__(self, out_dir, iter_num, enabled, names=()):
-        self.enabled, self.tty = enabled, sys.stdout.isatty()
+    def __init__(self, out_dir, iter_num, enabled, names=(), trackers=()):
+        self.enabled, self.tty, self.trackers = enabled, sys.stdout.isatty(), trackers
         if not enabled:
             return
         columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
@@ -130,11 +168,13 @@ class RunLog:
         self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")  # "/<name>" of a single dataset
 
     def row(self, **values):
-        """A line of log.csv; NaN is left empty."""
+        """A line of log.csv, where NaN is left empty, and what the trackers show."""
         if self.enabled:
             self.writer.writerow({k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v
                                   for k, v in values.items()})
             self.file.flush()
+            for track in self.trackers:
+                track(scalars_of({k: values.get(k) for k in self.writer.fieldnames}), values["iter"])
 
     def progress(self, iter_num, max_iters, loss, best, tokens_per_s, data_wait, seconds_left):
         """The progress line, rewritten in place on a terminal: 79 columns at most, up to 999,999 iterations and 999
@@ -149,11 +189,53 @@ class RunLog:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
 
 
-def resume_command(out_dir):
-    """What the user types to go on, with as many ranks as now."""
+def scalars_of(row):
+    """A row of log.csv under the usual names: loss/train, loss/val, loss/val/<dataset>, loss/batch, lr, tokens_per_s, ..."""
+    named = {}
+    for name, value in row.items():
+        kind, slash, dataset = name.partition("/")
+        name = f"loss/{kind[:-5]}{slash}{dataset}" if kind.endswith("_loss") else {"learning_rate": "lr"}.get(name, name)
+        if value is not None and not math.isnan(value) and name != "iter":
+            named[name] = value
+    return named
+
+
+def open_trackers(args, out_dir, iter_num, stack):
+    """For --tensorboard and --wandb: functions of (scalars, iteration), closed with the stack. A resumed run goes on with
+    its curves; what was shown of iterations that it does again is taken back (TensorBoard), or stays, being the same (W&B)."""
+    trackers = []
+    if args.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+        writer = stack.enter_context(SummaryWriter(out_dir, purge_step=iter_num + 1))
+
+        def to_tensorboard(scalars, iter_num):
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, iter_num)
+            writer.flush()
+        trackers.append(to_tensorboard)
+    if args.wandb:
+        import wandb
+        id_file = out_dir / "wandb_id"
+        if not iter_num or not id_file.exists():
+            id_file.write_text(secrets.token_hex(8))
+        try:
+            run = stack.enter_context(wandb.init(id=id_file.read_text(), resume="allow", name=out_dir.name, dir=out_dir,
+                                                 config=vars(args)))
+        except wandb.Error as error:
+            raise UserError(f"--wandb: {' '.join(str(error).split()).rstrip('.')}. Run: wandb login; or set WANDB_MODE=offline") from None
+        trackers.append(lambda scalars, iter_num: run.log(scalars, step=iter_num))
+    return trackers
+
+
+def launcher():
+    """What starts as many ranks as there are now."""
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    launcher = "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
-    return f"{launcher} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    return "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
+
+
+def resume_command(out_dir):
+    """What the user types to go on."""
+    return f"{launcher()} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
 PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense, by its maker's data sheet
@@ -162,18 +244,20 @@ PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense,
 }
 
 
-def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
-    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known.
+def flops_per_token(model):
+    """Of a training step: 6 a parameter, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311,
+    appendix B)."""
+    config, embedding = model.config, model.transformer.wte.weight
+    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else config.vocab_size * config.n_embd)
+    return 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
 
-    6 a parameter and token, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311, appendix B).
-    """
+
+def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
+    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known."""
     words = torch.cuda.get_device_name(device).replace("-", " ").split() if device.type == "cuda" else []
     peak = None if "Laptop" in words else next(
         (flops for name, flops in PEAK_FLOPS.items() if all(word in words for word in name.split())), None)
-    config, embedding = model.config, model.transformer.wte.weight
-    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else model.config.vocab_size * config.n_embd)
-    flops_per_token = 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
-    return flops_per_token * tokens_per_s / (peak * num_ranks) if peak else None
+    return flops_per_token(model) * tokens_per_s / (peak * num_ranks) if peak else None
 
 
 def hms(seconds):
@@ -184,11 +268,11 @@ def hms(seconds):
 
 
 def short(n):
-    """A rate in three digits: 950, 12.3k, 4.56M."""
-    for unit in ("", "k", "M"):
+    """A number in three digits: 950, 12.3k, 4.56M."""
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
         if n < 999.5:
             break
         n /= 1000
     else:
-        unit = "G"
+        unit = "Z"
     return f"{n:.3g}{unit}"

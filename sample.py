@@ -22,16 +22,16 @@ from data.files import read_text
 from data.streams import STREAMS, StreamMap
 from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
 from model import GPT, GPTConfig, draw
-from pretrained import GPT2, published_gpt2
+from pretrained import published_gpt2
 from runs import load_checkpoint, newest_run, pick_device
-from train_args import count, likelihood, not_negative, seed, whole
+from train_args import GPT2, count, likelihood, not_negative, seed, whole
 
 LINE = 79  # characters
 
 
 def parse_args(argv=None):
     parser = Parser(prog="python sample.py", usage="python sample.py [--flag=value ...]", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init_from", choices=["resume", *GPT2], default="resume", help="resume: a run of train.py; else "
                         "the published weights of that name (default resume)")
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")

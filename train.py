@@ -5,8 +5,10 @@ Train a GPT on a prepared dataset folder, data/<name>/.
     python train.py --dataset=mydata --n_layer=6 --n_embd=384 --block_size=256 --dropout=0.2
     python train.py --dataset=shakespeare --init_from=gpt2   # go on from published weights
     torchrun --standalone --nproc_per_node=8 train.py --dataset=openwebtext ...    # the GPUs of one machine
+    python train.py ... --plan                               # what that would do and take; nothing is written
 
-Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from) and log.csv.
+Writes out_dir/ckpt.pt (the last state, to resume from), best.pt (lowest val loss, to sample from), args.json, log.csv
+and, where matplotlib is installed, loss.png.
 Every flag: python train.py --help
 """
 import contextlib
@@ -20,21 +22,28 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from data.errors import UserError, one_line_errors
+from train_args import GPT2, parse_args
+
+if __name__ == "__main__":
+    with one_line_errors():
+        parse_args()  # --help and mistakes need not wait the second that torch takes to be imported
+
 import torch
 
+import plan
+import plot_runs
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
-from data.errors import UserError, one_line_errors
 from data.files import lock
 from data.sampler import seed_of
 from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
-from pretrained import GPT2, load_gpt2, refuse_other_tokens
-from runs import (RunLog, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, pick_device, resume_command,
-                  save_checkpoint)
+from pretrained import load_gpt2, refuse_other_tokens
+from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
+                  pick_device, resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
-from train_args import parse_args
 
 
 # ---- where it runs: a rank is a process of torchrun, with a GPU of its own where there are GPUs
@@ -153,8 +162,9 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
     if error:
         raise error
     if rank == 0:
-        for name in ("ckpt.pt", "best.pt") if is_new else ():  # of the run that --overwrite gives up
-            (out_dir / name).unlink(missing_ok=True)
+        for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
+            for path in out_dir.glob(name):  # of the run that --overwrite gives up
+                path.unlink()
     args.out_dir = str(out_dir)
     return out_dir
 
@@ -272,17 +282,6 @@ def print_sample(model, metas, training_mode, max_new_tokens, device):
     model.train()
 
 
-def describe(source, iter_num, args):
-    """A line for each dataset: what it holds, and what the iterations from iter_num on take of it."""
-    blocks = [n * args.gradient_accumulation_steps for n in (iter_num, args.max_iters)]
-    before, after = (source.consumed(n) for n in blocks)
-    tokens = [after[name][0] - before[name][0] for name in source.names]
-    for dataset, of_it in zip(source.datasets, tokens):
-        share = f"{of_it / sum(tokens):.1%} of the tokens, " if len(source.members) > 1 else ""
-        yield (f"data   {dataset.name}: train {dataset.num_tokens['train']:,} tokens, val {dataset.num_tokens['val']:,} tokens, "
-               f"vocab_size {dataset.vocab_size:,}; {share}{after[dataset.name][1] - before[dataset.name][1]:.2f} epochs")
-
-
 # ---- the run
 
 
@@ -327,24 +326,31 @@ def train(args, argv, device, rank, num_ranks, stack):
         iter_num, best_val_loss, seconds = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds"))
         del checkpoint
 
-    compiled_model, train_model = wrap(model, args, device, num_ranks)
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
-    for line in describe(source, iter_num, args):
+    read = plan.what_is_read(source, args, iter_num)
+    for line in (*plan.data_lines(source, args, iter_num, read), plan.model_line(args, model)):
         say(line)
-    say(f"model  {args.arch}, {model.num_params():,} parameters: {args.n_layer} layers, {args.n_head} heads, "
-        f"{args.n_embd} wide")
+    if iter_num >= args.max_iters and (args.plan or not args.eval_only):
+        raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
+    if args.plan:
+        if rank == 0:
+            plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read)
+        return
+    compiled_model, train_model = wrap(model, args, device, num_ranks)
     if args.eval_only:
         losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
                                num_ranks)
         report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
         return
-    if iter_num >= args.max_iters:
-        raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
 
     # 2) its folder, its log, its batches
     out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
-    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else ())
+    trackers = ()
+    if rank == 0:
+        describe_run(out_dir, args, argv, iter_num)
+        trackers = open_trackers(args, out_dir, iter_num, stack)
+    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
         f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
@@ -410,6 +416,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         log.row(**row)
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
+            if args.sample_every_eval and rank == 0:
+                print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
@@ -420,8 +428,10 @@ def train(args, argv, device, rank, num_ranks, stack):
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
-    if rank == 0 and args.max_sample_tokens:
-        print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+    if rank == 0:
+        plot_runs.plot_or_say_why(out_dir)
+        if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
+            print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
 
 
 if __name__ == "__main__":

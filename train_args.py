@@ -4,19 +4,28 @@ import difflib
 import math
 import os
 import shlex
+import sys
+from pathlib import Path
 
-from data.dataset import DATA
-from data.errors import Parser, UserError
+from data.dataset import DATA, shown
+from data.errors import Parser, UserError, optional
 from data.sampler import SAMPLING_METHODS, TRANSITIONS
-from model import ARCHITECTURES
-from optim import SCHEDULES
-from pretrained import GPT2, GPT2_BLOCK_SIZE
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+# the published models, by name of --init_from: what they fix of GPTConfig
+GPT2 = {name: dict(arch="gpt2", n_layer=n_layer, n_head=n_head, n_kv_head=n_head, n_embd=n_embd, n_hidden=4 * n_embd,
+                   bias=True)
+        for name, n_layer, n_head, n_embd in (("gpt2", 12, 12, 768), ("gpt2-medium", 24, 16, 1024),
+                                              ("gpt2-large", 36, 20, 1280), ("gpt2-xl", 48, 25, 1600))}
+GPT2_BLOCK_SIZE = 1024
 
 # what a resumed run must leave as it was: the order of the data, and the shape of the model
 FROZEN = ("training_mode", "dataset", "dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final",
           "dataset_sampling_probs_transition_method", "dataset_sampling_probs_transition_iters", "dataset_sampling_alpha",
-          "multidataset_wte", "multicontext_datasets", "multicontext_loss_weights", "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size", "first_block_size", "seed", "arch",
-          "n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "bias", "optimizer")
+          "multidataset_wte", "multicontext_datasets", "multicontext_loss_weights", "sampling_method", "batch_size",
+          "gradient_accumulation_steps", "block_size", "first_block_size", "seed", "arch", "n_layer", "n_head", "n_kv_head",
+          "n_embd", "n_hidden", "bias", "optimizer")
 
 MODE_FLAGS = {  # the flags that belong to one --training_mode
     "single": ("dataset",),
@@ -73,29 +82,43 @@ def _dataset(text):
     return text
 
 
+def _with_files(argv):
+    """argv, each @FILE replaced by the flags in it; # begins a comment there."""
+    words = []
+    for word in argv:
+        try:
+            words += shlex.split(Path(word[1:]).read_text(encoding="utf-8"), comments=True) if word[:1] == "@" else [word]
+        except OSError:
+            there = sorted(str(shown(path)) for path in DATA.parent.glob("configs/*.args"))
+            near = difflib.get_close_matches(word[1:], there, n=1, cutoff=0.4) or there
+            raise UserError(f"{word} names a file of flags, and it cannot be read. Did you mean "
+                            f"{' or '.join(f'@{path}' for path in near)}?") from None
+        except ValueError as error:  # a quotation mark without its twin; bytes that are no UTF-8
+            raise UserError(f"{word[1:]} is no file of flags, as --max_iters=500 on a line: {error}") from None
+    return words
+
+
 def _parser(problems):
     parser = Parser(
-        prog="python train.py", usage="python train.py [@file.args ...] [--flag=value ...]", allow_abbrev=False,
-        fromfile_prefix_chars="@", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train a GPT on data/<dataset>/.\n\n"
-                    "  python train.py                                        the default: plays by characters, on a CPU\n"
-                    "  python train.py --dataset=mydata --max_iters=5000      your own\n"
-                    "  python train.py @configs/gpt2_124m.args --dataset=mydata   flags from a file, then others\n"
-                    "  python train.py --init_from=resume --out_dir=out/x     go on with a stopped run")
-    parser.convert_arg_line_to_args = lambda line: shlex.split(line, comments=True)
+        prog="python train.py", usage="python train.py [@file.args ...] [--flag=value ...]",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30),
+        description="  python train.py                                     plays, by characters\n"
+                    "  python train.py --dataset=mydata --max_iters=5000   your own text\n"
+                    "  python train.py --init_from=resume                  go on with the newest run\n\n"
+                    "Each flag is shown with its default. @configs/NAME.args reads flags from a file;\n"
+                    "those behind it win.")
     group = None
 
     def flag(name, kind, default, help, many=False):
         def parse(text):
             try:
-                return [kind(word) for word in text.split()] if many else kind(text)
+                return [kind(word) for word in text.replace(",", " ").split()] if many else kind(text)
             except argparse.ArgumentTypeError as error:
                 problems.append(f"{name} {text}: {error}")
-        if default is not None:
-            help += f" (default {default})"
         # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
         switch = {"nargs": "+"} if many else {"nargs": "?", "const": True} if kind is _boolean else {}
-        metavar = {count: "N", whole: "N", seed: "N", str: "NAME", _dataset: "NAME", _boolean: "true|false"}.get(kind, "X")
+        placeholder = {count: "N", str: "PATH", _dataset: "NAME", _boolean: "true"}.get(kind, "X")
+        metavar = placeholder if default is None else str(default).lower()
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
     group = parser.add_argument_group("data")
@@ -104,8 +127,8 @@ def _parser(problems):
     flag("--sampling_method", _choice(*SAMPLING_METHODS), "random", ", ".join(SAMPLING_METHODS))
     flag("--batch_size", count, 64, "sequences a micro-batch")
     flag("--block_size", count, 64, "tokens of context, the length of a sequence")
-    flag("--first_block_size", count, None, "tokens of context at first; doubled by and by to block_size (default block_size)")
-    flag("--gradient_accumulation_steps", count, 1, "micro-batches an iteration, shared out to all ranks")
+    flag("--first_block_size", count, None, "tokens of context at first, doubled later, up to block_size (default block_size)")
+    flag("--gradient_accumulation_steps", count, 1, "micro-batches an iteration, shared by all ranks")
 
     group = parser.add_argument_group("data, --training_mode multidataset: windows of several datasets, mixed")
     flag("--dataset_list", _dataset, None, "the datasets; one tokenizer must have made all", many=True)
@@ -118,55 +141,56 @@ def _parser(problems):
     flag("--max_epochs_per_dataset", positive, None, "refuse a run that goes through one of them more often")
     flag("--multidataset_wte", _boolean, None, "a vocabulary for each, whatever its tokenizer (default false)")
 
-    group = parser.add_argument_group("data, --training_mode multicontext: aligned streams, read and predicted together")
+    group = parser.add_argument_group("data, --training_mode multicontext: aligned streams, read together")
     flag("--multicontext_datasets", _dataset, None, "the streams, a token of each for a token of the first", many=True)
     flag("--multicontext_loss_weights", positive, None, "what the loss of each counts for (default equal)", many=True)
 
     group = parser.add_argument_group("model")
-    flag("--arch", _choice(*ARCHITECTURES), "modern", "modern (RMSNorm, rotary positions, SwiGLU, untied) or gpt2")
+    flag("--arch", _choice("modern", "gpt2"), "modern", "modern (rotary, RMSNorm, SwiGLU, untied) or gpt2")
     flag("--n_layer", count, 4, "blocks")
     flag("--n_head", count, 4, "attention heads a block")
-    flag("--n_kv_head", count, None, "modern: heads of keys and values, a divisor of n_head (default n_head)")
+    flag("--n_kv_head", count, None, "heads of keys and values (default n_head)")
     flag("--n_embd", count, 128, "channels")
     flag("--n_hidden", count, None, "width inside the MLP (default 8/3 n_embd, up to a multiple of 64; gpt2: 4 n_embd)")
-    flag("--dropout", share, 0.0, "share of activations dropped in training; 0 for much data, 0.1 to 0.3 for little")
-    flag("--bias", _boolean, None, "gpt2: as published, with biases and GELU by tanh (default false)")
+    flag("--dropout", share, 0.0, "share of activations dropped: 0 for much text, 0.1 to 0.3 for little")
+    flag("--bias", _boolean, None, "gpt2: biases, and GELU by tanh, as published (default false)")
 
     group = parser.add_argument_group("optimizer")
     flag("--max_iters", count, 400, "iterations (optimizer steps) of the whole run")
-    flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (on matrices, with adamw on the rest) or adamw alone; for "
-         "published weights adamw")
-    flag("--learning_rate", positive, None, "of adamw, its highest (default 0.02 beside muon, 0.002 alone; 3e-5 for "
-         "published weights)")
-    flag("--muon_learning_rate", positive, None, "of muon, its highest (default 0.05; 1e-3 for published weights)")
+    flag("--optimizer", _choice("muon", "adamw"), "muon", "muon (adamw on what is no matrix) or adamw alone")
+    flag("--learning_rate", positive, None, "the highest of adamw (default 0.02 beside muon, 0.002 alone)")
+    flag("--muon_learning_rate", positive, None, "the highest of muon (default 0.05)")
     flag("--muon_momentum", share, None, "decay of muon's mean of gradients (default 0.9)")
-    flag("--beta1", share, 0.9, "adamw: decay of the mean of gradients")
     flag("--beta2", share, 0.99, "adamw: decay of the mean of squared gradients")
     flag("--weight_decay", not_negative, 0.1, "on matrices; with adamw alone on embeddings too")
     flag("--grad_clip", not_negative, 1.0, "largest norm of the gradient; 0 to let it be")
     flag("--warmup_iters", whole, 0, "iterations over which the learning rates rise")
-    flag("--lr_schedule", _choice(*SCHEDULES), "linear", "how they fall: cosine, linear, or constant for not at all")
-    flag("--decay_share", portion, 0.8, "share of the run over which they fall; 1 from the start")
-    flag("--lr_decay_iters", count, None, "iterations until they have fallen (default max_iters)")
-    flag("--min_lr_share", portion, 0.0, "what is left of them at the end, as a share")
+    flag("--lr_schedule", _choice(*SCHEDULES), "linear", "how they fall: cosine, linear, constant (not)")
+    flag("--decay_share", portion, 0.8, "share of the run, its end, in which they fall")
+    flag("--lr_decay_iters", count, None, "when they have fallen (default max_iters)")
+    flag("--min_lr_share", portion, 0.0, "share of them that is left at the end")
 
     group = parser.add_argument_group("evaluation and logging")
-    flag("--eval_interval", count, 200, "iterations from one evaluation, and checkpoint, to the next")
-    flag("--eval_iters", count, 30, "batches of batch_size windows evaluated a split, at most")
-    flag("--eval_train", _boolean, True, "evaluate on windows of train too, not of val alone")
+    flag("--eval_interval", count, 200, "iterations between evaluations, and checkpoints")
+    flag("--eval_iters", count, 30, "batches evaluated of each split, at most")
+    flag("--eval_train", _boolean, True, "evaluate on windows of train too")
     flag("--eval_only", _boolean, False, "evaluate once, train nothing")
-    flag("--log_interval", count, 10, "iterations from one progress line to the next")
+    flag("--log_interval", count, 10, "iterations between progress lines")
     flag("--max_sample_tokens", whole, 300, "tokens of the sample printed at the end")
+    flag("--sample_every_eval", _boolean, False, "print a sample at each evaluation too")
+    flag("--tensorboard", _boolean, False, "for: tensorboard --logdir out")
+    flag("--wandb", _boolean, False, "for Weights & Biases; WANDB_PROJECT names it")
 
     group = parser.add_argument_group("run")
-    flag("--out_dir", str, None, "checkpoints and log.csv go here (default out/<dataset>, then -2, -3, ...)")
-    flag("--init_from", _choice("scratch", "resume", *GPT2), "scratch", "scratch; resume, the run in out_dir (the newest); or "
-         f"published weights: {', '.join(GPT2)}")
+    flag("--plan", _boolean, False, "say what the run will do and take, and end")
+    flag("--out_dir", str, None, "the run's folder (default out/<dataset>, then -2, -3, ...)")
+    flag("--init_from", _choice("scratch", "resume", *GPT2), "scratch", "scratch, resume (out_dir, else the newest run), or weights "
+         "of gpt2, gpt2-medium, ...")
     flag("--overwrite", _boolean, False, "let a new run replace the one in out_dir")
-    flag("--seed", seed, 1337, "of the weights, the order of the data and dropout")
+    flag("--seed", seed, 1337, "of the weights, the data's order and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
     flag("--dtype", _choice("auto", "float32", "bfloat16", "float16"), "auto", "auto: bfloat16 on GPUs that have it")
-    flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA, for 2,000 iterations and more")
+    flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA, for long runs")
     return parser
 
 
@@ -175,13 +199,9 @@ def _parse(argv, problems):
     parser = _parser(problems)
     args, unknown = parser.parse_known_args(argv)
     _flatten(args)
-    flags = [option for action in parser._actions for option in action.option_strings]
     for word in unknown:
-        name = word.split("=")[0]
-        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
-        if not word.startswith("-"):
-            near = [f"--{name}"] if f"--{name}" in flags else [f"--dataset={word}"] if (DATA / word).is_dir() else []
-        problems.append(f"{word} is no flag of train.py" + (f" (did you mean {near[0]}?)" if near else ""))
+        is_dataset = not word.startswith("-") and (DATA / word).is_dir()
+        problems.append(f"{word} is no flag of train.py (did you mean --dataset={word}?)" if is_dataset else parser.no_flag(word))
     only_given = _parser([])
     for action in only_given._actions:
         action.default = argparse.SUPPRESS
@@ -207,7 +227,7 @@ def parse_args(argv=None, saved=None):
     FROZEN cannot be given another value. Without saved, a command line with --init_from=resume is checked flag by flag
     only.
     """
-    problems = []
+    problems, argv = [], _with_files(sys.argv[1:] if argv is None else argv)
     args, given = _parse(argv, problems)
     if saved and not problems:
         saved = {**vars(args), **saved}  # an older checkpoint lacks the newer flags
@@ -263,14 +283,25 @@ def take_sizes(args, given, problems):
 
 def check_args(args, given, problems):
     """Append to problems what is wrong between flags that are each fine alone; a flag that is not fine is None."""
-    even = "even " if args.arch == "modern" else ""  # rotary positions turn channels in pairs
-    if args.n_embd and args.n_head and (args.n_embd % args.n_head or even and args.n_embd // args.n_head % 2):
-        problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head}")
+    even, unit = ("even ", 2) if args.arch == "modern" else ("", 1)  # rotary positions turn channels in pairs
+    if args.n_embd and args.n_head and args.n_embd % (unit * args.n_head):
+        above = args.n_embd - args.n_embd % -(unit * args.n_head)
+        problems.append(f"--n_embd {args.n_embd} is no {even}multiple of --n_head {args.n_head} ({above} is)")
     if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} is no divisor of --n_head {args.n_head}")
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
-        problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times")
+        halves = [str(full >> k) for k in range(1, full.bit_length()) if full % (1 << k) == 0]
+        problems.append(f"--block_size {full} is not --first_block_size {first} doubled some times "
+                        f"({', '.join(halves) + ' would do' if halves else 'nor any other: it is odd'})")
+    if args.sample_every_eval and args.max_sample_tokens == 0:
+        problems.append("--sample_every_eval needs --max_sample_tokens above 0")
+    for name in ("tensorboard", "wandb"):
+        if getattr(args, name):
+            try:
+                optional(name, f"--{name}")
+            except UserError as error:
+                problems.append(str(error))
     for name, value, needed in (("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
                                 ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, value) not in (needed, None):

@@ -35,7 +35,7 @@ def step_of(side, nanogpt, size, device, dtype, compiled):
     if side == "ours":
         model = GPT(GPTConfig(arch="gpt2", n_kv_head=n_head, vocab_size=vocab_size, **sizes)).to(device)
         optimizer = configure_optimizer(model, SimpleNamespace(
-            optimizer="adamw", learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1, dtype=dtype))
+            optimizer="adamw", learning_rate=1e-3, beta2=0.99, weight_decay=0.1, dtype=dtype))
     else:
         theirs = module_of(nanogpt / "model.py")
         rows = vocab_size if vocab_size < 1000 else 50304  # what its train.py takes for GPT-2's vocabulary

@@ -96,7 +96,7 @@ def check_split(dataset, split):
         counts += found[: dataset.vocab_size]
     if stated.get("sha256", digest.hexdigest()) != digest.hexdigest():
         problems.append(f"{path} is not what was prepared: its sha256 is {digest.hexdigest()}, meta.pkl says "
-                        f"{stated['sha256']}")
+                        f"{stated['sha256']}. Prepare it again")
     head = tokens[: 1 << 20]
     if dataset.dtype.itemsize == 2 and len(head) > 99 and head[::2].any() and not head[1::2].any():
         problems.append(f"{path}: every second id is 0, so these are ids of 4 bytes, read as {dataset.dtype.name}. "
@@ -215,7 +215,8 @@ def check(dataset, streams=(), num_windows=3, width=24, seed=0):
     print(f"{dataset.name}: " + ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
           + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {dataset.meta.get('source', 'another program')}")
     if dataset.vocab_size > 1 << 28:
-        raise UserError(f"{dataset.folder}/meta.pkl says vocab_size {dataset.vocab_size:,}: too many ids to count")
+        raise UserError(f"{dataset.folder}/meta.pkl says vocab_size {dataset.vocab_size:,}: too many ids to count. "
+                        f"Prepare the dataset again")
     problems, counts = [], {}
     for split in SPLITS:
         found, counts[split] = check_split(dataset, split)

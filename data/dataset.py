@@ -475,6 +475,8 @@ def open_dataset(name):
 
 def read_meta(folder):
     path = folder / "meta.pkl"
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; a dataset is a folder. Did you mean {folder.parent}?")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
@@ -502,7 +504,8 @@ def _no_such_dataset(folder):
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
         if meta["dtype"] not in ("uint16", "uint32"):
-            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32")
+            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32. Prepare the "
+                            f"dataset again")
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
@@ -514,7 +517,7 @@ def _stamp(folder):
     try:
         stat = (folder / "meta.pkl").stat()
         return stat.st_ino, stat.st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
 
 

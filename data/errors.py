@@ -5,6 +5,7 @@ ours stays an ordinary exception, traceback and all.
 """
 import argparse
 import contextlib
+import difflib
 import errno
 import importlib
 import os
@@ -27,7 +28,24 @@ def optional(package, needed_for, install=None):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its errors in one line as all others."""
+    """argparse, with its errors in one line as all others, and the nearest flag for one that there is not."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"prog": f"python {sys.argv[0]}", "allow_abbrev": False, **kwargs})  # prog: as typed
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error("; ".join(map(self.no_flag, unknown)))
+        return args
+
+    def no_flag(self, word):
+        """What to say of a word that is no flag."""
+        name, flags = word.split("=")[0], list(self._option_string_actions)
+        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, n=1)
+        if not word.startswith("-"):
+            near = [f"--{name}"] if f"--{name}" in flags else []
+        return f"{word} is no flag of {self.prog.split('/')[-1].removeprefix('python ')}" + (f" (did you mean {near[0]}?)" if near else "")
 
     def error(self, message):
         raise UserError(f"{message}. See {self.prog} --help")
@@ -61,6 +79,8 @@ def one_line_errors():
         sys.exit(141)
     except (UserError, OSError) as error:
         message = str(error)
+        if isinstance(error, OSError) and error.strerror:  # without its number
+            message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
         if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks fail alike, and one says so

@@ -21,7 +21,7 @@ ONLY_WITH = {  # flag: the methods that read it
 
 def parse_args(doc, here, argv=None):
     """The flags. doc: for --help; here: the dataset's folder, where input.txt is. Raises UserError for flags that clash."""
-    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group("the text")
     group.add_argument("-t", "--train_input", nargs="+", default=[here / "input.txt"], help="files or globs: text, .jsonl, "
                        ".json, .csv, .tsv, .parquet, each plain or .gz, .zst, .xz; - for standard input; .bin shards of "

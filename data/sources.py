@@ -98,9 +98,11 @@ class Source:
 def check_split(dataset, split, block_size):
     """Raises UserError when the split is shorter than one window."""
     if dataset.num_tokens[split] < block_size + 1:
+        num_tokens = dataset.num_tokens[split]
+        lower = f"--block_size {num_tokens - 1} would do; or " if num_tokens > 1 else ""
         remedy = "give it more text" if split == "train" else "give val more text (-p or -v of prepare.py)"
-        raise UserError(f"{dataset.path(split)} has {dataset.num_tokens[split]:,} tokens; block_size {block_size} "
-                        f"needs {block_size + 1}. Lower --block_size, or {remedy}")
+        raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} needs {block_size + 1}. "
+                        f"{lower}{remedy}")
 
 
 def dataset_names(args):
@@ -114,7 +116,8 @@ def open_source(args):
     datasets = [open_dataset(name) for name in dataset_names(args)]
     for i, dataset in enumerate(datasets):
         if dataset.name in [other.name for other in datasets[:i]]:
-            raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ")
+            raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ. "
+                            f"Rename a folder")
     order = dict(block_size=args.block_size, batch_size=args.batch_size, sampling_method=args.sampling_method,
                  seed=args.seed)
     if args.training_mode == "single":

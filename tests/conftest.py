@@ -11,6 +11,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import plot_runs
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -31,6 +32,12 @@ def repo(tmp_path_factory):
     for path in ROOT.glob("*.py"):
         shutil.copy(path, root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """A picture at the end takes longer than the run that most tests make; tests/test_plot_runs.py draws some."""
+    monkeypatch.setattr(plot_runs, "plot_or_say_why", lambda out_dir: None)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Run: python -m pytest tests/test_args.py
 """
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, one_line_error, only_line, python
@@ -23,13 +24,14 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
     "dropout": 0.0, "bias": False,
     "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
-    "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
+    "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
     "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
-    "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "log_interval": 10, "max_sample_tokens": 300,
+    "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "plan": False, "log_interval": 10, "max_sample_tokens": 300,
+    "sample_every_eval": False, "tensorboard": False, "wandb": False,
     "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
     "compile": "auto",
 }
-DEPENDENT = ("n_kv_head", "bias", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
+DEPENDENT = ("n_kv_head", "bias", "multidataset_wte", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
 
 
 def refused(*argv):
@@ -65,15 +67,31 @@ def test_every_flag_is_read_somewhere():
     assert set(FLAGS) - read == set()
 
 
-def test_every_flag_has_its_help_and_the_help_its_defaults(capsys):
+def test_every_flag_has_its_help_and_the_help_its_defaults_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit:
         parse_args(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert exit.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert exit.value.code == 0 and max(map(len, lines)) <= 80
     for flag, default in vars(parse_args([])).items():
-        assert f"--{flag} " in text
+        shown = [line.split()[1] for line in lines if line.startswith(f"  --{flag} ")]
+        assert len(shown) == 1, flag
         if default is not None and flag not in DEPENDENT:
-            assert f"(default {default})" in text
+            assert shown[0].strip("[]") == str(default).lower()
+
+
+def test_help_and_mistakes_do_not_wait_for_torch():
+    """Its import takes a second."""
+    for argv in (["--help"], ["--n_layer=x"]):
+        seen = python("-X", "importtime", "train.py", *argv).stderr
+        assert "data.sampler" in seen and "torch" not in seen, argv
+
+
+def test_flags_come_from_a_file_and_those_behind_it_win(tmp_path):
+    file = tmp_path / "my.args"
+    file.write_text("# mine\n--batch_size=3 --n_layer=2   # small\n--dataset='a b/'\n")
+    args = parse_args(["--n_layer=9", f"@{file}", "--batch_size=5"])
+    assert (args.batch_size, args.n_layer, Path(args.dataset).name) == (5, 2, "a b")
 
 
 # ---- values
@@ -118,7 +136,7 @@ def test_all_bad_values_are_in_one_message():
 def test_flags_that_contradict_each_other_are_named_together():
     assert refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true", "--muon_momentum=0.5",
                    "--optimizer=adamw") == "; ".join([
-        "--n_embd 100 is no even multiple of --n_head 3", "--n_kv_head 2 is no divisor of --n_head 3",
+        "--n_embd 100 is no even multiple of --n_head 3 (102 is)", "--n_kv_head 2 is no divisor of --n_head 3",
         "--bias goes with --arch gpt2 only", "--muon_momentum goes with --optimizer muon only"])
     assert refused("--overwrite", "--init_from=resume") == "--overwrite and --init_from resume contradict each other"
 
@@ -126,13 +144,13 @@ def test_flags_that_contradict_each_other_are_named_together():
 @pytest.mark.parametrize("first", [3, 24, 128])
 def test_windows_can_only_grow_by_doubling(first):
     assert refused("--block_size=64", f"--first_block_size={first}") == (
-        f"--block_size 64 is not --first_block_size {first} doubled some times")
+        f"--block_size 64 is not --first_block_size {first} doubled some times (32, 16, 8, 4, 2, 1 would do)")
 
 
 def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
-    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4"
+    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4 (16 is)"
     assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
-    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4"
+    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4 (16 is)"
 
 
 def test_a_contradiction_is_in_the_message_beside_a_bad_value():

@@ -243,8 +243,8 @@ def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("split, remedy", [
-    ("train", "Lower --block_size, or give it more text"),
-    ("val", "Lower --block_size, or give val more text (-p or -v of prepare.py)")])
+    ("train", "--block_size 7 would do; or give it more text"),
+    ("val", "--block_size 7 would do; or give val more text (-p or -v of prepare.py)")])
 def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remedy):
     folder = arange_dataset(tmp_path / "numbers", *((8, 9) if split == "train" else (9, 8)))
     dataset = open_dataset(f"{folder}/")
