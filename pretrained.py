@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from data.download import DownloadError, RemoteFile, download_all, get_json, hub_endpoint
+from data.download import DownloadError, RemoteFile, download_all, hub_endpoint, hub_tree
 from data.errors import UserError, optional
 from data.tokenizer import hash_of_table
 from model import GPT, GPTConfig
@@ -19,15 +19,12 @@ GPT2_TOKENS = "f1573bd1679edbb0d65b9edd171f5d26199d5d84cb6f4ee1819e1f77ccaab9ec"
 
 def fetch(name):
     """The path of the published file, downloaded first where it is not there. Raises UserError."""
-    path, repo, files = Path("out/pretrained") / name / "model.safetensors", f"openai-community/{name}", {}
+    path, repo = Path("out/pretrained") / name / "model.safetensors", f"openai-community/{name}"
     if path.exists():
         return path  # a download gets this name once its hash is checked
-    api = page = f"{hub_endpoint()}/api/models/{repo}/tree/main"
+    api = f"{hub_endpoint()}/api/models/{repo}/tree/main"
     try:
-        while page:
-            entries, page = get_json(page)
-            files |= {entry["path"]: entry for entry in entries}
-        stated = files[path.name]["lfs"]
+        stated = {entry["path"]: entry for entry in hub_tree(api)}[path.name]["lfs"]
         url = f"{hub_endpoint()}/{repo}/resolve/main/{path.name}"
         download_all([RemoteFile(url, path, stated["size"], stated["oid"])], path.parent)
     except (KeyError, TypeError) as error:

@@ -18,11 +18,11 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from data.dataset import shown, write_dataset
-from data.download import (NotFound, RemoteFile, download_all, fetch_package, get_json, gigabytes,
-                           hub_endpoint, refuse_escape, unpack)
+from data.download import (RemoteFile, download_all, fetch_package, get_json, gigabytes, hub_endpoint,
+                           hub_tree, refuse_escape, unpack)
 from data.errors import Parser, UserError, optional
 from data.files import replacing
 from data.inputs import read_documents
@@ -124,7 +124,7 @@ def _listing(home, args, repo, revision, patterns):
     try:
         commit = get_json(f"{api}/revision/{quote(revision, safe='')}")[0]["sha"]
         for folder in folders:
-            for e in _tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
+            for e in hub_tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
                 refuse_escape(e["path"], api)
                 if e["type"] == "file":  # large ones have a sha256, the others git's id alone
                     entries[e["path"]] = {"path": e["path"], "size": e["size"],
@@ -142,20 +142,6 @@ def _listing(home, args, repo, revision, patterns):
     with replacing(path) as file:
         file.write(json.dumps(known, indent=1).encode())
     return commit, files
-
-
-def _tree(url):
-    """All entries below a folder of the hub, page by page; none where there is no folder."""
-    query = first = "recursive=true"
-    while query:
-        try:
-            found, following = get_json(f"{url}?{query}")
-        except NotFound:
-            if query == first:
-                return
-            raise
-        yield from found
-        query = urlsplit(following or "").query  # mirrors leave the hub's own host in the link
 
 
 def _page(repo, revision):

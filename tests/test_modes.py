@@ -363,7 +363,7 @@ def test_either_vocabulary_can_be_sampled(runs_of, capsys):
 def test_a_run_ends_with_a_sample_in_either_mode(data, capsys):
     for mode in ("multidataset", "multicontext"):
         run(*flags(data, mode), "--max_iters=2", f"--out_dir={mode}", "--max_sample_tokens=20")
-        assert capsys.readouterr().out.count("cvp  ") == (mode == "multicontext")
+        assert capsys.readouterr().out.count("\n cvp  ") == (mode == "multicontext")
 
 
 # ---- ranks

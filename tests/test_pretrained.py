@@ -196,7 +196,7 @@ def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_emb
 def test_the_file_is_fetched_once_checked_by_the_hash_of_the_listing_and_needs_no_network_again(hub):
     assert pretrained.fetch("gpt2") == FILE and FILE.read_bytes() == RAW
     asked = [path for path, *_ in hub.requests]
-    assert asked[0] == f"/hub/api/models/{REPO}/tree/main" and asked[-1].startswith(f"/cdn/{REPO}!")
+    assert asked[0] == f"/hub/api/models/{REPO}/tree/main?recursive=true" and asked[-1].startswith(f"/cdn/{REPO}!")
     assert f"/hub/{REPO}/resolve/main/model.safetensors" in asked
     hub.close()
     assert pretrained.fetch("gpt2") == FILE
@@ -206,7 +206,7 @@ def test_the_file_is_fetched_once_checked_by_the_hash_of_the_listing_and_needs_n
 def test_a_faulty_network_is_no_matter(hub, fault, monkeypatch):
     monkeypatch.setattr("data.download.time.sleep", lambda seconds: None)
     hub.fault_free = False
-    for path in (f"/hub/api/models/{REPO}/tree/main", f"/cdn/{REPO}!main!model.safetensors"):
+    for path in (f"/hub/api/models/{REPO}/tree/main?recursive=true", f"/cdn/{REPO}!main!model.safetensors"):
         hub.faults[path] = [fault]
     pretrained.fetch("gpt2")
     assert FILE.read_bytes() == RAW
@@ -239,7 +239,7 @@ def test_without_a_network_one_line_says_where_the_file_is_and_where_it_must_lie
     monkeypatch.setattr("data.download.time.sleep", lambda seconds: None)
     hub.close()
     line = one_line_error(capsys, sample.main, ["--init_from=gpt2", "--device=cpu"])
-    assert line == (f"error: {hub.hub_url}/api/models/{REPO}/tree/main: connection refused. Or get model.safetensors of "
+    assert line == (f"error: {hub.hub_url}/api/models/{REPO}/tree/main?recursive=true: connection refused. Or get model.safetensors of "
                     f"https://huggingface.co/{REPO} by other means, and put it into out/pretrained/gpt2/")
 
 
