@@ -34,11 +34,14 @@ def combine(folder, names):
     refuse_mismatch(folder, members)
     tokenizer = tokenizer_from_meta(members[0].meta)
     tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)  # one's own may have added it
-    name = " + ".join(member.name for member in members)
-    train, val = (Ids(lambda split=split: _joined(members, split, tokenizer.eot_token), name=name, size=sum(        m.num_tokens[split] * m.dtype.itemsize for m in members), documents=_documents(members, split))
-                  for split in SPLITS)
+
+    def part(split):
+        return Ids(lambda: _joined(members, split, tokenizer.eot_token), name=" + ".join(m.name for m in members),
+                   size=sum(m.num_tokens[split] * m.dtype.itemsize for m in members),
+                   documents=_documents(members, split))
+
     told = [{"name": m.name, "source": m.meta.get("source", "unknown"), "sha256": m.fingerprint()} for m in members]
-    return write_dataset(folder, train, tokenizer, val_text=val, num_workers=1, more={"members": told})
+    return write_dataset(folder, part("train"), tokenizer, val_text=part("val"), num_workers=1, more={"members": told})
 
 
 def _joined(members, split, eot):

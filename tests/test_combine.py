@@ -183,6 +183,7 @@ def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(home, cap
     assert n >= 9 and contents(folder) == states[1]
 
 
+@pytest.mark.long
 def test_what_is_held_in_memory_does_not_grow_with_the_bins(home):
     for name in "ab":
         arange_dataset(home / name, 100, vocab_size=70_000)
