@@ -310,7 +310,7 @@ def bad_folder(new_dataset):
 
 @pytest.mark.parametrize("flags, told", [
     (["--method=word"], "argument --method: invalid choice: 'word'"), (["-p", "most"], "invalid float value: 'most'"),
-    (["--trian_input=x"], "unrecognized arguments: --trian_input=x")])
+    (["--trian_input=x"], "--trian_input=x is no flag of prepare.py (did you mean --train_input?)")])
 def test_a_wrong_flag_is_named_with_status_2(new_dataset, flags, told):
     run = python(new_dataset("misspelt", "abc") / "prepare.py", *flags)
     assert run.returncode == 2 and told in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr
