@@ -87,7 +87,7 @@ def plot(out_dirs, path):
         ax.set_ylim(0, 1.05 * ax.dataLim.y1)
     for ax in axes:
         ax.set_xlim(0)
-        ax.grid(alpha=0.3)
+        ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
     lines, names = over_tokens.get_legend_handles_labels()
     figure.legend(lines, [textwrap.fill(name, 100) for name in names], loc="outside lower left", frameon=False,
