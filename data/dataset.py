@@ -8,6 +8,7 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import difflib
 import hashlib
 import io
@@ -29,6 +30,7 @@ from data.tokenizer import (TableTokenizer, UnknownText, table_hash, to_utf8, to
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
+FLUSH = 1 << 25  # bytes of a bin that are written before the disk gets them, beside the work; the last wait is short
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -109,22 +111,22 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
     def to_do():
         at = 0
         for unit in units(pieces, border, unit_size):
+            if own and not at:
+                _warn_if_lossy(tokenizer, unit[0][1])
+            start, at = at, at + sum(len(text) for _, text, _ in unit)
+            unit = [(split, to_utf8(text) if isinstance(text, str) else text, end) for split, text, end in unit]
             counts = {split: [0, 0] for split in SPLITS}  # bytes of text, documents
-            for split, text, end in unit:
-                raw = to_utf8(text) if isinstance(text, str) else text.data.cast("B")
+            for split, raw, end in unit:
                 digest.update(raw)
-                structure.update(b"%s %d %d " % (split.encode(), len(raw), end))
-                if isinstance(text, str):
+                structure.update(b"%s %d %d " % (split.encode(), memoryview(raw).nbytes, end))
+                if isinstance(raw, bytes):
                     counts[split][0] += len(raw)
                     counts[split][1] += end != GOES_ON
                 elif meta["eot_token"] is not None:
-                    counts[split][1] += int((text == meta["eot_token"]).sum())
-            if own and not at:
-                _warn_if_lossy(tokenizer, unit[0][1])
+                    counts[split][1] += int((raw == meta["eot_token"]).sum())
             end_of_unit = structure.copy()
             end_of_unit.update(digest.digest())
             key = end_of_unit.hexdigest()[:32]  # of the source up to here
-            start, at = at, at + sum(len(text) for _, text, _ in unit)
             if not bins.holds(key):
                 waiting.append((key, start, counts))
                 yield unit
@@ -184,7 +186,8 @@ class _Bins:
             for split in SPLITS:
                 if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
                     os.replace(folder / f"{split}.bin", self.temporary[split])
-        self.hasher = concurrent.futures.ThreadPoolExecutor(1)
+        self.hasher, self.flusher = (concurrent.futures.ThreadPoolExecutor(1) for _ in range(2))  # beside the work
+        self.hashing, self.flushing, self.unflushed = collections.deque(), [], 0
         self.keys = self._read_journal() if self.remembers else []  # of the units that are done
         self._go_back(len(self.keys))
 
@@ -245,18 +248,28 @@ class _Bins:
         """The next unit: its key, {split: ids}, and {split: (bytes of text, documents)}."""
         for split, ids in encoded.items():
             raw, counts = ids.data.cast("B"), self.counts[split]
-            hashed = self.hasher.submit(self.hashes[split].update, raw)  # while it is written
             self.files[split].write(raw)
+            self.files[split].flush()
             counts["tokens"] += ids.size
             counts["bytes"] += text_counts[split][0]
             counts["documents"] += text_counts[split][1]
             counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
-            hashed.result()
+            self.unflushed += raw.nbytes
+        self.hashing.append(self.hasher.submit(self._remember, key, encoded, copy.deepcopy(self.counts)))
+        if len(self.hashing) > 4:
+            self.hashing.popleft().result()
+        if self.unflushed > FLUSH:
+            self.flushing += [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
+            self.unflushed = 0
+
+    def _remember(self, key, encoded, counts):
+        """Hash a unit that is written, and note it. Runs in a thread, one unit after another."""
+        for split, ids in encoded.items():
+            self.hashes[split].update(ids)
         if self.remembers:
             for split in SPLITS:
-                self.files[split].flush()
-                self.counts[split]["sha256"] = self.hashes[split].hexdigest()
-            self.journal.write(json.dumps([key, self.counts]).encode() + b"\n")
+                counts[split]["sha256"] = self.hashes[split].hexdigest()
+            self.journal.write(json.dumps([key, counts]).encode() + b"\n")
             self.journal.flush()
             self.num_units += 1
 
@@ -264,8 +277,9 @@ class _Bins:
         """Flush to the disk; what meta.pkl says of the splits."""
         if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
+        for done in (*self.hashing, *self.flushing):  # an error of the disk is told only once
+            done.result()
         for file in self.files.values():
-            file.flush()
             os.fsync(file.fileno())
         self.close_files()
         return {split: {"tokens": counts["tokens"], "bytes": counts["bytes"], "documents": counts["documents"],
@@ -278,8 +292,9 @@ class _Bins:
 
     def discard(self):
         """Remove what is left, but for finished units that the next run can use."""
-        self.close_files()
         self.hasher.shutdown()
+        self.flusher.shutdown()
+        self.close_files()
         if self.complete or not self.num_units:
             for path in (*self.temporary.values(), self.journal_path):
                 path.unlink(missing_ok=True)

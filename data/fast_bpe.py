@@ -5,7 +5,6 @@ versions of Unicode. So gigatoken gets only stretches made of PROVEN characters;
 are the same with and without it. tests/test_fast_bpe.py tries each of these characters in every kind of neighbourhood.
 """
 import base64
-import importlib.metadata
 import tempfile
 import threading
 from pathlib import Path
@@ -41,11 +40,11 @@ class FastBPE:
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
         self.one_at_a_time = threading.Lock()  # it refuses a second thread; one is as fast as the rest of the work
 
-    def encode(self, text, raw, border):
-        """(n,) uint32. raw: the text in UTF-8; border: as a tokenizer's, where the text may be cut."""
-        if text.isascii():
+    def encode(self, raw, border):
+        """(n,) uint32. raw: a text in UTF-8; border: as a tokenizer's, where the text may be cut."""
+        if raw.isascii():
             return self._fast(raw)
-        found, at = [], 0
+        text, found, at = raw.decode("utf-8"), [], 0
         while at < len(text):
             size, cut = PIECE, 0
             while at + size < len(text) and not (cut := border(text[at : at + size])):
@@ -69,6 +68,7 @@ def fast_bpe(backend, name, encoding, additional_tokens):
     """
     if backend == "tiktoken":
         return None
+    import importlib.metadata
     try:
         version = importlib.metadata.version("gigatoken")
     except importlib.metadata.PackageNotFoundError:

@@ -364,15 +364,15 @@ with one_line_errors():
     tokenizer = {"char": lambda: CharTokenizer.from_text(text), "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken"),
                  "gigatoken": lambda: TiktokenTokenizer("gpt2", backend="gigatoken"),
                  "custom": lambda: TokenList(["the ", "and "], byte_fallback=True)}[method]()
-    encode = tokenizer.encode
+    encode = getattr(tokenizer, "encode_utf8", None)
     with open(folder + "/calls", "a") as calls:  # a line for each unit that is done by this process
         if hasattr(tokenizer, "threads") and tokenizer.threads:
-            def counted(text):
-                ids = encode(text)
+            def counted(raw):
+                ids = encode(raw)
                 calls.write("x\\n")
                 calls.flush()
                 return ids
-            tokenizer.encode = counted
+            tokenizer.encode_utf8 = counted
         if __name__ == "__main__":
             write_dataset(Path(folder), text, tokenizer, num_workers=int(num_workers), unit_size=unit_size)
 """
