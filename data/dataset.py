@@ -309,7 +309,7 @@ def _hash_up_to(size, file, digest, chunk=1 << 24):
 def _commit(folder, meta):
     """Swap the finished .tmp files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not."""
     raw = pickle.dumps(meta, protocol=4)
-    load_plain(raw, "the new meta.pkl")  # whatever a tokenizer put in, it must be readable again
+    load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
     meta_path, temporary = folder / "meta.pkl", folder / "meta.pkl.new"
     try:
         with open(temporary, "wb") as file:
@@ -366,22 +366,28 @@ class Dataset:
         return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Plain values only: a class or a function in the file is refused before anything of it runs.
-
-    Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
-    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
-    """
+class _Plain:
+    """Of an unpickler, plain values only: a class or a function in the file is refused before anything of it runs."""
 
     def find_class(self, module, name):
         raise UserError(f"it refers to {printable(f'{module}.{name}')}; only plain values (dict, list, str, bytes, int, float, bool, "
                         f"None) are read, and nothing of it was run")
 
 
-def load_plain(raw, path):
+class _PlainUnpickler(_Plain, pickle._Unpickler):
+    """Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
+    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
+    """
+
+
+class _OwnUnpickler(_Plain, pickle.Unpickler):
+    """The one in C, for what was pickled in this process."""
+
+
+def load_plain(raw, path, unpickler=_PlainUnpickler):
     """The dict in a pickle of plain values. Raises UserError for anything else, naming path."""
     try:
-        meta = _PlainUnpickler(io.BytesIO(raw)).load()
+        meta = unpickler(io.BytesIO(raw)).load()
     except UserError as error:
         raise UserError(f"{path} is not a plain meta.pkl: {error}") from None
     except Exception as error:  # a damaged pickle can raise almost anything
