@@ -23,7 +23,7 @@ import numpy as np
 
 from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
 from data.errors import UserError
-from data.files import lock, sync_folder
+from data.files import give_memory_back, lock, sync_folder
 from data.inputs import Shards, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, table_hash, to_utf8, tokenizer_from_meta,
                             tokenizer_meta)
@@ -259,7 +259,9 @@ class _Bins:
         if len(self.hashing) > 4:
             self.hashing.popleft().result()
         if self.unflushed > FLUSH:
+            self.flushing = [done for done in self.flushing if not done.done() or done.result()]
             self.flushing += [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
+            give_memory_back()
             self.unflushed = 0
 
     def _remember(self, key, encoded, counts):

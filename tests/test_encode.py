@@ -326,7 +326,30 @@ def test_one_worker_of_a_text_of_one_unit_starts_no_process(tmp_path, monkeypatc
     written(tmp_path / "a", "abc" * 100, TokenList(["a", "b", "c"]), num_workers=8)
 
 
-# ---- long campaigns: dask, kills, memory
+# ---- long campaigns: large units, dask, kills, memory
+
+
+@pytest.mark.long
+def test_a_large_text_gives_the_same_bins_for_units_of_64_KB_to_64_MB_any_workers_both_backends_and_dask(tmp_path, corpus):
+    distributed = pytest.importorskip("distributed", reason="the package dask[distributed] is not installed")
+    path, piece = tmp_path / "input.txt", corpus.read_bytes()
+    with open(path, "wb") as file:
+        for _ in range(150_000_000 // len(piece)):
+            file.write(piece)
+    text, hashes = TextFile(path), {}
+
+    def check(tokenizer, **kw):
+        splits = write_dataset(tmp_path, text, tokenizer, **kw)["splits"]
+        found = tuple(splits[split]["sha256"] for split in SPLITS)
+        assert hashes.setdefault(type(tokenizer), found) == found, kw
+    bpe = TiktokenTokenizer("gpt2", backend="gigatoken")
+    for tokenizer in (CharTokenizer.from_text(text), bpe):
+        for unit_size in (1 << 16, 1 << 19, 1 << 26):
+            for num_workers in (1, 2, 8):
+                check(tokenizer, unit_size=unit_size, num_workers=num_workers)
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            check(tokenizer, unit_size=1 << 22, dask=cluster.scheduler_address)
+    check(TiktokenTokenizer("gpt2", backend="tiktoken"), unit_size=1 << 24, num_workers=2)
 
 
 @pytest.mark.long
