@@ -259,8 +259,9 @@ class _Bins:
         if len(self.hashing) > 4:
             self.hashing.popleft().result()
         if self.unflushed > FLUSH:
-            self.flushing = [done for done in self.flushing if not done.done() or done.result()]
-            self.flushing += [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
+            for flushed in self.flushing:
+                flushed.result()  # an error of the disk is told only once
+            self.flushing = [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
             give_memory_back()
             self.unflushed = 0
 
@@ -279,7 +280,7 @@ class _Bins:
         """Flush to the disk; what meta.pkl says of the splits."""
         if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
-        for done in (*self.hashing, *self.flushing):  # an error of the disk is told only once
+        for done in (*self.hashing, *self.flushing):
             done.result()
         for file in self.files.values():
             os.fsync(file.fileno())

@@ -88,7 +88,8 @@ def units(pieces, border, size=UNIT):
         held_size += len(piece)
         if end == GOES_ON and held_size < wanted:
             continue
-        text, rest = _joined(held), None
+        text = _joined(held)
+        rest = text[:0]
         if end == GOES_ON:
             if not (cut := border(text) if isinstance(text, str) else len(text)):
                 held, wanted = [text], 2 * held_size
@@ -96,7 +97,7 @@ def units(pieces, border, size=UNIT):
             text, rest = text[:cut], text[cut:]
         unit.append((split, text, end))
         unit_size += len(text)
-        held, held_size, wanted = ([rest], len(rest), half + len(rest)) if rest is not None and len(rest) else ([], 0, half)
+        held, held_size, wanted = [rest] if len(rest) else [], len(rest), half + len(rest)
         if unit_size >= half:
             yield unit
             unit, unit_size = [], 0

@@ -20,9 +20,11 @@ from data import dataset as dataset_module
 from data import encode as encode_module
 from data.dataset import open_dataset, write_dataset
 from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
+from data.errors import UserError
 from data.inputs import TextFile
 from data.tokenizer import (ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, UnknownText,
                             tokenizer_from_meta)
+from data.train_tokenizer import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val")
@@ -205,6 +207,53 @@ def test_a_tokenizer_that_cannot_travel_works_in_this_process(tmp_path):
             return "".join(self.itos[i] for i in ids)
     meta = write_dataset(tmp_path, "ab\n" * 1000, Local(), unit_size=100, num_workers=2)
     assert meta["splits"]["train"]["tokens"] == 2700
+
+
+# ---- text -> bins -> text
+
+
+TRICKY = ["", "\r\n\r\n", "nul \x00 nul", "astral \U0001f600\U0010ffff", "\ufeffinside", "naïve “quotes”", "日本語", "\n\n",
+          "<|endoftext|>", "e\u0301", "  two  ", "\u2581", "ÿþ\xff"]
+MAKERS = {
+    "char": lambda documents: CharTokenizer.from_text(documents),
+    "byte": lambda documents: ByteTokenizer(),
+    "tiktoken": lambda documents: TiktokenTokenizer("gpt2", backend="tiktoken"),
+    "gigatoken": lambda documents: TiktokenTokenizer("gpt2", backend="gigatoken"),
+    "added": lambda documents: TiktokenTokenizer("gpt2", additional_tokens={"<x>": 50257, "quotes": 50258}),
+    "custom": lambda documents: TokenList(sorted({*"".join(documents), "ab", "two  "})),
+    "byte_fallback": lambda documents: TokenList(["nul ", "ab"], byte_fallback=True),
+    "bpe": lambda documents: train_bpe(documents, 300),
+    "sentencepiece": lambda documents: train_sentencepiece(["a few words to learn\n" * 50], 300),
+}
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.long] if name in ("tiktoken", "gigatoken", "added")
+                                                 else []) for name in MAKERS])
+def test_every_tokenizer_gives_the_text_back_from_the_bins_and_meta_alone(tmp_path, method):
+    def check(texts):
+        try:
+            tokenizer = MAKERS[method](texts["train"] + texts["val"])
+        except UserError as error:
+            if "Run: pip install" not in str(error):
+                raise
+            pytest.skip(str(error))
+        write_dataset(tmp_path, texts["train"], tokenizer, val_text=texts["val"], unit_size=50)
+        dataset = open_dataset(f"{tmp_path}/")
+        reader, eot = tokenizer_from_meta(dataset.meta), dataset.meta["eot_token"]
+        for split, documents in texts.items():
+            ids = dataset.tokens(split)
+            if eot is None:
+                assert reader.decode(ids) == "".join(documents)
+            else:
+                assert [reader.decode(part[:-1]) for part in np.split(ids, np.flatnonzero(ids == eot) + 1)[:-1]] == documents
+
+    @given(st.lists(st.text(), max_size=20), st.lists(st.text(), max_size=4))
+    @settings(max_examples=4)
+    def check_generated(documents, val_documents):
+        check({"train": [*documents, "a"], "val": [*val_documents, "b"]})
+    check_generated()
+    check({"train": TRICKY, "val": TRICKY[::-1]})
+    check({"train": ["a"], "val": ["a"]})  # a corpus of one character
 
 
 # ---- stopped, and run again
