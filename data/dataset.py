@@ -8,6 +8,7 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import difflib
 import functools
 import hashlib
@@ -23,13 +24,14 @@ import numpy as np
 
 from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
 from data.errors import UserError, resumable
-from data.files import lock, sync_folder
+from data.files import give_memory_back, lock, sync_folder
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, to_utf8, tokenizer_from_meta,
                             tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
+FLUSH = 1 << 25  # bytes of a bin that are written before the disk gets them, beside the work; the last wait is short
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -116,24 +118,24 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
     def to_do():
         at = 0
         for unit in units(pieces, border, unit_size):
+            if own and not at:
+                _warn_if_lossy(tokenizer, unit[0][1])
+            start, at = at, at + sum(len(text) for _, text, _ in unit)
+            unit = [(split, to_utf8(text) if isinstance(text, str) else text, end) for split, text, end in unit]
             counts = {split: [0, 0] for split in SPLITS}  # bytes of text, documents
-            for split, text, end in unit:
-                raw = to_utf8(text) if isinstance(text, str) else text.data.cast("B")
+            for split, raw, end in unit:
                 digest.update(raw)
-                structure.update(b"%s %d %d " % (split.encode(), len(raw), end))
-                if isinstance(text, str):
+                structure.update(b"%s %d %d " % (split.encode(), memoryview(raw).nbytes, end))
+                if isinstance(raw, bytes):
                     counts[split][0] += len(raw)
                     counts[split][1] += end != GOES_ON
                 else:
-                    counts[split][0] += int(lengths().take(text, mode="clip").sum())  # those beyond are refused later
+                    counts[split][0] += int(lengths().take(raw, mode="clip").sum())  # those beyond are refused later
                     if meta["eot_token"] is not None:
-                        counts[split][1] += int((text == meta["eot_token"]).sum())
-            if own and not at:
-                _warn_if_lossy(tokenizer, unit[0][1])
+                        counts[split][1] += int((raw == meta["eot_token"]).sum())
             end_of_unit = structure.copy()
             end_of_unit.update(digest.digest())
             key = end_of_unit.hexdigest()[:32]  # of the source up to here
-            start, at = at, at + sum(len(text) for _, text, _ in unit)
             if not bins.holds(key):
                 waiting.append((key, start, counts))
                 yield unit
@@ -201,7 +203,8 @@ class _Bins:
             for split in SPLITS:
                 if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
                     os.replace(folder / f"{split}.bin", self.temporary[split])
-        self.hasher = concurrent.futures.ThreadPoolExecutor(1)
+        self.hasher, self.flusher = (concurrent.futures.ThreadPoolExecutor(1) for _ in range(2))  # beside the work
+        self.hashing, self.flushing, self.unflushed = collections.deque(), [], 0
         self.keys = self._read_journal() if self.remembers else []  # of the units that are done
         self._go_back(len(self.keys))
 
@@ -262,18 +265,31 @@ class _Bins:
         """The next unit: its key, {split: ids}, and {split: (bytes of text, documents)}."""
         for split, ids in encoded.items():
             raw, counts = ids.data.cast("B"), self.counts[split]
-            hashed = self.hasher.submit(self.hashes[split].update, raw)  # while it is written
             self.files[split].write(raw)
+            self.files[split].flush()
             counts["tokens"] += ids.size
             counts["bytes"] += text_counts[split][0]
             counts["documents"] += text_counts[split][1]
             counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
-            hashed.result()
+            self.unflushed += raw.nbytes
+        self.hashing.append(self.hasher.submit(self._remember, key, encoded, copy.deepcopy(self.counts)))
+        if len(self.hashing) > 4:
+            self.hashing.popleft().result()
+        if self.unflushed > FLUSH:
+            for flushed in self.flushing:
+                flushed.result()  # an error of the disk is told only once
+            self.flushing = [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
+            give_memory_back()
+            self.unflushed = 0
+
+    def _remember(self, key, encoded, counts):
+        """Hash a unit that is written, and note it. Runs in a thread, one unit after another."""
+        for split, ids in encoded.items():
+            self.hashes[split].update(ids)
         if self.remembers:
             for split in SPLITS:
-                self.files[split].flush()
-                self.counts[split]["sha256"] = self.hashes[split].hexdigest()
-            self.journal.write(json.dumps([key, self.counts]).encode() + b"\n")
+                counts[split]["sha256"] = self.hashes[split].hexdigest()
+            self.journal.write(json.dumps([key, counts]).encode() + b"\n")
             self.journal.flush()
             self.num_units += 1
 
@@ -281,8 +297,9 @@ class _Bins:
         """Flush to the disk; what meta.pkl says of the splits."""
         if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
+        for done in (*self.hashing, *self.flushing):
+            done.result()
         for file in self.files.values():
-            file.flush()
             os.fsync(file.fileno())
         self.close_files()
         return {split: {**{what: self.counts[split][what] for what in ("tokens", "bytes", "documents")},
@@ -295,8 +312,9 @@ class _Bins:
 
     def discard(self):
         """Remove what is left, but for finished units that the next run can use."""
-        self.close_files()
         self.hasher.shutdown()
+        self.flusher.shutdown()
+        self.close_files()
         if self.complete or not self.num_units:
             for path in (*self.temporary.values(), self.journal_path):
                 path.unlink(missing_ok=True)
@@ -311,7 +329,7 @@ def _hash_up_to(size, file, digest, chunk=1 << 24):
 def _commit(folder, meta):
     """Swap the finished .tmp files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not."""
     raw = pickle.dumps(meta, protocol=4)
-    load_plain(raw, "the new meta.pkl")  # whatever a tokenizer put in, it must be readable again
+    load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
     meta_path, temporary = folder / "meta.pkl", folder / "meta.pkl.new"
     try:
         with open(temporary, "wb") as file:
@@ -379,22 +397,28 @@ class Dataset:
         return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
 
 
-class _PlainUnpickler(pickle._Unpickler):
-    """Plain values only: a class or a function in the file is refused before anything of it runs.
-
-    Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
-    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
-    """
+class _Plain:
+    """Of an unpickler, plain values only: a class or a function in the file is refused before anything of it runs."""
 
     def find_class(self, module, name):
         raise UserError(f"it refers to {printable(f'{module}.{name}')}; only plain values (dict, list, str, bytes, int, float, bool, "
                         f"None) are read, and nothing of it was run")
 
 
-def load_plain(raw, path):
+class _PlainUnpickler(_Plain, pickle._Unpickler):
+    """Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
+    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
+    """
+
+
+class _OwnUnpickler(_Plain, pickle.Unpickler):
+    """The one in C, for what was pickled in this process."""
+
+
+def load_plain(raw, path, unpickler=_PlainUnpickler):
     """The dict in a pickle of plain values. Raises UserError for anything else, naming path."""
     try:
-        meta = _PlainUnpickler(io.BytesIO(raw)).load()
+        meta = unpickler(io.BytesIO(raw)).load()
     except UserError as error:
         raise UserError(f"{path} is not a plain meta.pkl: {error}") from None
     except Exception as error:  # a damaged pickle can raise almost anything

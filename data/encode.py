@@ -25,7 +25,7 @@ from data.errors import UserError, optional
 from data.inputs import Ids, TextFile
 from data.tokenizer import UnknownText, to_utf8
 
-UNIT = 1 << 20  # characters
+UNIT = 1 << 19  # characters; with more, buffers leave the caches and are memory fresh from the system
 GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # how a piece ends; only a document is followed by <|endoftext|>
 
 
@@ -76,19 +76,20 @@ def _one_text(split, pieces, cut):
 
 
 def units(pieces, border, size=UNIT):
-    """Group pieces into lists of (split, text, how it ends), each about `size` characters.
+    """Group pieces into lists of (split, text, how it ends), each from half of `size` to twice `size` characters.
 
-    border(text): the last place where text may be cut in two; it is asked when a text has grown to `size`, and where it
-    knows none (0) again when that has doubled.
+    border(text): the last place where text may be cut in two; it is asked when a text has grown to half of `size`, and
+    where it knows none (0) again when that has doubled.
     """
-    unit, unit_size = [], 0
-    held, held_size, wanted = [], 0, size  # pieces of a text that goes on
+    unit, unit_size, half = [], 0, (size + 1) // 2
+    held, held_size, wanted = [], 0, half  # pieces of a text that goes on
     for split, piece, end in _at_most(size, pieces):
         held.append(piece)
         held_size += len(piece)
         if end == GOES_ON and held_size < wanted:
             continue
-        text, rest = _joined(held), None
+        text = _joined(held)
+        rest = text[:0]
         if end == GOES_ON:
             if not (cut := border(text) if isinstance(text, str) else len(text)):
                 held, wanted = [text], 2 * held_size
@@ -96,8 +97,8 @@ def units(pieces, border, size=UNIT):
             text, rest = text[:cut], text[cut:]
         unit.append((split, text, end))
         unit_size += len(text)
-        held, held_size, wanted = ([], 0, size) if rest is None else ([rest], len(rest), size + len(rest))
-        if unit_size >= size:
+        held, held_size, wanted = [rest] if len(rest) else [], len(rest), half + len(rest)
+        if unit_size >= half:
             yield unit
             unit, unit_size = [], 0
     if unit:
@@ -117,18 +118,27 @@ def _joined(pieces):
 
 
 def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
-    """{split: ids} of a unit. Runs in a worker; everything it needs is in its arguments."""
-    ids, at = {}, 0
-    for split, text, end in unit:
+    """{split: ids} of a unit: a list of (split, UTF-8 of a text, or ids, how it ends).
+
+    Runs in a worker; everything it needs is in its arguments.
+    """
+    ids = {}
+    for number, (split, raw, end) in enumerate(unit):
+        found = ids.setdefault(split, [])
         try:
-            found = ids.setdefault(split, [])
-            found.append(checked(tokenizer.encode(text) if isinstance(text, str) else text, vocab_size, dtype))
+            found.append(checked(_encoded(tokenizer, raw) if isinstance(raw, bytes) else raw, vocab_size, dtype))
         except UnknownText as error:
+            at = sum(len(raw.decode("utf-8")) for _, raw, _ in unit[:number])
             raise UnknownText(error.message, at + error.position) from None
         if end == ENDS_DOCUMENT and eot_token is not None:
             found.append(np.array([eot_token], dtype))
-        at += len(text)
     return {split: found[0] if len(found) == 1 else np.concatenate(found) for split, found in ids.items()}
+
+
+def _encoded(tokenizer, raw):
+    if "encode_utf8" in vars(type(tokenizer)):  # of its own: a subclass may have another encode()
+        return tokenizer.encode_utf8(raw)
+    return tokenizer.encode(raw.decode("utf-8"))
 
 
 def checked(ids, vocab_size, dtype):

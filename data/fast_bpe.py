@@ -5,7 +5,6 @@ versions of Unicode. So gigatoken gets only stretches made of PROVEN characters;
 are the same with and without it. tests/test_fast_bpe.py tries each of these characters in every kind of neighbourhood.
 """
 import base64
-import importlib.metadata
 import tempfile
 import threading
 from pathlib import Path
@@ -21,6 +20,7 @@ PRETOKENIZER = {"gpt2": "gpt2", "r50k_base": "gpt2", "bpe": "gpt2", "cl100k_base
 # full width; emoji
 PROVEN = ((0x0000, 0x07FF), (0x0900, 0x097F), (0x0E00, 0x0E7F), (0x1E00, 0x27BF), (0x3000, 0x30FF), (0x4E00, 0x9FFF),
           (0xAC00, 0xD7A3), (0xFE00, 0xFE0F), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF))
+ASCII = bytes(range(128))
 PIECE = 1 << 16  # characters; one strange character sends so many to tiktoken
 
 
@@ -41,25 +41,29 @@ class FastBPE:
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
         self.one_at_a_time = threading.Lock()  # it refuses a second thread; one is as fast as the rest of the work
 
-    def encode(self, text, raw, border):
-        """(n,) uint32. raw: the text in UTF-8; border: as a tokenizer's, where the text may be cut."""
-        if text.isascii():
+    def encode(self, raw, border):
+        """(n,) uint32. raw: a text in UTF-8; border: as a tokenizer's, where the text may be cut."""
+        if self._is_proven(raw):
             return self._fast(raw)
-        found, at = [], 0
+        text, found, at = raw.decode("utf-8"), [], 0
         while at < len(text):
             size, cut = PIECE, 0
             while at + size < len(text) and not (cut := border(text[at : at + size])):
                 size *= 2
             piece = text[at : at + (cut or size)]
-            codes = np.frombuffer(piece.encode("utf-32-le"), dtype="<u4")
-            found.append(self._fast(piece) if self.proven[codes].all() else
+            raw = piece.encode("utf-8")
+            found.append(self._fast(raw) if self._is_proven(raw) else
                          self.encoding.encode_to_numpy(piece, disallowed_special=()))
             at += len(piece)
-        return np.concatenate(found) if found else np.zeros(0, np.uint32)
+        return np.concatenate(found)
 
-    def _fast(self, text):
+    def _is_proven(self, raw):
+        others = raw.translate(None, ASCII).decode("utf-8")
+        return bool(self.proven[np.frombuffer(others.encode("utf-32-le"), dtype="<u4")].all())
+
+    def _fast(self, raw):
         with self.one_at_a_time:
-            return self.fast.encode(text)
+            return self.fast.encode(raw)
 
 
 def fast_bpe(backend, name, encoding, additional_tokens):
@@ -69,6 +73,7 @@ def fast_bpe(backend, name, encoding, additional_tokens):
     """
     if backend == "tiktoken":
         return None
+    import importlib.metadata
     try:
         version = importlib.metadata.version("gigatoken")
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """Text in, files out: strict UTF-8, all-or-nothing writes, one process a folder."""
 import codecs
 import contextlib
+import ctypes
 import itertools
 import os
 from pathlib import Path
@@ -62,6 +63,13 @@ def replacing(path):
         sync_folder(temporary.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_memory_back():
+    """Have glibc give free memory to the system, within its heaps too: buffers of unequal sizes, freed by other threads than
+    made them, leave holes there, 300 MB after 2 GB of text. It takes a millisecond."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def sync_folder(folder):

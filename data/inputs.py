@@ -27,7 +27,7 @@ import numpy as np
 from data.errors import UserError, optional
 from data.files import decode_blocks, open_input
 
-BLOCK = 1 << 20  # bytes read at once
+BLOCK = 1 << 19  # bytes read at once
 TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # what holds rows; all else is plain text
 PACKED = (".gz", ".zst", ".xz")
 SHOWN = 3  # bad rows that are printed, of those that are allowed
@@ -127,22 +127,17 @@ class TextFile(_Input):
         self._length = length
 
     def characters(self):
-        """The set of its characters. Bytes are looked through as they are, twice as fast as decoding all of them."""
-        self.position, length, seen = 0, 0, set()
-        decoder, ascii_bytes, beyond_ascii = codecs.getincrementaldecoder("utf-8")(), bytes(range(128)), bytes(range(128, 256))
-        known = beyond_ascii
+        """The set of its characters. ASCII ones that are known already are left out before the rest is decoded."""
+        self.position, length, seen, known = 0, 0, set(), b""
+        decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             for at, raw in enumerate(self.blocks(self.paths[0])):
                 raw = raw.removeprefix(codecs.BOM_UTF8) if at == 0 else raw
-                if new := set(raw.translate(None, known)):
-                    seen |= set(map(chr, new))
-                    known += bytes(new)
-                if not raw.isascii():
-                    rest = raw.translate(None, ascii_bytes)  # what is left is the other characters
-                    others = decoder.decode(rest)
+                rest = raw.translate(None, known)
+                if others := decoder.decode(rest):
                     seen |= set(others)
-                    length += len(others) - len(rest)
-                length += len(raw)
+                    known = bytes(c for c in range(128) if chr(c) in seen)
+                length += len(raw) - len(rest) + len(others)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:  # found by reading it strictly, which says where
             seen = set().union(*self)

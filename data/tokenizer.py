@@ -5,6 +5,7 @@
     to_meta() -> dict of plain values, from which tokenizer_from_meta() builds it again, with no network
     border(text) -> the last place where text may be cut in two without changing an id; 0 where there is none
     threads: True where encode() lets other threads run meanwhile, so that it needs no processes to use every core
+    encode_utf8(raw), the same for a text in UTF-8, where that is faster
 
 Ids are never dropped and nothing is normalised: decode(encode(text)) == text. A tokenizer of your own needs only
 encode, decode and itos (id -> token; a list or a dict, str or bytes); border too, for texts larger than memory.
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.download import DownloadError, download, open_package
 from data.errors import UserError, optional
 from data.fast_bpe import fast_bpe
 from data.files import read_text, replacing
+
+
+ASCII, GO_ON = bytes(range(128)), bytes(range(128, 192))  # bytes of UTF-8: whole characters; those after a first one
 
 
 def to_utf8(text):
@@ -109,7 +112,9 @@ class CharTokenizer:
         size = max(256, int(self._codes.max()) + 2)
         self._id_of_code = np.full(size, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))  # no such character
         self._id_of_code[self._codes] = np.arange(self.vocab_size)
-        self._id_of_latin = self._id_of_code[:256].tobytes() if self._id_of_code.itemsize == 1 else None
+        self._id_of_byte = None  # an id for each ASCII byte, 255 for each that begins a longer character
+        if self.vocab_size < 255:
+            self._id_of_byte = self._id_of_code[:128].tobytes() + b"\xff" * 128
 
     @classmethod
     def from_text(cls, *texts):
@@ -134,21 +139,25 @@ class CharTokenizer:
 
     def encode(self, text):
         """(len(text),) integers. Raises UnknownText at the first character outside the vocabulary, with its position."""
-        raw = text.encode("utf-16-le", "surrogatepass")
-        if self._id_of_latin and len(raw) == 2 * len(text):  # every character in 16 bits
-            codes = np.frombuffer(raw, dtype="<u2")
-            # what lies below U+0100 by a table of bytes, a GB a second; then the few others
-            ids = np.frombuffer(bytearray(codes.astype(np.uint8)).translate(self._id_of_latin), dtype=np.uint8)
-            if not text.isascii():
-                others = np.flatnonzero(codes > 255)
-                ids[others] = self._id_of_code[np.minimum(codes[others].astype(np.int64), len(self._id_of_code) - 1)]
-        else:
-            ids = self._id_of_code[np.minimum(codes_of(text), len(self._id_of_code) - 1)]
+        return self.encode_utf8(text.encode("utf-8", "surrogatepass"))
+
+    def encode_utf8(self, raw):
+        if self._id_of_byte is None:
+            ids = self._id_of_codes(raw)
+        elif raw.isascii():  # by a table of bytes, GB a second
+            ids = np.frombuffer(bytearray(raw).translate(self._id_of_byte), dtype=np.uint8)
+        else:  # the same, one byte for each character; then those that are not ASCII
+            ids = np.frombuffer(bytearray(raw).translate(self._id_of_byte, GO_ON), dtype=np.uint8)
+            ids[ids == 255] = self._id_of_codes(raw.translate(None, ASCII))
         if ids.size and ids.max() == self.vocab_size:
             at = int((ids == self.vocab_size).argmax())
-            raise UnknownText(f"character {text[at]!r} at position {{position}} is not in the {self.vocab_size}-character "
-                              f"vocabulary", at)
+            raise UnknownText(f"character {raw.decode('utf-8', 'surrogatepass')[at]!r} at position {{position}} is not in "
+                              f"the {self.vocab_size}-character vocabulary", at)
         return ids
+
+    def _id_of_codes(self, raw):
+        codes = codes_of(raw.decode("utf-8", "surrogatepass"))
+        return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
 
     def decode(self, ids):
         return self._codes[np.asarray(ids, dtype=np.int64)].tobytes().decode("utf-32-le")
@@ -165,7 +174,10 @@ class ByteTokenizer:
     border = staticmethod(len)
 
     def encode(self, text):
-        return np.frombuffer(to_utf8(text), dtype=np.uint8)
+        return self.encode_utf8(to_utf8(text))
+
+    def encode_utf8(self, raw):
+        return np.frombuffer(raw, dtype=np.uint8)
 
     def decode(self, ids):
         """Bytes that are no UTF-8 (a model may well write them) become U+FFFD."""
@@ -196,9 +208,12 @@ class TiktokenTokenizer:
 
     def encode(self, text):
         """(n,) uint32, as encode_ordinary: the name of a special token in the text is text, but for additional_tokens."""
-        raw = to_utf8(text)
+        return self.encode_utf8(to_utf8(text))
+
+    def encode_utf8(self, raw):
         if self._fast:
-            return self._fast.encode(text, raw, self.border)
+            return self._fast.encode(raw, self.border)
+        text = raw.decode("utf-8")
         return self._encoding.encode_to_numpy(text, allowed_special=set(self.additional_tokens), disallowed_special=())
 
     def border(self, text):
@@ -538,6 +553,7 @@ def _fill_cache(ranks):
     if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
         return
     cache.mkdir(parents=True, exist_ok=True)
+    from data.download import DownloadError, download, open_package
     try:
         download(url, path, sha256=sha256, tries=2)
     except DownloadError as error:

@@ -20,9 +20,11 @@ from data import dataset as dataset_module
 from data import encode as encode_module
 from data.dataset import open_dataset, write_dataset
 from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
+from data.errors import UserError
 from data.inputs import TextFile
 from data.tokenizer import (ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, UnknownText,
                             tokenizer_from_meta)
+from data.train_tokenizer import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val")
@@ -207,6 +209,53 @@ def test_a_tokenizer_that_cannot_travel_works_in_this_process(tmp_path):
     assert meta["splits"]["train"]["tokens"] == 2700
 
 
+# ---- text -> bins -> text
+
+
+TRICKY = ["", "\r\n\r\n", "nul \x00 nul", "astral \U0001f600\U0010ffff", "\ufeffinside", "naïve “quotes”", "日本語", "\n\n",
+          "<|endoftext|>", "e\u0301", "  two  ", "\u2581", "ÿþ\xff"]
+MAKERS = {
+    "char": lambda documents: CharTokenizer.from_text(documents),
+    "byte": lambda documents: ByteTokenizer(),
+    "tiktoken": lambda documents: TiktokenTokenizer("gpt2", backend="tiktoken"),
+    "gigatoken": lambda documents: TiktokenTokenizer("gpt2", backend="gigatoken"),
+    "added": lambda documents: TiktokenTokenizer("gpt2", additional_tokens={"<x>": 50257, "quotes": 50258}),
+    "custom": lambda documents: TokenList(sorted({*"".join(documents), "ab", "two  "})),
+    "byte_fallback": lambda documents: TokenList(["nul ", "ab"], byte_fallback=True),
+    "bpe": lambda documents: train_bpe(documents, 300),
+    "sentencepiece": lambda documents: train_sentencepiece(["a few words to learn\n" * 50], 300),
+}
+
+
+@pytest.mark.parametrize("method", [pytest.param(name, marks=[pytest.mark.long] if name in ("tiktoken", "gigatoken", "added")
+                                                 else []) for name in MAKERS])
+def test_every_tokenizer_gives_the_text_back_from_the_bins_and_meta_alone(tmp_path, method):
+    def check(texts):
+        try:
+            tokenizer = MAKERS[method](texts["train"] + texts["val"])
+        except UserError as error:
+            if "Run: pip install" not in str(error):
+                raise
+            pytest.skip(str(error))
+        write_dataset(tmp_path, texts["train"], tokenizer, val_text=texts["val"], unit_size=50)
+        dataset = open_dataset(f"{tmp_path}/")
+        reader, eot = tokenizer_from_meta(dataset.meta), dataset.meta["eot_token"]
+        for split, documents in texts.items():
+            ids = dataset.tokens(split)
+            if eot is None:
+                assert reader.decode(ids) == "".join(documents)
+            else:
+                assert [reader.decode(part[:-1]) for part in np.split(ids, np.flatnonzero(ids == eot) + 1)[:-1]] == documents
+
+    @given(st.lists(st.text(), max_size=20), st.lists(st.text(), max_size=4))
+    @settings(max_examples=4)
+    def check_generated(documents, val_documents):
+        check({"train": [*documents, "a"], "val": [*val_documents, "b"]})
+    check_generated()
+    check({"train": TRICKY, "val": TRICKY[::-1]})
+    check({"train": ["a"], "val": ["a"]})  # a corpus of one character
+
+
 # ---- stopped, and run again
 
 
@@ -326,7 +375,30 @@ def test_one_worker_of_a_text_of_one_unit_starts_no_process(tmp_path, monkeypatc
     written(tmp_path / "a", "abc" * 100, TokenList(["a", "b", "c"]), num_workers=8)
 
 
-# ---- long campaigns: dask, kills, memory
+# ---- long campaigns: large units, dask, kills, memory
+
+
+@pytest.mark.long
+def test_a_large_text_gives_the_same_bins_for_units_of_64_KB_to_64_MB_any_workers_both_backends_and_dask(tmp_path, corpus):
+    distributed = pytest.importorskip("distributed", reason="the package dask[distributed] is not installed")
+    path, piece = tmp_path / "input.txt", corpus.read_bytes()
+    with open(path, "wb") as file:
+        for _ in range(150_000_000 // len(piece)):
+            file.write(piece)
+    text, hashes = TextFile(path), {}
+
+    def check(tokenizer, **kw):
+        splits = write_dataset(tmp_path, text, tokenizer, **kw)["splits"]
+        found = tuple(splits[split]["sha256"] for split in SPLITS)
+        assert hashes.setdefault(type(tokenizer), found) == found, kw
+    bpe = TiktokenTokenizer("gpt2", backend="gigatoken")
+    for tokenizer in (CharTokenizer.from_text(text), bpe):
+        for unit_size in (1 << 16, 1 << 19, 1 << 26):
+            for num_workers in (1, 2, 8):
+                check(tokenizer, unit_size=unit_size, num_workers=num_workers)
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+            check(tokenizer, unit_size=1 << 22, dask=cluster.scheduler_address)
+    check(TiktokenTokenizer("gpt2", backend="tiktoken"), unit_size=1 << 24, num_workers=2)
 
 
 @pytest.mark.long
@@ -364,15 +436,15 @@ with one_line_errors():
     tokenizer = {"char": lambda: CharTokenizer.from_text(text), "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken"),
                  "gigatoken": lambda: TiktokenTokenizer("gpt2", backend="gigatoken"),
                  "custom": lambda: TokenList(["the ", "and "], byte_fallback=True)}[method]()
-    encode = tokenizer.encode
+    encode = getattr(tokenizer, "encode_utf8", None)
     with open(folder + "/calls", "a") as calls:  # a line for each unit that is done by this process
         if hasattr(tokenizer, "threads") and tokenizer.threads:
-            def counted(text):
-                ids = encode(text)
+            def counted(raw):
+                ids = encode(raw)
                 calls.write("x\\n")
                 calls.flush()
                 return ids
-            tokenizer.encode = counted
+            tokenizer.encode_utf8 = counted
         if __name__ == "__main__":
             write_dataset(Path(folder), text, tokenizer, num_workers=int(num_workers), unit_size=unit_size)
 """

@@ -364,7 +364,7 @@ def unreachable(monkeypatch, tmp_path):
     """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which is returned."""
     def fail(url, path, **kw):
         raise DownloadError(f"{url}: no such host, or no network")
-    monkeypatch.setattr("data.tokenizer.download", fail)
+    monkeypatch.setattr("data.download.download", fail)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -381,8 +381,8 @@ def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unr
         "the package mlx-whisper==0.4.3 from the package index instead"]
     assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
     # and it is quiet where the file is there, for gpt2 and r50k_base alike
-    monkeypatch.setattr("data.tokenizer.download", refuse)
-    monkeypatch.setattr("data.tokenizer.open_package", refuse)
+    monkeypatch.setattr("data.download.download", refuse)
+    monkeypatch.setattr("data.download.open_package", refuse)
     assert get_encoding("gpt2").n_vocab == get_encoding("r50k_base").n_vocab == 50257
     assert capsys.readouterr() == ("", "")
 
@@ -396,7 +396,7 @@ def test_a_damaged_file_in_tiktokens_cache_is_replaced(monkeypatch, tmp_path, gp
         asked.append((url, sha256))
         lines = sorted(gpt2._encoding._mergeable_ranks.items(), key=lambda item: item[1])
         path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(raw), i) for raw, i in lines))
-    monkeypatch.setattr("data.tokenizer.download", fetch)
+    monkeypatch.setattr("data.download.download", fetch)
     assert get_encoding("gpt2").n_vocab == 50257
     assert [sha256 for _, sha256 in asked] == [RANKS["r50k_base"][0]]
     assert hashlib.sha256((tmp_path / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
