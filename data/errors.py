@@ -35,8 +35,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            self.error("; ".join(map(self.no_flag, unknown)))
+        if unknown:  # a word behind an unknown flag is its value
+            self.error("; ".join(self.no_flag(word) for before, word in zip(["", *unknown], unknown)
+                                 if word.startswith("-") or not before.startswith("-") or "=" in before))
         return args
 
     def no_flag(self, word):
