@@ -1,6 +1,6 @@
 """--tensorboard and --wandb: the curves, by name and step, over a kill and a resume; --sample_every_eval.
 
-Run: python -m pytest tests/test_trackers.py            (skipped where tensorboard or wandb is not installed)
+Run: python -m pytest tests/test_trackers.py -m "long or not long"      (skipped where tensorboard or wandb is missing)
 """
 import json
 import struct
@@ -26,8 +26,9 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def killed_and_resumed(tmp_path, monkeypatch):
-    """killed_and_resumed(flag): iterations 1 to 17 with a checkpoint at 10, then 11 to 30; log.csv's rows."""
-    def killed_and_resumed(flag):
+    """killed_and_resumed(flag): iterations 1 to 17 with a checkpoint at 10, then 11 to 30; log.csv's rows. between():
+    what is done after each."""
+    def killed_and_resumed(flag, between=lambda: None):
         asked, plain = [0], TrainBatches.__next__
 
         def dying(self):
@@ -40,8 +41,9 @@ def killed_and_resumed(tmp_path, monkeypatch):
             run(f"--dataset={char_dataset(tmp_path / 'fox')}", "--max_iters=30", "--eval_interval=10", "--log_interval=5",
                 "--out_dir=x", flag)
         assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 10 and log_rows("x")[-1]["iter"] == "15"
-        time.sleep(1 if flag == "--wandb" else 0)  # its folders are named by the second
+        between()
         resume("x")
+        between()
         return log_rows("x")
     return killed_and_resumed
 
@@ -80,11 +82,16 @@ def wandb_records(path):
             record = b""
 
 
+@pytest.mark.long  # four seconds, most of them in starting and ending its service
 def test_wandb_gets_the_same_steps_under_one_id_over_a_kill_and_a_resume(killed_and_resumed, monkeypatch):
-    pytest.importorskip("wandb", reason="needs wandb")
+    wandb = pytest.importorskip("wandb", reason="needs wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    rows = killed_and_resumed("--wandb")
+
+    def as_the_end_of_a_process():
+        wandb.teardown()
+        time.sleep(1)  # its folders are named by the second
+    rows = killed_and_resumed("--wandb", as_the_end_of_a_process)
     curves, ids = {}, set()
     for path in sorted(Path("x/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         for record in wandb_records(path):
