@@ -22,7 +22,7 @@ USUAL_RATES = {  # of --learning_rate and --muon_learning_rate, at their highest
 }
 EPOCHS = 4  # repeated more often, text teaches much less than new text (Muennighoff et al., arXiv:2305.16264)
 LOOK_AT = 1 << 24  # tokens of a dataset that the warnings go by, in pieces from all over it
-TIMED = 2.0  # seconds of steps, about
+TIMED = 1.5  # seconds of steps, about
 
 
 def what_is_read(source, args, iter_num):
@@ -190,7 +190,7 @@ def warnings(args, source, iter_num, read):
                    f"lower --max_iters to {fewer}, add text, or --dropout")
         windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
         if windows < args.eval_iters * args.batch_size / 2:
-            yield (f"val of {name} has {windows:,} windows; an evaluation asks for {args.eval_iters * args.batch_size:,}, "
+            yield (f"val of {name} has {windows:,} window{'s' * (windows != 1)}; an evaluation asks for {args.eval_iters * args.batch_size:,}, "
                    f"so it reads all of val each time. Lower --eval_iters to {-(-windows // args.batch_size)}, or give val "
                    f"more text")
         counts, lengths = look_at(dataset)
