@@ -31,7 +31,7 @@ from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, t
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
-FLUSH = 1 << 25  # bytes of a bin that are written before the disk gets them, beside the work; the last wait is short
+FLUSH = 1 << 26  # bytes of the bins that are written before the disk gets them, beside the work; the last wait is short
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -204,7 +204,7 @@ class _Bins:
                 if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
                     os.replace(folder / f"{split}.bin", self.temporary[split])
         self.hasher, self.flusher = (concurrent.futures.ThreadPoolExecutor(1) for _ in range(2))  # beside the work
-        self.hashing, self.flushing, self.unflushed = collections.deque(), [], 0
+        self.hashing, self.flushing, self.unflushed, self.num_written = collections.deque(), [], 0, 0
         self.keys = self._read_journal() if self.remembers else []  # of the units that are done
         self._go_back(len(self.keys))
 
@@ -276,11 +276,11 @@ class _Bins:
         if len(self.hashing) > 4:
             self.hashing.popleft().result()
         if self.unflushed > FLUSH:
-            for flushed in self.flushing:
-                flushed.result()  # an error of the disk is told only once
-            self.flushing = [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
-            give_memory_back()
+            self.flushing += [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
             self.unflushed = 0
+        self.num_written += 1
+        if self.num_written % 16 == 0:
+            give_memory_back()
 
     def _remember(self, key, encoded, counts):
         """Hash a unit that is written, and note it. Runs in a thread, one unit after another."""
@@ -297,7 +297,7 @@ class _Bins:
         """Flush to the disk; what meta.pkl says of the splits."""
         if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
-        for done in (*self.hashing, *self.flushing):
+        for done in (*self.hashing, *self.flushing):  # an error of the disk is told only once
             done.result()
         for file in self.files.values():
             os.fsync(file.fileno())

@@ -7,7 +7,6 @@
 All of them can be read again and again, and know how far they have been read, for the progress line.
 """
 import codecs
-import collections
 import contextlib
 import csv
 import glob
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError, optional
-from data.files import decode_blocks, open_input
+from data.files import decode_blocks, give_memory_back, open_input
 
 BLOCK = 1 << 19  # bytes read at once
 TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # what holds rows; all else is plain text
@@ -101,7 +100,9 @@ class _Input:
         """The bytes of a file, unpacked, a block at a time."""
         with open_input(path) as file, _in_words(path):
             before = 0
-            for block in _UNPACK.get(path.suffix.lower(), _plain)(file, path):
+            for number, block in enumerate(_UNPACK.get(path.suffix.lower(), _plain)(file, path), 1):
+                if number % 32 == 0:
+                    give_memory_back()
                 self.position += file.tell() - before
                 before = file.tell()
                 yield block
@@ -147,7 +148,11 @@ class TextFile(_Input):
     def length(self):
         """Characters; the file is read for it, unless it has been read before."""
         if self._length is None:
-            collections.deque(self, maxlen=0)
+            self.position, length, go_on = 0, 0, bytes(range(128, 192))  # bytes after the first one of a character
+            for at, raw in enumerate(self.blocks(self.paths[0])):
+                raw = raw.removeprefix(codecs.BOM_UTF8) if at == 0 else raw
+                length += len(raw.translate(None, go_on))
+            self._length = length
         return self._length
 
 
