@@ -22,7 +22,7 @@ from data.dataset import SPLITS, open_dataset, shown, write_dataset
 from data.errors import Parser, UserError, one_line_errors
 from data.files import replacing
 from data.inputs import Ids
-from data.tokenizer import tokenizer_from_meta
+from data.tokenizer import hash_of_table, tokenizer_from_meta
 
 
 def combine(folder, names):
@@ -64,7 +64,7 @@ def refuse_mismatch(folder, members):
     """Raise UserError unless the members share one tokenizer, and are so many folders beside the new one."""
     first, *others = members
     for member in others:
-        if member.table_sha256() != first.table_sha256():
+        if hash_of_table(member.meta) != hash_of_table(first.meta):
             raise UserError(f"{first.name} and {member.name} have different tokenizers ({_tokenizer(first)}; "
                             f"{_tokenizer(member)}), so that an id means two things. Prepare one with the other's: "
                             f"--reuse_vocab_of {first.name}")

@@ -387,10 +387,6 @@ class Dataset:
             check_ids(ids, self.vocab_size, self.path(split), lambda i: start + i)
             yield ids
 
-    def table_sha256(self):
-        """The hash of its id -> token table: equal for two datasets exactly when their ids mean the same."""
-        return self.meta.get("table_sha256") or table_hash(tokenizer_from_meta(self.meta).to_meta()["itos"])
-
     def fingerprint(self):
         """What a checkpoint keeps to know its data again: a hash (or, for foreign bins, the size) of each split."""
         counts = self.meta.get("splits", {})
