@@ -58,7 +58,7 @@ def plot(out_dirs, path):
     settled = []  # losses after the first tenth of a run, where they fall from so high that the rest would look flat
     for i, (log, label) in enumerate(zip(logs, labels)):
         time = [s / seconds for s in log["seconds"]]
-        curves = {name: losses for name, losses in log.items() if "_loss" in name and any(losses)}
+        curves = {name: losses for name, losses in log.items() if name.partition("/")[0].endswith("_loss") and any(losses)}
         if several:  # the mean over datasets; single batches only where nothing smoother was measured
             curves = {name: curves[name] for name in ("val_loss", "train_loss" if "train_loss" in curves else "batch_loss")}
         datasets = list(dict.fromkeys(name.partition("/")[2] for name in curves))

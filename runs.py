@@ -40,7 +40,10 @@ def new_out_dir(args, make=True):
         if make:
             out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
-    name, n = "+".join(Path(os.path.abspath(name)).name for name in dataset_names(args))[:100], 1
+    names = [Path(os.path.abspath(name)).name for name in dataset_names(args)]
+    name, n = "+".join(names), 1
+    if len(name) > 100:
+        name = f"{names[0]}+{len(names) - 1}"
     while True:
         out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
         try:

@@ -27,6 +27,7 @@ from runs import load_checkpoint, newest_run, pick_device
 from train_args import GPT2, count, likelihood, not_negative, seed, whole
 
 LINE = 79  # characters
+VISIBLE = str.maketrans("\n\t\r", "\u21b5\u21e5\u2190")
 
 
 def parse_args(argv=None):
@@ -104,7 +105,6 @@ def main(argv=None):
 
 def speak(model, metas, training_mode, args, device):
     """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary of the model."""
-    tokenizers = {name: tokenizer_from_meta(meta) for name, meta in metas.items()}
     sizes = model.config.vocab_sizes or (model.config.vocab_size,)
     vocabularies = {name: (sum(sizes[:i]), size) for i, (name, size) in enumerate(zip(metas, sizes))}
     generator = torch.Generator(device).manual_seed(args.seed)
@@ -114,6 +114,7 @@ def speak(model, metas, training_mode, args, device):
         if wrong:
             raise UserError(f"--{wrong[0]} is for one stream, and this run has {len(metas)}: {', '.join(metas)}. Give their "
                             f"prompts by --multicontext_start")
+        tokenizers = {name: tokenizer_from_meta(meta) for name, meta in metas.items()}
         speak_streams(model, metas, tokenizers, vocabularies, choose, args, device)
         return
     if args.multicontext_start or args.draw_all_streams:
@@ -125,7 +126,7 @@ def speak(model, metas, training_mode, args, device):
     name = args.dataset or next(iter(metas))
     if len(metas) > 1 and not args.dataset:
         print(f"note: this samples {name}; the others by --dataset: {', '.join(metas)}", file=sys.stderr)
-    tokenizer, vocabulary = tokenizers[name], vocabularies[name]
+    tokenizer, vocabulary = tokenizer_from_meta(metas[name]), vocabularies[name]
     start = read_text(args.start[5:]) if (args.start or "").startswith("FILE:") else args.start
     if start and isinstance(tokenizer, TableTokenizer):
         print("note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens",
@@ -186,6 +187,7 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
     names = list(metas)
     made_of = {name: meta["stream"]["text"] for name, meta in metas.items()
                if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    made_of = {name: of for name, of in made_of.items() if of not in made_of}  # a stream of a stream is drawn
     maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
     computed = {} if args.draw_all_streams else made_of
     starts, positions = prompts(names, tokenizers, computed, maps, args.multicontext_start)
@@ -202,7 +204,7 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
         return torch.from_numpy(np.stack([new[name] for name in names], -1)).to(device)[:, None].long() + first_ids
 
     ids = model.generate(start.expand(args.num_samples, -1, -1), args.max_new_tokens, choose=choose_all) - first_ids
-    shown = 0 if args.multicontext_start else len(start)  # the newline to start from is no part of the text
+    shown = 0 if any(args.multicontext_start or ()) else len(start)  # the newline to start from is no part of the text
     print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in stream] for name, stream in
                                                zip(names, sample[shown:].T.tolist())}) for sample in ids))
     for name, of in made_of.items() if args.draw_all_streams else ():
@@ -237,7 +239,7 @@ def prompts(names, tokenizers, computed, maps, starts):
 
 def aligned(streams):
     """{name: symbols} -> lines of symbols, a stream under the other, each symbol as wide as the widest there."""
-    streams = {name: [symbol.replace("\n", "\u21b5") for symbol in symbols] for name, symbols in streams.items()}
+    streams = {name: [symbol.translate(VISIBLE) for symbol in symbols] for name, symbols in streams.items()}
     widths = [max(map(len, column)) for column in zip(*streams.values())]
     label = max(map(len, streams))
     per_line = max(20, LINE - 2 - label) // max(widths, default=1) or 1

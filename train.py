@@ -214,8 +214,9 @@ def report(say, source, columns, iter_num, is_best=False):
     """The lines of an evaluation: the means, then, where there are several datasets, each."""
     say(f"iteration {iter_num:,}: {in_words(columns)}{' (best)' if is_best else ''}")
     for name in source.names if len(source.names) > 1 else ():
-        say(f"  {name}: {in_words(columns, f'/{name}')}, {columns[f'val_bits_per_byte/{name}']:.3f} bits a byte, "
-            f"{columns[f'epochs/{name}']:.2f} epochs")
+        bits = columns[f"val_bits_per_byte/{name}"]
+        bits = "" if math.isnan(bits) else f"{bits:.3f} bits a byte, "
+        say(f"  {name}: {in_words(columns, f'/{name}')}, {bits}{columns[f'epochs/{name}']:.2f} epochs")
 
 
 def cut(x, y, length):
@@ -313,24 +314,26 @@ def train(args, argv, device, rank, num_ranks, stack):
     if args.init_from in GPT2:
         refuse_other_tokens(source.datasets[0], args.init_from)
     model = make_model(args, source.vocab_sizes, device)
-    if args.init_from in GPT2 and rank == 0:  # wrap() gives the others what rank 0 has
+    if args.init_from in GPT2 and rank == 0 and not args.plan:  # wrap() gives the others what rank 0 has
         load_gpt2(model, args.init_from)
     optimizer = configure_optimizer(model, args)
     scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "float16")
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations
+    columns = {}  # of log.csv, from the last evaluation
     if checkpoint:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler.is_enabled() and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
-        iter_num, best_val_loss, seconds = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds"))
+        iter_num, best_val_loss, seconds, columns = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds", "evaluated"))
         del checkpoint
 
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
     read = plan.what_is_read(source, args, iter_num)
-    for line in (*plan.data_lines(source, args, iter_num, read), plan.model_line(args, model)):
+    for line in () if args.eval_only and not args.plan else plan.data_lines(source, args, iter_num, read):
         say(line)
+    say(plan.model_line(args, model))
     if iter_num >= args.max_iters and (args.plan or not args.eval_only):
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
     if args.plan:
@@ -377,7 +380,6 @@ def train(args, argv, device, rank, num_ranks, stack):
     learning_rates = [group["lr"] for group in optimizer.param_groups]  # the highest ones
     loss_weights = torch.tensor(source.weights[: source.num_streams] if source.num_streams > 1 else [1.0],
                                 dtype=torch.float32, device=device)
-    columns = {}  # of log.csv, from the last evaluation
     loss_sum = torch.zeros((), device=device)  # since the last look
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
     t_look = time.perf_counter()
@@ -408,7 +410,7 @@ def train(args, argv, device, rank, num_ranks, stack):
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
         if evaluate:
             losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
-            columns = loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)
+            columns = {"iter": iter_num, **loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)}
             row |= columns
             is_best = columns["val_loss"] < best_val_loss
             best_val_loss = min(columns["val_loss"], best_val_loss)

@@ -197,6 +197,8 @@ def _parser(problems):
 def _parse(argv, problems):
     """(all arguments, those given on the command line); what is wrong with single ones goes into problems."""
     parser = _parser(problems)
+    lists = [option for action in parser._actions if action.nargs == "+" for option in action.option_strings]
+    argv = [part for word in argv for part in (word.split("=", 1) if word.split("=")[0] in lists else [word])]  # --flag=a b
     args, unknown = parser.parse_known_args(argv)
     _flatten(args)
     for word in unknown:
@@ -325,8 +327,9 @@ def check_mode(args, given, problems):
         problems.append(f"--training_mode {mode} needs --{lists[0]} NAME NAME ...")
         return
     problems += [f"--{lists[0]} names {name} twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    told = " ".join(problems)
     problems += [f"--{flag} has {len(w)} weights for {len(names)} datasets" for flag, w in zip(lists[1:], weights)
-                 if w is not None and len(w) != len(names)]
+                 if w is not None and len(w) != len(names) and f"--{flag} " not in told and f"--{lists[0]} " not in told]
     if args.dataset_sampling_probs and args.dataset_sampling_alpha is not None:
         problems.append("--dataset_sampling_probs and --dataset_sampling_alpha both say how large the shares are: leave one out")
     if not args.dataset_sampling_probs_final:

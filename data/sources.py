@@ -41,7 +41,9 @@ class Source:
                 check_split(dataset, split, block_size)
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
-        self.vocab_sizes = [dataset.vocab_size for dataset in vocabularies]
+        self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
+        if not own_vocabularies:
+            self.vocab_sizes = [max(self.vocab_sizes)]
         offsets = np.cumsum([0, *self.vocab_sizes]).tolist() if own_vocabularies else [0] * len(self.datasets)
         self.offsets = dict(zip(self.names, offsets))
         self.dtype = token_dtype(sum(self.vocab_sizes))  # of ids by the table
@@ -68,7 +70,9 @@ class Source:
         """(D,) int64: the draws of each member in the first `blocks` blocks of the order."""
         if len(self.members) == 1:
             return np.array([blocks * self.batch_size])
-        known, counts = self._counted if self._counted[0] <= blocks else (0, 0)
+        known, counts = self._counted  # read once: the thread that reads ahead asks too
+        if known > blocks:
+            known, counts = 0, 0
         counts = counts + mixture_counts(known, blocks, self.batch_size, self.shares_at, self.seed)
         self._counted = blocks, counts
         return counts
@@ -138,19 +142,30 @@ def open_source(args):
 def shares_of(args, datasets):
     """(shares_at, final weights (D,)) of a mixture, by its flags."""
     if args.dataset_sampling_alpha is None:
-        weights = args.dataset_sampling_probs or [1.0] * len(datasets)
+        weights = np.array(args.dataset_sampling_probs or [1.0] * len(datasets))
+        weights = weights / weights.max()
     else:
-        weights = [float(dataset.num_tokens["train"]) ** args.dataset_sampling_alpha for dataset in datasets]
+        sizes = np.array([dataset.num_tokens["train"] for dataset in datasets], dtype=np.float64)
+        weights = (sizes / sizes.max()) ** args.dataset_sampling_alpha
     if not args.dataset_sampling_probs_final:
-        shares = np.asarray(weights) / np.sum(weights)
+        shares = weights / weights.sum()
         return lambda blocks: np.broadcast_to(shares, (len(blocks), len(shares))), shares
-    final, method = args.dataset_sampling_probs_final, args.dataset_sampling_probs_transition_method
+    final, method = np.array(args.dataset_sampling_probs_final), args.dataset_sampling_probs_transition_method
+    final = final / final.max()
     last = args.dataset_sampling_probs_transition_iters * args.gradient_accumulation_steps  # blocks
     return lambda blocks: moved_shares(weights, final, method, blocks / last), final
 
 
 def refuse_unaligned(streams):
-    """Raises UserError unless the streams have as many tokens as the first, in both splits."""
+    """Raises UserError unless the streams have as many tokens as the first, in both splits, and those that were made of
+    another of them were made of it as it is here."""
+    texts = {stream.name: stream for stream in streams}
+    for stream in streams:
+        made_of = stream.meta.get("stream", {})
+        text = texts.get(made_of.get("text"))
+        if text and made_of.get("text_sha256") != text.fingerprint():
+            raise UserError(f"{stream.folder} was made of another {text.name} than the one that is here now. Run: python "
+                            f"{stream.folder}/prepare.py")
     for split in SPLITS:
         first = streams[0].num_tokens[split]
         for other in streams[1:]:
@@ -166,7 +181,8 @@ def refuse_other_tokenizers(datasets):
         if hash_of_table(other.meta) != hash_of_table(datasets[0].meta):
             raise UserError(f"{datasets[0].name} and {other.name} have different tokenizers ({datasets[0].vocab_size:,} and "
                             f"{other.vocab_size:,} tokens), so an id means one thing here, another there. Prepare both "
-                            f"with one, or give each a vocabulary of its own: --multidataset_wte")
+                            f"with one (prepare.py --method, or --reuse_vocab_of), or give each a vocabulary of its own: "
+                            f"--multidataset_wte")
 
 
 def refuse_more_epochs(source, args):
@@ -181,7 +197,8 @@ def refuse_more_epochs(source, args):
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if too_often(middle).size else (middle, high)
+    fits = f"--max_iters {low} would fit; or" if low else "Not one iteration fits:"
     names = ", ".join(source.names[d] for d in over)
     first = source.names[too_often(high)[0]]
     raise UserError(f"{names} would be gone through more than {args.max_epochs_per_dataset:g} times, {first} first. "
-                    f"--max_iters {low} would fit; or change the weights, or raise --max_epochs_per_dataset")
+                    f"{fits} change the weights, or raise --max_epochs_per_dataset")

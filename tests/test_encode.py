@@ -3,6 +3,7 @@
 Run: python -m pytest tests/test_encode.py            (gigabytes, kills, dask: add -m "long or not long")
 """
 import os
+import shutil
 import random
 import signal
 import subprocess
@@ -567,5 +568,7 @@ def test_memory_is_bounded_and_does_not_grow_with_the_text(corpus, tmp_path, met
         process = child(tmp_path, method, text, folder, num_workers)
         peaks.append(peak_memory(process))
         assert process.returncode == 0, process.stderr.read()
+        shutil.rmtree(folder)  # gigabytes
+    text.unlink()
     print(f"{method}, {num_workers} workers: {peaks[0]:.0f} MB for {size // 10} MB, {peaks[1]:.0f} MB for {size} MB")
     assert peaks[1] < 400 + 250 * num_workers and peaks[1] < 1.3 * peaks[0] + 60 + 15 * num_workers

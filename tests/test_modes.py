@@ -3,6 +3,7 @@
 Run: python -m pytest tests/test_modes.py
 """
 import math
+import argparse
 import os
 import re
 from pathlib import Path
@@ -146,24 +147,22 @@ def test_streams_are_read_where_a_run_on_the_first_alone_reads(data, method):
     together = read(streams(data, method))
     alone = read(Source([opened(data, "text")], block_size=T, batch_size=16, sampling_method=method, seed=5))
     assert (together[..., 0] == alone).all()
-    text = CharTokenizer.from_text(TEXT)
+    starts = streams(data, method).places(np.arange(20 * 16))[1]
     for k, (name, (alphabet, _)) in enumerate(STREAMS.items(), start=1):
-        offset = streams(data).offsets[name]
-        alphabet = sorted(alphabet)
-        whole = stream_of(name, TEXT)
-        for windows, own in zip(together[..., 0].reshape(-1, T + 1), together[..., k].reshape(-1, T + 1)):
-            symbols = "".join(alphabet[i - offset] for i in own)
-            assert symbols in whole and len(text.decode(windows)) == len(symbols)
+        offset, alphabet, whole = streams(data).offsets[name], sorted(alphabet), stream_of(name, TEXT)
+        for start, own in zip(starts, together[..., k].reshape(-1, T + 1)):
+            assert "".join(alphabet[i - offset] for i in own) == whole[start : start + T + 1]
 
 
 def test_ids_of_many_vocabularies_travel_as_wide_as_their_table(tmp_path):
-    for name, size in (("narrow", 60_000), ("wide", 70_000)):
+    for name, size in (("narrow", 60_000), ("wide", 70_000), ("last", 60_000)):
         arange_dataset(tmp_path / name, 200, vocab_size=size)
-    source = Source([[d] for d in opened(tmp_path, "narrow", "wide")], block_size=T, batch_size=4, sampling_method="sequential",
-                    shares_at=lambda blocks: np.full((len(blocks), 2), 0.5))
+    source = Source([[d] for d in opened(tmp_path, "narrow", "wide", "last")], block_size=T, batch_size=6,
+                    sampling_method="sequential", shares_at=lambda blocks: np.full((len(blocks), 3), 1 / 3))
     x, y = to_xy(torch.from_numpy(read(source, max_iters=2).reshape(-1, T + 1)), "cpu")
-    member, start = source.places(np.arange(8))
-    assert x[:, 0].tolist() == (start + 60_000 * member).tolist() and (y == x + 1).all()
+    member, start = source.places(np.arange(12))
+    offsets = np.array([0, 60_000, 130_000])
+    assert x[:, 0].tolist() == (start + offsets[member]).tolist() and (y == x + 1).all()
 
 
 def test_an_evaluation_reads_one_member_and_the_streams_together(data):
@@ -200,19 +199,27 @@ def test_weights_that_move_do_so_over_the_length_that_the_run_began_with(data):
 
 
 def test_the_best_checkpoint_and_the_mean_go_by_the_final_weights_and_each_dataset_has_its_columns(data, capsys):
-    run(*flags(data, "multidataset"), "--max_iters=6", "--eval_interval=3", "--out_dir=x", "--eval_iters=100")
+    run(*flags(data, "multidataset"), "--max_iters=6", "--eval_interval=3", "--out_dir=x", "--eval_iters=100",
+        "--gradient_accumulation_steps=3")
     out = capsys.readouterr().out
     last = {name: float(value or "nan") for name, value in log_rows("x")[-1].items()}
     assert last["val_loss"] == pytest.approx(0.25 * last["val_loss/text"] + 0.75 * last["val_loss/abcd"], rel=1e-4)
     for split in ("train", "val"):
         for name in ("text", "abcd"):
             assert last[f"{split}_bits_per_byte/{name}"] == pytest.approx(last[f"{split}_loss/{name}"] / math.log(2), rel=1e-4)
-    assert last["tokens/text"] + last["tokens/abcd"] == last["tokens"] == 6 * 4 * 16
+    assert last["tokens/text"] + last["tokens/abcd"] == last["tokens"] == 6 * 4 * 16 * 3
     assert last["epochs/abcd"] == pytest.approx(last["tokens/abcd"] / (1799 // 16 * 16), rel=1e-4)
     checkpoint = load_checkpoint(Path("x/ckpt.pt"))
+    source, gpt = open_source(argparse.Namespace(**checkpoint["args"])), GPT(GPTConfig(**checkpoint["model_args"]))
+    gpt.load_state_dict(checkpoint["model"])
+    for d, name in enumerate(("text", "abcd")):  # the loss of each on its own windows
+        with torch.no_grad():
+            losses, sizes = zip(*((gpt(*to_xy(windows, "cpu"))[1].item(), windows[:, 1:].numel())
+                                  for windows in eval_batches(source, "val", d, eval_iters=100)))
+        assert last[f"val_loss/{name}"] == pytest.approx(np.average(losses, weights=sizes), rel=1e-4)
     assert checkpoint["best_val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)
     assert checkpoint["evaluated"]["val_loss/text"] == pytest.approx(last["val_loss/text"], rel=1e-4)
-    assert re.search(r"  text: train loss \d\.\d{4}, val loss \d\.\d{4}, \d\.\d{3} bits a byte, 0\.0\d epochs", out)
+    assert re.search(r"  text: train loss \d\.\d{4}, val loss \d\.\d{4}, \d\.\d{3} bits a byte, 0\.\d\d epochs", out)
     assert re.search(r"^text +8,\d+ +\d+ +240 +0\.0\d +62\.5%$", out, re.M)
 
 
@@ -327,7 +334,7 @@ def streams_in(out):
     """{name: symbols}, from the lines of a sample, its newlines as they are drawn."""
     found = {}
     for line in filter(None, out.splitlines()):
-        name, symbols = line.strip().split("  ", 1)
+        name, symbols = line.lstrip().split("  ", 1)
         found[name] = found.get(name, "") + symbols
     return {name: symbols.replace("\u21b5", "\n") for name, symbols in found.items()}
 
@@ -385,6 +392,42 @@ def test_two_ranks_train_either_mode_as_one_does(data, mode):
 
 
 # ---- bad input: one line, exit status 2
+
+
+def test_streams_of_another_text_than_the_one_that_is_there_are_refused(data, tmp_path):
+    char_dataset(tmp_path / "text", TEXT.swapcase())  # as long
+    with pytest.raises(UserError, match="cvp was made of another text than the one that is here now. Run: python .*cvp/prepare.py"):
+        open_source(parse_args(["--training_mode=multicontext", "--multicontext_datasets", f"{tmp_path}/text/", f"{data}/cvp/"]))
+
+
+@pytest.mark.parametrize("train, val", [(1003, 99), (1002, 100)])
+def test_any_stream_that_differs_in_either_split_is_refused(data, tmp_path, train, val):
+    arange_dataset(tmp_path / "same", 1003, vocab_size=1003)
+    arange_dataset(tmp_path / "other", train, val, vocab_size=1003)
+    with pytest.raises(UserError, match="other/(train|val).bin has 1 tokens fewer than"):
+        open_source(parse_args(["--training_mode=multicontext", f"--block_size={T}", "--multicontext_datasets", f"{data}/a/",
+                                f"{tmp_path}/same/", f"{tmp_path}/other/"]))
+
+
+def test_the_last_of_three_members_must_have_the_tokenizer_of_the_first(data):
+    with pytest.raises(UserError, match="a and bytes have different tokenizers"):
+        open_source(parse_args(["--training_mode=multidataset", f"--block_size={T}", f"--dataset_list={data}/a/", f"{data}/b/",
+                                f"{data}/bytes/"]))
+
+
+def test_bits_a_byte_go_by_the_bytes_of_the_split(tmp_path):
+    (tmp_path / "e").mkdir()
+    write_dataset(tmp_path / "e", "e" * 100, CharTokenizer("e\u00e9"), val_text="\u00e9" * 100)
+    source = Source([opened(tmp_path, "e")], block_size=T, batch_size=1)
+    assert source.bits_per_byte([1.0], "train") == pytest.approx(1 / math.log(2))
+    assert source.bits_per_byte([1.0], "val") == pytest.approx(0.5 / math.log(2))
+
+
+def test_enormous_weights_are_weights(data):
+    base = ["--training_mode=multidataset", "--dataset_list", f"{data}/a/", f"{data}/b/", f"--block_size={T}"]
+    for more in (["--dataset_sampling_probs", "1e308", "1e308"], ["--dataset_sampling_alpha=100"]):
+        source = open_source(parse_args([*base, *more]))
+        assert source.shares_at(np.arange(1)).sum() == pytest.approx(1) and source.weights.sum() == pytest.approx(1)
 
 
 BAD = [  # flags ({} is the folder of the datasets), what the message says

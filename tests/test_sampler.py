@@ -334,6 +334,10 @@ def test_each_batch_follows_shares_that_move_and_the_total_within_the_root_of_th
     assert (abs(counts - wanted) < 1).all() and (abs((counts - wanted).cumsum(0)) < 1000**0.5).all()
 
 
+def test_another_seed_mixes_the_rows_another_way():
+    assert (mixed(fixed(7, 2, 1), 0, 640, seed=0)[0] != mixed(fixed(7, 2, 1), 0, 640, seed=1)[0]).mean() > 0.2
+
+
 def test_transitions_begin_and_end_where_they_should_and_differ_between():
     half = [moved_shares([3, 1], [1, 3], method, [0, 0.25, 1, 2]) for method in TRANSITIONS]
     for shares in half:
