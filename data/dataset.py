@@ -8,7 +8,6 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import concurrent.futures
 import contextlib
-import copy
 import difflib
 import functools
 import hashlib
@@ -16,22 +15,22 @@ import io
 import json
 import os
 import pickle
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.encode import GOES_ON, UNIT, cores, encode_all, split_pieces, units
+from data.encode import GOES_ON, UNIT, cores, encode_all, piece_length, split_pieces, units, workers_of
 from data.errors import UserError, resumable
-from data.files import give_memory_back, lock, sync_folder
+from data.files import give_memory_back, lock, start_flushing, sync_folder
 from data.inputs import Ids, TextFile
-from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, to_utf8, tokenizer_from_meta,
-                            tokenizer_meta)
+from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
 SPLITS = ("train", "val")
-FLUSH = 1 << 26  # bytes of the bins that are written before the disk gets them, beside the work; the last wait is short
+FLUSH = 1 << 23  # bytes of a bin that are written before the disk is told to begin with them
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -54,7 +53,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         end_of_text is False; or Ids.
     val_text: the validation text, of any kind, where it is given; then all of text is train.
     source: what the text is, kept in meta.pkl. more: further keys of meta.pkl, a dict of plain values.
-    num_workers, dask: who encodes, see encode_all(). unit_size: characters a unit of work.
+    num_workers, dask: who encodes, see encode_all(). unit_size: bytes of text a unit of work.
 
     Holds a few units in memory, whatever the size of the text; what units hold changes no byte of the bins. All or
     nothing: whatever stops it, the folder holds what it held before, or no meta.pkl; and the same command again goes on
@@ -73,9 +72,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         bins = _Bins(folder, meta)
         try:
             pieces = split_pieces(text, val_text, percentage_train, split_seed)
-            progress = _progress(text, val_text, workers=dask or f"{num_workers or cores()} workers")
+            workers = (num_workers or cores()) if workers_of(tokenizer) else 1
+            progress = _progress(text, val_text, workers=dask or f"{workers} worker{'s' * (workers > 1)}")
             source_hash = _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size)
             bins.complete = True
+            assert max(counts["max_id"] for counts in bins.counts.values()) < meta["vocab_size"]
             _refuse_empty(bins, folder, text, val_text, percentage_train)
             meta |= {
                 "max_id": max(counts["max_id"] for counts in bins.counts.values()),
@@ -110,22 +111,17 @@ def _print_counts(folder, meta, seconds):
 
 def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):
     """Encode what bins does not hold yet, unit by unit; returns the sha256 of the source."""
-    digest, structure, waiting = hashlib.sha256(), hashlib.sha256(), collections.deque()
+    waiting = collections.deque()  # (place, counts) of the units that are being encoded
     lengths = functools.cache(lambda: _token_lengths(meta))  # made where there are ids to count the bytes of
     border = getattr(tokenizer, "border", lambda text: 0)  # one's own: text is never cut
     own = meta["tokenizer"] == "custom" and not isinstance(tokenizer, TableTokenizer)
 
     def to_do():
-        at = 0
-        for unit in units(pieces, border, unit_size):
-            if own and not at:
+        for number, unit in enumerate(units(pieces, border, unit_size)):
+            if own and not number:
                 _warn_if_lossy(tokenizer, unit[0][1])
-            start, at = at, at + sum(len(text) for _, text, _ in unit)
-            unit = [(split, to_utf8(text) if isinstance(text, str) else text, end) for split, text, end in unit]
             counts = {split: [0, 0] for split in SPLITS}  # bytes of text, documents
             for split, raw, end in unit:
-                digest.update(raw)
-                structure.update(b"%s %d %d " % (split.encode(), memoryview(raw).nbytes, end))
                 if isinstance(raw, bytes):
                     counts[split][0] += len(raw)
                     counts[split][1] += end != GOES_ON
@@ -133,24 +129,22 @@ def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, d
                     counts[split][0] += int(lengths().take(raw, mode="clip").sum())  # those beyond are refused later
                     if meta["eot_token"] is not None:
                         counts[split][1] += int((raw == meta["eot_token"]).sum())
-            end_of_unit = structure.copy()
-            end_of_unit.update(digest.digest())
-            key = end_of_unit.hexdigest()[:32]  # of the source up to here
-            if not bins.holds(key):
-                waiting.append((key, start, counts))
+            place = bins.place(unit)
+            if not bins.holds(place):
+                waiting.append((place, counts))
                 yield unit
 
     job = (tokenizer, meta["vocab_size"], token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None)
     with progress as show:
         try:
             for encoded in encode_all(to_do(), job, num_workers, dask):
-                key, _, counts = waiting[0]
-                bins.append(key, encoded, counts)
+                bins.append(*waiting[0], encoded)
                 waiting.popleft()
                 show()
         except UnknownText as error:
-            raise UnknownText(error.message, waiting[0][1] + error.position) from None
-    return digest.hexdigest()
+            _, start = waiting[0][0].result()
+            raise UnknownText(error.message, start + error.position) from None
+    return bins.finish()
 
 
 def _token_lengths(meta):
@@ -164,10 +158,13 @@ def _token_lengths(meta):
 @contextlib.contextmanager
 def _progress(*texts, workers):
     """A function that shows how far the texts are read: bytes, MB/s, and the time left where that is known."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
     from tqdm import tqdm
     inputs = [text for text in texts if hasattr(text, "position")]
     with tqdm(total=sum(text.size for text in inputs) or None, unit="B", unit_scale=True, desc=f"preparing, {workers}",
-              disable=None, leave=False) as bar:
+              leave=False) as bar:
         yield lambda: bar.update(sum(text.position for text in inputs) - bar.n)
 
 
@@ -188,7 +185,10 @@ class _Bins:
 
     units.tmp holds a line for the tokenizer, then one for each unit: its key (a hash of all the source up to its end)
     and the counts and hashes of both bins after it. After a kill the lines that the bins agree with count, no others.
+
+    A thread does the hashing beside the rest of the work; WAITING tasks wait for it at most.
     """
+    WAITING = 8
 
     def __init__(self, folder, meta):
         self.temporary = {split: folder / f"{split}.bin.tmp" for split in SPLITS}
@@ -203,8 +203,9 @@ class _Bins:
             for split in SPLITS:
                 if not self.temporary[split].exists() and (folder / f"{split}.bin").exists():
                     os.replace(folder / f"{split}.bin", self.temporary[split])
-        self.hasher, self.flusher = (concurrent.futures.ThreadPoolExecutor(1) for _ in range(2))  # beside the work
-        self.hashing, self.flushing, self.unflushed, self.num_written = collections.deque(), [], 0, 0
+        self.hasher, self.hashing = concurrent.futures.ThreadPoolExecutor(1), collections.deque()
+        self.num_written, self.flushed = 0, dict.fromkeys(SPLITS, 0)  # units; bytes that the disk was told of
+        self.source, self.structure, self.position = hashlib.sha256(), hashlib.sha256(), 0  # what is read; how it is cut
         self.keys = self._read_journal() if self.remembers else []  # of the units that are done
         self._go_back(len(self.keys))
 
@@ -252,53 +253,76 @@ class _Bins:
                 file.seek(size)
                 file.truncate()
 
-    def holds(self, key):
+    def place(self, unit):
+        """A Future: the key of the next unit of the source, and where it starts, in characters."""
+        return self._later(self._place, unit)
+
+    def _place(self, unit):
+        start = self.position
+        for split, raw, end in unit:
+            self.source.update(raw)
+            self.structure.update(b"%s %d %d " % (split.encode(), memoryview(raw).nbytes, end))
+            self.position += piece_length(raw)
+        key = self.structure.copy()
+        key.update(self.source.digest())
+        return key.hexdigest()[:32], start
+
+    def _later(self, task, *args):
+        """A Future of task(*args), which the thread does after all that it was given before."""
+        self.hashing.append(future := self.hasher.submit(task, *args))
+        if len(self.hashing) > self.WAITING:
+            self.hashing.popleft().result()
+        return future
+
+    def holds(self, place):
         """Whether the next unit of the source is in the bins already. After the first one that is not, none is."""
         if self.at < len(self.keys):
-            if self.keys[self.at] == key:
+            if self.keys[self.at] == place.result()[0]:
                 self.at += 1
                 return True
             self._go_back(self.at)
         return False
 
-    def append(self, key, encoded, text_counts):
-        """The next unit: its key, {split: ids}, and {split: (bytes of text, documents)}."""
+    def append(self, place, text_counts, encoded):
+        """The next unit: its place(), {split: (bytes of text, documents)}, and {split: ids}."""
         for split, ids in encoded.items():
-            raw, counts = ids.data.cast("B"), self.counts[split]
-            self.files[split].write(raw)
-            self.files[split].flush()
+            file, begun = self.files[split], self.flushed[split]
+            file.write(ids.data.cast("B"))
+            file.flush()
+            if (end := file.tell()) - begun > FLUSH:
+                start_flushing(file, begun, end)
+                self.flushed[split] = end
+        self._later(self._remember, place, text_counts, encoded)
+        self.num_written += 1
+        if self.num_written % 64 == 0:
+            give_memory_back()
+
+    def _remember(self, place, text_counts, encoded):
+        """Count and hash a unit that is written, and note it."""
+        for split, ids in encoded.items():
+            counts = self.counts[split]
             counts["tokens"] += ids.size
             counts["bytes"] += text_counts[split][0]
             counts["documents"] += text_counts[split][1]
             counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
-            self.unflushed += raw.nbytes
-        self.hashing.append(self.hasher.submit(self._remember, key, encoded, copy.deepcopy(self.counts)))
-        if len(self.hashing) > 4:
-            self.hashing.popleft().result()
-        if self.unflushed > FLUSH:
-            self.flushing += [self.flusher.submit(os.fsync, file.fileno()) for file in self.files.values()]
-            self.unflushed = 0
-        self.num_written += 1
-        if self.num_written % 16 == 0:
-            give_memory_back()
-
-    def _remember(self, key, encoded, counts):
-        """Hash a unit that is written, and note it. Runs in a thread, one unit after another."""
-        for split, ids in encoded.items():
             self.hashes[split].update(ids)
         if self.remembers:
             for split in SPLITS:
-                counts[split]["sha256"] = self.hashes[split].hexdigest()
-            self.journal.write(json.dumps([key, counts]).encode() + b"\n")
+                self.counts[split]["sha256"] = self.hashes[split].hexdigest()
+            self.journal.write(json.dumps([place.result()[0], self.counts]).encode() + b"\n")
             self.journal.flush()
             self.num_units += 1
+
+    def finish(self):
+        """Wait until all is written; returns the sha256 of the source."""
+        while self.hashing:
+            self.hashing.popleft().result()
+        return self.source.hexdigest()
 
     def close(self):
         """Flush to the disk; what meta.pkl says of the splits."""
         if self.at < len(self.keys):  # the source has become shorter
             self._go_back(self.at)
-        for done in (*self.hashing, *self.flushing):  # an error of the disk is told only once
-            done.result()
         for file in self.files.values():
             os.fsync(file.fileno())
         self.close_files()
@@ -313,7 +337,6 @@ class _Bins:
     def discard(self):
         """Remove what is left, but for finished units that the next run can use."""
         self.hasher.shutdown()
-        self.flusher.shutdown()
         self.close_files()
         if self.complete or not self.num_units:
             for path in (*self.temporary.values(), self.journal_path):
@@ -349,9 +372,9 @@ def _commit(folder, meta):
     sync_folder(folder)
 
 
-def _warn_if_lossy(tokenizer, text):
+def _warn_if_lossy(tokenizer, raw):
     """A tokenizer of one's own may lose characters without a word; say so, by the first 10,000 of the text."""
-    sample = text[:10_000]
+    sample = raw[:40_000].decode(errors="ignore")[:10_000]
     back = tokenizer.decode(tokenizer.encode(sample))
     if back != sample:
         at = len(os.path.commonprefix([sample, back]))

@@ -1,7 +1,7 @@
 """Text -> ids, in bounded memory and on every core: splits, units of work, the workers that encode them.
 
     split_pieces(text, val_text, ...)       (split, piece of text, how it ends), in order
-    units(pieces, border, size)             lists of them of about `size` characters: the units of work
+    units(pieces, border, size)             lists of them of about `size` bytes: the units of work
     encode_all(units, job, ...)             the ids of each unit, in order, whoever encoded it
 
 A unit's ids do not depend on where units begin and end: text is cut only where the tokenizer's border() says so. What
@@ -13,73 +13,76 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import multiprocessing
 import os
 import pickle
-import queue
-import threading
 
 import numpy as np
 
 from data.errors import UserError, optional
+from data.files import num_characters
 from data.inputs import Ids, TextFile
 from data.tokenizer import UnknownText, to_utf8
 
-UNIT = 1 << 19  # characters; with more, buffers leave the caches and are memory fresh from the system
+UNIT = 1 << 19  # bytes; with more, buffers leave the caches and are memory fresh from the system
 GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # how a piece ends; only a document is followed by <|endoftext|>
 
 
 def split_pieces(text, val_text, percentage_train, seed=0):
-    """(split, piece, how it ends) for each piece of the input, in order. See write_dataset() for the arguments."""
+    """(split, piece, how it ends) for each piece of the input, in order: UTF-8 of a text, or ids.
+
+    See write_dataset() for the arguments.
+    """
     for split, part in (("train", text), ("val", val_text)):
         if part is None:
             continue
         if isinstance(part, (str, TextFile, Ids)):
-            cut = int(_length(part) * percentage_train) if val_text is None else None
-            yield from _one_text(split, _slices(part) if isinstance(part, str) else part, cut)
-            continue
-        for document in part:
+            cut = None
             if val_text is None:
-                split = "train" if _share(document, seed) < percentage_train else "val"
-            yield split, document, ENDS_DOCUMENT
+                cut = int((len(part) if isinstance(part, str) else part.length()) * percentage_train)
+            pieces = [to_utf8(part)] if isinstance(part, str) else part.utf8() if isinstance(part, TextFile) else part
+            yield from _one_text(split, pieces, cut)
+            continue
+        for raw in map(to_utf8, part):
+            if val_text is None:
+                split = "train" if _share(raw, seed) < percentage_train else "val"
+            yield split, raw, ENDS_DOCUMENT
 
 
 def train_pieces(text, val_text, percentage_train, seed=0):
     """The pieces of text that split_pieces() gives to train."""
-    return (piece for split, piece, _ in split_pieces(text, val_text, percentage_train, seed) if split == "train")
+    return (raw.decode() for split, raw, _ in split_pieces(text, val_text, percentage_train, seed) if split == "train")
 
 
-def _length(text):
-    return len(text) if isinstance(text, str) else text.length()
-
-
-def _slices(text, size=UNIT):
-    return (text[i : i + size] for i in range(0, len(text), size))
-
-
-def _share(document, seed):
+def _share(raw, seed):
     """64 bits of a hash of the content, as a number from 0 to 1: copies of a document are on one side."""
-    digest = hashlib.blake2b(to_utf8(document), digest_size=8, salt=seed.to_bytes(8, "little"))
+    digest = hashlib.blake2b(raw, digest_size=8, salt=seed.to_bytes(8, "little"))
     return int.from_bytes(digest.digest()) / 2**64
 
 
 def _one_text(split, pieces, cut):
     """One continuous text; after `cut` characters (None: never) it goes on in val."""
-    at = 0
+    piece = b""
     for piece in pieces:
-        if cut is not None and split == "train" and at + len(piece) >= cut:
-            yield "train", piece[: cut - at], ENDS_TEXT
-            split, piece = "val", piece[cut - at :]
+        if cut is not None and split == "train":
+            if (size := piece_length(piece)) >= cut:
+                end = len(piece.decode()[:cut].encode()) if isinstance(piece, bytes) else cut
+                yield "train", piece[:end], ENDS_TEXT
+                split, piece = "val", piece[end:]
+            cut -= size
         yield split, piece, GOES_ON
-        at += len(piece)
-    yield split, piece[:0] if at else "", ENDS_TEXT
+    yield split, piece[:0], ENDS_TEXT
+
+
+def piece_length(piece):
+    """Characters of a piece of text, ids of one of ids."""
+    return num_characters(piece) if isinstance(piece, bytes) else len(piece)
 
 
 def units(pieces, border, size=UNIT):
-    """Group pieces into lists of (split, text, how it ends), each from half of `size` to twice `size` characters.
+    """Group pieces into lists of (split, piece, how it ends), each from half of `size` to twice `size` bytes (or ids).
 
-    border(text): the last place where text may be cut in two; it is asked when a text has grown to half of `size`, and
-    where it knows none (0) again when that has doubled.
+    border(text): the last place where a text may be cut in two, as a tokenizer's; it is asked when a text has grown to
+    half of `size`, and where it knows none (0) again when that has doubled.
     """
     unit, unit_size, half = [], 0, (size + 1) // 2
     held, held_size, wanted = [], 0, half  # pieces of a text that goes on
@@ -88,15 +91,15 @@ def units(pieces, border, size=UNIT):
         held_size += len(piece)
         if end == GOES_ON and held_size < wanted:
             continue
-        text = _joined(held)
-        rest = text[:0]
+        joined = _joined(held)
+        rest = joined[:0]
         if end == GOES_ON:
-            if not (cut := border(text) if isinstance(text, str) else len(text)):
-                held, wanted = [text], 2 * held_size
+            if not (cut := _last_cut(joined, border)):
+                held, wanted = [joined], 2 * held_size
                 continue
-            text, rest = text[:cut], text[cut:]
-        unit.append((split, text, end))
-        unit_size += len(text)
+            joined, rest = joined[:cut], joined[cut:]
+        unit.append((split, joined, end))
+        unit_size += len(joined)
         held, held_size, wanted = [rest] if len(rest) else [], len(rest), half + len(rest)
         if unit_size >= half:
             yield unit
@@ -105,20 +108,34 @@ def units(pieces, border, size=UNIT):
         yield unit
 
 
+def _last_cut(piece, border):
+    """The last place where a piece may be cut; border() counts in characters, this in bytes."""
+    if border is len or not isinstance(piece, bytes):  # anywhere
+        return len(piece)
+    text = piece.decode()
+    cut = border(text)
+    return cut and len(piece) - len(text[cut:].encode())
+
+
 def _at_most(size, pieces):
-    """The same pieces, those longer than `size` in several."""
+    """The same pieces, those longer than `size` in several, cut between characters."""
     for split, piece, end in pieces:
-        *some, last = _slices(piece, size) if len(piece) > size else [piece]
-        yield from ((split, part, GOES_ON) for part in some)
-        yield split, last, end
+        start = 0
+        while len(piece) - start > size:
+            stop = start + size
+            while isinstance(piece, bytes) and stop < len(piece) and piece[stop] & 0xC0 == 0x80:
+                stop += 1
+            yield split, piece[start:stop], GOES_ON
+            start = stop
+        yield split, piece[start:], end
 
 
 def _joined(pieces):
-    return pieces[0] if len(pieces) == 1 else "".join(pieces) if isinstance(pieces[0], str) else np.concatenate(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces) if isinstance(pieces[0], bytes) else np.concatenate(pieces)
 
 
 def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
-    """{split: ids} of a unit: a list of (split, UTF-8 of a text, or ids, how it ends).
+    """{split: ids} of a unit: a list of (split, UTF-8 of a text or ids, how it ends).
 
     Runs in a worker; everything it needs is in its arguments.
     """
@@ -126,19 +143,21 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
     for number, (split, raw, end) in enumerate(unit):
         found = ids.setdefault(split, [])
         try:
-            found.append(checked(_encoded(tokenizer, raw) if isinstance(raw, bytes) else raw, vocab_size, dtype))
+            found.append(_encoded(tokenizer, raw, vocab_size, dtype))
         except UnknownText as error:
-            at = sum(len(raw.decode("utf-8")) for _, raw, _ in unit[:number])
+            at = sum(piece_length(raw) for _, raw, _ in unit[:number])
             raise UnknownText(error.message, at + error.position) from None
         if end == ENDS_DOCUMENT and eot_token is not None:
             found.append(np.array([eot_token], dtype))
     return {split: found[0] if len(found) == 1 else np.concatenate(found) for split, found in ids.items()}
 
 
-def _encoded(tokenizer, raw):
+def _encoded(tokenizer, raw, vocab_size, dtype):
+    if not isinstance(raw, bytes):
+        return checked(raw, vocab_size, dtype)
     if "encode_utf8" in vars(type(tokenizer)):  # of its own: a subclass may have another encode()
-        return tokenizer.encode_utf8(raw)
-    return tokenizer.encode(raw.decode("utf-8"))
+        return np.ascontiguousarray(tokenizer.encode_utf8(raw), dtype)
+    return checked(tokenizer.encode(raw.decode("utf-8")), vocab_size, dtype)
 
 
 def checked(ids, vocab_size, dtype):
@@ -152,7 +171,7 @@ def checked(ids, vocab_size, dtype):
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise UserError(f"encode() gave an array of shape {ids.shape} and type {ids.dtype}; it must give a flat list of "
                         f"integers")
-    low, high = int(ids.min()), int(ids.max())
+    low, high = int(ids.min()) if ids.dtype.kind == "i" else 0, int(ids.max())
     if low < 0 or high >= vocab_size:
         raise UserError(f"encode() gave id {low if low < 0 else high}, outside the vocabulary of {vocab_size:,} ids "
                         f"(vocab_size is the largest id in itos + 1)")
@@ -162,64 +181,31 @@ def checked(ids, vocab_size, dtype):
 # ---- workers
 
 
-def read_ahead(items, ahead=2):
-    """The same items, taken from their source by a thread, so that reading and hashing overlap with the rest."""
-    taken, stop = queue.Queue(ahead), threading.Event()
-
-    def put(item):
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return taken.put(item, timeout=0.1)
-
-    def take():
-        try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:  # it is raised where the items are used
-            put((None, error))
-
-    thread = threading.Thread(target=take, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = taken.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
 def encode_all(units, job, num_workers=None, dask=None):
     """What encode_unit() gives for each unit, in order; up to two units a worker are under way at a time.
 
     job: (tokenizer, vocab_size, dtype, eot_token), as encode_unit() takes them. num_workers: how many of this machine;
-        default, one a core: threads for a tokenizer that lets them run, else processes. dask: the address of a dask
-        scheduler, tcp://host:port, whose workers do it instead. A text of one unit is encoded without any of them.
+        default, one a core: threads or processes, as the tokenizer has it. dask: the address of a dask scheduler,
+        tcp://host:port, whose workers do it instead. A text of one unit is encoded without any of them, and so is any
+        by a tokenizer that needs none.
     """
-    units = read_ahead(units)
+    units = iter(units)
     first = list(itertools.islice(units, 2))
     units = itertools.chain(first, units)
     num_workers = num_workers or cores()
-    in_threads = getattr(job[0], "threads", False)
+    kind = workers_of(job[0])
     work, packed = functools.partial(encode_unit, *job), None
-    if dask or not in_threads:
+    if dask or kind == "processes":
         with contextlib.suppress(AttributeError, TypeError, pickle.PicklingError):  # a class of main()'s own, say
             packed = pickle.dumps(job)
         work = functools.partial(_in_process, packed) if packed else work
-    if not dask and (len(first) < 2 or num_workers == 1 or not in_threads and not packed):
+    if not dask and (len(first) < 2 or num_workers == 1 or not kind or kind == "processes" and not packed):
         yield from map(functools.partial(encode_unit, *job), units)
         return
     if dask and not packed:
         raise UserError("--dask: the tokenizer cannot be sent to other processes. Define its class outside of functions")
     try:
-        with _executor(num_workers, in_threads, dask) as (executor, num_workers):
+        with _executor(num_workers, kind, dask) as (executor, num_workers):
             waiting = collections.deque()
             for unit in units:
                 waiting.append(executor.submit(work, unit))
@@ -232,13 +218,18 @@ def encode_all(units, job, num_workers=None, dask=None):
                         "command again: what is done is kept") from None
 
 
+def workers_of(tokenizer):
+    """"threads", "processes", or None, for a tokenizer that is as fast as the reading and writing around it."""
+    return getattr(tokenizer, "workers", "processes")
+
+
 def cores():
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
-def _executor(num_workers, in_threads, dask):
+def _executor(num_workers, kind, dask):
     """(a concurrent.futures.Executor, its number of workers); what waits in it is dropped where the block fails."""
     client = None
     if dask:
@@ -248,10 +239,12 @@ def _executor(num_workers, in_threads, dask):
         if not num_workers:
             client.close()
             raise UserError(f"--dask: {dask} has no workers. Start some: dask worker {dask}")
-    elif in_threads:
+    elif kind == "threads":
         executor = concurrent.futures.ThreadPoolExecutor(num_workers)
-    else:  # spawn: the same on every system, and safe beside threads
-        executor = concurrent.futures.ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+    else:
+        import multiprocessing
+        spawn = multiprocessing.get_context("spawn")  # the same on every system, and safe beside threads
+        executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn)
     try:
         yield executor, num_workers
     finally:

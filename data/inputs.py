@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError, optional
-from data.files import decode_blocks, give_memory_back, open_input
+from data.files import give_memory_back, num_characters, open_input, utf8_blocks
 
 BLOCK = 1 << 19  # bytes read at once
 TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # what holds rows; all else is plain text
@@ -101,7 +101,7 @@ class _Input:
         with open_input(path) as file, _in_words(path):
             before = 0
             for number, block in enumerate(_UNPACK.get(path.suffix.lower(), _plain)(file, path), 1):
-                if number % 32 == 0:
+                if number % 64 == 0:
                     give_memory_back()
                 self.position += file.tell() - before
                 before = file.tell()
@@ -109,23 +109,23 @@ class _Input:
 
     def pieces(self, path):
         """The text of a file, in pieces."""
-        return decode_blocks(self.blocks(path), path)
+        return map(bytes.decode, utf8_blocks(self.blocks(path), path))
 
 
 class TextFile(_Input):
-    """One text, as an iterable of the pieces that it is joined of."""
+    """One text, as an iterable of the pieces that it is joined of; utf8() gives them as bytes."""
 
     def __init__(self, path):
         super().__init__([path])
         self.name = "standard input" if path == "-" else Path(path).name
         self._length = None
 
+    def utf8(self):
+        self.position = 0
+        return utf8_blocks(self.blocks(self.paths[0]), self.paths[0])
+
     def __iter__(self):
-        self.position, length = 0, 0
-        for piece in self.pieces(self.paths[0]):
-            length += len(piece)
-            yield piece
-        self._length = length
+        return map(bytes.decode, self.utf8())
 
     def characters(self):
         """The set of its characters. ASCII ones that are known already are left out before the rest is decoded."""
@@ -148,11 +148,7 @@ class TextFile(_Input):
     def length(self):
         """Characters; the file is read for it, unless it has been read before."""
         if self._length is None:
-            self.position, length, go_on = 0, 0, bytes(range(128, 192))  # bytes after the first one of a character
-            for at, raw in enumerate(self.blocks(self.paths[0])):
-                raw = raw.removeprefix(codecs.BOM_UTF8) if at == 0 else raw
-                length += len(raw.translate(None, go_on))
-            self._length = length
+            self._length = sum(map(num_characters, self.utf8()))
         return self._length
 
 

@@ -4,7 +4,8 @@
     vocab_size, the largest id + 1          eot_token, the id that ends a document, or None
     to_meta() -> dict of plain values, from which tokenizer_from_meta() builds it again, with no network
     border(text) -> the last place where text may be cut in two without changing an id; 0 where there is none
-    threads: True where encode() lets other threads run meanwhile, so that it needs no processes to use every core
+    workers: what it takes to use every core: "threads", where encode() lets others run meanwhile; None, where it is as
+        fast as reading; "processes", which is so without the attribute too
     encode_utf8(raw), the same for a text in UTF-8, where that is faster
 
 Ids are never dropped and nothing is normalised: decode(encode(text)) == text. A tokenizer of your own needs only
@@ -25,7 +26,7 @@ from data.fast_bpe import fast_bpe
 from data.files import read_text, replacing
 
 
-ASCII, GO_ON = bytes(range(128)), bytes(range(128, 192))  # bytes of UTF-8: whole characters; those after a first one
+GO_ON = bytes(range(128, 192))  # the bytes of UTF-8 after the first one of a character
 
 
 def to_utf8(text):
@@ -103,7 +104,7 @@ class UnknownText(UserError):
 class CharTokenizer:
     """One id a character (Unicode code point), in the order of `chars`."""
     eot_token = None
-    threads = True
+    workers = None
     border = staticmethod(len)  # anywhere
 
     def __init__(self, chars):
@@ -113,9 +114,10 @@ class CharTokenizer:
         size = max(256, int(self._codes.max()) + 2)
         self._id_of_code = np.full(size, self.vocab_size, dtype=np.min_scalar_type(self.vocab_size))  # no such character
         self._id_of_code[self._codes] = np.arange(self.vocab_size)
-        self._id_of_byte = None  # an id for each ASCII byte, 255 for each that begins a longer character
+        self._id_of_byte = None  # an id for each ASCII byte, 255 where it is unknown or begins a longer character
         if self.vocab_size < 255:
-            self._id_of_byte = self._id_of_code[:128].tobytes() + b"\xff" * 128
+            ids = np.where(self._id_of_code[:128] < self.vocab_size, self._id_of_code[:128], 255)
+            self._id_of_byte, self._known = ids.tobytes() + b"\xff" * 128, np.flatnonzero(ids < 255).astype(np.uint8).tobytes()
 
     @classmethod
     def from_text(cls, *texts):
@@ -145,11 +147,12 @@ class CharTokenizer:
     def encode_utf8(self, raw):
         if self._id_of_byte is None:
             ids = self._id_of_codes(raw)
-        elif raw.isascii():  # by a table of bytes, GB a second
-            ids = np.frombuffer(bytearray(raw).translate(self._id_of_byte), dtype=np.uint8)
-        else:  # the same, one byte for each character; then those that are not ASCII
-            ids = np.frombuffer(bytearray(raw).translate(self._id_of_byte, GO_ON), dtype=np.uint8)
-            ids[ids == 255] = self._id_of_codes(raw.translate(None, ASCII))
+        else:  # by a table of bytes, GB a second; one byte is left of a character that takes several
+            found = bytearray(raw).translate(self._id_of_byte, b"" if raw.isascii() else GO_ON)
+            ids = np.frombuffer(found, dtype=np.uint8)
+            if 255 not in found:
+                return ids
+            ids[ids == 255] = self._id_of_codes(raw.translate(None, self._known))
         if ids.size and ids.max() == self.vocab_size:
             at = int((ids == self.vocab_size).argmax())
             raise UnknownText(f"character {raw.decode('utf-8', 'surrogatepass')[at]!r} at position {{position}} is not in "
@@ -158,7 +161,7 @@ class CharTokenizer:
 
     def _id_of_codes(self, raw):
         codes = codes_of(raw.decode("utf-8", "surrogatepass"))
-        return self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+        return self._id_of_code.take(codes, mode="clip")  # the last one of the table is no character
 
     def decode(self, ids):
         return self._codes[np.asarray(ids, dtype=np.int64)].tobytes().decode("utf-32-le")
@@ -171,7 +174,7 @@ class ByteTokenizer:
     """One id a byte of the text's UTF-8: 256 ids, any text."""
     vocab_size = 256
     eot_token = None
-    threads = True
+    workers = None
     border = staticmethod(len)
 
     def encode(self, text):
@@ -195,7 +198,7 @@ class TiktokenTokenizer:
     backend: who encodes; tiktoken, or gigatoken, which gives the same ids and is many times as fast; auto takes
         gigatoken where it is installed. See fast_bpe.py.
     """
-    threads = True
+    workers = "threads"
 
     def __init__(self, name="gpt2", encoding=None, *, additional_tokens=None, backend="auto", kind="tiktoken"):
         self.name, self.kind, self.additional_tokens = name, kind, dict(additional_tokens or {})
@@ -313,7 +316,7 @@ class TableTokenizer:
     Also what meta.pkl alone can say of a tokenizer of one's own.
     """
     kind = "custom"
-    threads = False
+    workers = "processes"
 
     def __init__(self, itos, eot_token=None):
         self.eot_token = eot_token
@@ -402,7 +405,7 @@ class SentencePieceTokenizer:
     Each line is encoded by itself, its "\n" included, with nothing put before it and no space taken away. A model that
     normalizes text (most do, but not those trained here) is refused for text that it would change.
     """
-    threads = False
+    workers = "processes"
 
     def __init__(self, model):
         sentencepiece = optional("sentencepiece", "a SentencePiece model")

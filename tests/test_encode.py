@@ -70,8 +70,8 @@ def test_a_text_cut_at_borders_gives_the_ids_of_one_call(gpt2, text, size):
 
 
 def check_cuts(tokenizer, text, size):
-    pieces = [("train", c, GOES_ON) for c in text] + [("train", "", ENDS_TEXT)]
-    parts = [part for unit in units(pieces, tokenizer.border, size) for _, part, _ in unit]
+    pieces = [("train", c.encode(), GOES_ON) for c in text] + [("train", b"", ENDS_TEXT)]
+    parts = [part.decode() for unit in units(pieces, tokenizer.border, size) for _, part, _ in unit]
     assert "".join(parts) == text
     assert [i for part in parts for i in tokenizer.encode(part).tolist()] == tokenizer.encode(text).tolist()
     return len(parts)
@@ -103,6 +103,9 @@ def test_a_list_of_tokens_gives_the_ids_of_one_call_for_any_cut(tokens, text, si
 def test_characters_and_bytes_may_be_cut_anywhere(text, size):
     for tokenizer in (CharTokenizer.from_text(text + "x"), ByteTokenizer()):
         assert check_cuts(tokenizer, text, size) >= len(text) // (2 * size)
+    whole = [("train", text.encode(), ENDS_TEXT)]
+    parts = [part for unit in units(whole, len, size) for _, part, _ in unit]
+    assert "".join(map(bytes.decode, parts)) == text and all(len(part) < size + 4 for part in parts)
 
 
 def test_a_text_without_borders_is_one_unit(gpt2):
@@ -120,21 +123,21 @@ def test_additional_tokens_are_never_cut():
 def test_the_cut_between_the_splits_is_at_the_same_character_however_the_text_comes(pieces, size, share):
     class Pieces(TextFile):
         def __init__(self):
-            self._length = None
+            pass
 
-        def __iter__(self):
-            return iter(pieces)
+        def utf8(self):
+            return map(str.encode, pieces)
 
         def length(self):
             return sum(map(len, pieces))
     text = "".join(pieces)
     for source in (text, Pieces()):
-        found = {"train": "", "val": ""}
+        found = {"train": b"", "val": b""}
         for unit in units(split_pieces(source, None, share), len, size):
             for split, part, _ in unit:
                 found[split] += part
         cut = int(len(text) * share)
-        assert (found["train"], found["val"]) == (text[:cut], text[cut:])
+        assert (found["train"].decode(), found["val"].decode()) == (text[:cut], text[cut:])
 
 
 # ---- the same bins, whoever encodes
@@ -189,11 +192,17 @@ def test_the_seed_of_the_split_moves_documents(tmp_path):
     assert zero != one
 
 
-def test_a_character_outside_a_reused_vocabulary_is_named_with_its_position_in_the_text(tmp_path):
-    for num_workers in (1, 2):
-        with pytest.raises(UnknownText, match="^character 'z' at position 123,456 is not in the 2-character vocabulary"):
-            written(tmp_path / "a", "ab" * 61_728 + "z" + "ab" * 90_000, CharTokenizer("ab"), unit_size=10_000,
-                    num_workers=num_workers)
+@pytest.mark.parametrize("chars", ["ab", "aé", "é中", "".join(map(chr, range(0x4E00, 0x5000)))])
+def test_a_character_outside_a_reused_vocabulary_is_named_with_its_position_in_the_text(tmp_path, chars):
+    told = f"^character 'z' at position 123,456 is not in the {len(chars)}-character vocabulary"
+    for known in (chars[:2], chars[-2:]):
+        with pytest.raises(UnknownText, match=told):
+            written(tmp_path / "a", known * 61_728 + "z" + known * 90_000, CharTokenizer(chars), unit_size=10_000)
+
+
+def test_a_lone_surrogate_is_named_with_its_position_in_a_text_of_many_units(tmp_path):
+    with pytest.raises(UserError, match=r"U\+DC80, at position 123,456: it is not valid Unicode"):
+        written(tmp_path / "a", "é" * 123_456 + "\udc80" + "b" * 90_000, ByteTokenizer(), unit_size=10_000)
 
 
 def test_a_tokenizer_that_cannot_travel_works_in_this_process(tmp_path):

@@ -118,6 +118,17 @@ def test_a_character_outside_the_vocabulary_is_named_with_its_position(unknown):
     assert str(error.value) == f"character {unknown!r} at position 1,200 is not in the 2-character vocabulary"
 
 
+@pytest.mark.parametrize("size", [2, 128, 254, 255, 256, 257, 65_537])
+def test_a_text_of_any_characters_is_encoded_by_a_vocabulary_of_any_size(size):
+    chars = [chr(i) for i in [*range(size - 2), 0xE9 if size < 0xE9 else 0x1F600, 0x10FFFE] if not 0xD800 <= i < 0xE000]
+    tokenizer, id_of = CharTokenizer(chars), {c: i for i, c in enumerate(chars)}
+    for text in ("".join(chars), chars[0] * 9, chars[-1] * 9, chars[0] + chars[-2] + chars[-1]):
+        assert ids_of(tokenizer, text) == [id_of[c] for c in text]
+        for unknown in {"z", "\u0101", "\uFFFF", "\U0010FFFD", "\U0010FFFF"} - set(chars):
+            with pytest.raises(UserError, match=f"at position {2 * len(text):,} is not in the {len(chars):,}".replace(",", ",?")):
+                tokenizer.encode(text + text + unknown + text)
+
+
 def test_an_empty_text_has_no_vocabulary_and_the_message_says_so():
     with pytest.raises(UserError, match="^the text is empty, so it has no characters to make a vocabulary of$"):
         CharTokenizer.from_text("", "")
