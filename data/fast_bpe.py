@@ -39,7 +39,7 @@ class FastBPE:
             path = Path(folder) / "ranks.tiktoken"
             path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks))
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
-        self.one_at_a_time = threading.Lock()  # it refuses a second thread; one is as fast as the rest of the work
+        self.one_at_a_time = threading.Lock()  # it refuses a second thread, and lets no other one run meanwhile
 
     def encode(self, raw, border):
         """(n,) uint32. raw: a text in UTF-8; border: as a tokenizer's, where the text may be cut."""
@@ -58,6 +58,8 @@ class FastBPE:
         return np.concatenate(found)
 
     def _is_proven(self, raw):
+        if raw.isascii():
+            return True
         others = raw.translate(None, ASCII).decode("utf-8")
         return bool(self.proven[np.frombuffer(others.encode("utf-32-le"), dtype="<u4")].all())
 

@@ -51,7 +51,7 @@ def utf8_blocks(blocks, path):
 
 def num_characters(raw):
     """The characters of a text in UTF-8: all bytes but those that go on with one, 0x80 to 0xBF."""
-    return len(raw) - int(np.count_nonzero(np.frombuffer(raw, np.int8) < -64))
+    return len(raw) if raw.isascii() else len(raw) - int(np.count_nonzero(np.frombuffer(raw, np.int8) < -64))
 
 
 @contextlib.contextmanager
