@@ -44,7 +44,7 @@ def parse_args(doc, here, argv=None):
     group.add_argument("--spm_model_file", help="sentencepiece: a model to take instead of training one")
     group.add_argument("--reuse_vocab_of", metavar="DATASET", help="the tokenizer of a prepared dataset, data/x")
     group = parser.add_argument_group("the work")
-    group.add_argument("--num_workers", type=int, help=f"(default: one a core, here {cores()})")
+    group.add_argument("--num_workers", type=int, help=f"(default: one a core, here {cores()}; char and byte need none)")
     group.add_argument("--dask", metavar="ADDRESS", help="encode on the workers of a dask scheduler: tcp://host:8786")
     args = parser.parse_args(argv)
     _refuse_unread(parser, args)
