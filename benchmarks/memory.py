@@ -23,7 +23,8 @@ import sys
 from data.dataset import write_dataset
 from data.encode import train_pieces
 from data.inputs import TextFile
-from data.tokenizer import TokenList, make_tokenizer
+from data.make_tokenizer import make_tokenizer
+from data.tokenizer import TokenList
 folder, method, num_workers = sys.argv[1:]
 text = TextFile(folder + "/input.txt")
 if method == "custom":

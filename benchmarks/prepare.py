@@ -27,7 +27,7 @@ OURS = """
 import sys
 from data.dataset import write_dataset
 from data.inputs import TextFile
-from data.tokenizer import make_tokenizer
+from data.make_tokenizer import make_tokenizer
 folder, method = sys.argv[1:]
 text = TextFile(folder + "/input.txt")
 tokenizer = make_tokenizer("char", text) if method == "char" else make_tokenizer("tiktoken", backend=method)
@@ -78,7 +78,7 @@ def main():
         compare("char", lambda: script("-c", LOOK_UPS, theirs), char, "look-ups of a dict")
         compare("char", lambda: script(f"{theirs}/prepare.py"), char, "nanoGPT's prepare.py")
         assert_equal(theirs, ours)
-        from data.tokenizer import get_encoding
+        from data.ranks import get_encoding
         encoding = get_encoding("gpt2")
         for backend in ("tiktoken", "gigatoken"):
             if backend == "gigatoken" and not importlib.util.find_spec("gigatoken"):

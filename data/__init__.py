@@ -1,7 +1,8 @@
 """Everything between a text and a batch. One file a step:
 
     inputs.py      files -> text or documents: .txt, .jsonl, .json, .csv, .tsv, .parquet, each plain or packed
-    tokenizer.py   text <-> ids; train_tokenizer.py trains some, fast_bpe.py lets gigatoken encode
+    tokenizer.py   text <-> ids; make_tokenizer.py makes the one of a --method, or trains it
+    fast_bpe.py, ranks.py  BPE by gigatoken where that is proven to be the same; the files that tiktoken's encodings need
     encode.py      text -> ids in bounded memory, on every core
     dataset.py     the folder format (train.bin, val.bin, meta.pkl), written and read
     check_dataset.py  proves a folder and shows what is in it; writes the meta.pkl of bins that have none

@@ -26,7 +26,7 @@ from data.download import (RemoteFile, download_all, fetch_package, get_json, gi
 from data.errors import Parser, UserError, optional
 from data.files import replacing
 from data.inputs import read_documents
-from data.tokenizer import make_tokenizer
+from data.make_tokenizer import make_tokenizer
 
 ASK_ABOVE = 10e9  # bytes; a larger download is begun only after a yes
 

@@ -11,7 +11,8 @@ from data.dataset import dataset_folder, read_meta
 from data.encode import cores, train_pieces
 from data.errors import Parser
 from data.inputs import open_inputs
-from data.tokenizer import METHODS, make_tokenizer, tokenizer_from_meta
+from data.make_tokenizer import METHODS, make_tokenizer
+from data.tokenizer import tokenizer_from_meta
 
 ONLY_WITH = {  # flag: the methods that read it
     "tiktoken_encoding": ("tiktoken",), "additional_tokens_file": ("tiktoken",), "backend": ("tiktoken", "bpe"),

@@ -15,15 +15,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import threading
-from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError, optional
 from data.fast_bpe import fast_bpe
-from data.files import read_text, replacing
+from data.files import read_text
+from data.ranks import get_encoding
 
 
 GO_ON = bytes(range(128, 192))  # the bytes of UTF-8 after the first one of a character
@@ -468,29 +467,6 @@ class SentencePieceTokenizer:
         return {"tokenizer": "sentencepiece", "sentencepiece_model": self.model, **tables(self._table)}
 
 
-METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
-
-
-def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto", additional_tokens_file=None,
-                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=4096, train_text=None):
-    """The tokenizer of a --method. texts: all the text (char needs it); train_text: train's, for those that are trained."""
-    if method == "char":
-        return CharTokenizer.from_text(*texts)
-    if method == "byte":
-        return ByteTokenizer()
-    if method == "custom":
-        return TokenList.from_file(tokens_file, byte_fallback)
-    if method == "sentencepiece" and spm_model_file:
-        return SentencePieceTokenizer(Path(spm_model_file).read_bytes())
-    if method in ("sentencepiece", "bpe"):
-        from data import train_tokenizer
-        return getattr(train_tokenizer, f"train_{method}")(train_text, vocab_size, backend)
-    additional = read_json(additional_tokens_file) if additional_tokens_file else None
-    if additional is not None and not isinstance(additional, dict):
-        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
-    return TiktokenTokenizer(tiktoken_encoding, backend=backend, additional_tokens=additional)
-
-
 def tokenizer_meta(tokenizer):
     """to_meta() of ours; for a tokenizer of one's own (encode, decode, itos) the tables alone."""
     if hasattr(tokenizer, "to_meta"):
@@ -521,54 +497,3 @@ def tokenizer_from_meta(meta):
     one_char = all(isinstance(t, str) and len(t) == 1 for t in itos.values()) and list(itos) == list(range(len(itos)))
     return CharTokenizer(itos.values()) if one_char and kind in (None, "char") else (
         TableTokenizer(itos, meta.get("eot_token")))
-
-
-# ---- the rank files of tiktoken's encodings: cache, OpenAI's host, a package
-
-RANKS_URL = "https://openaipublic.blob.core.windows.net/encodings/"
-WHISPER = ("mlx-whisper==0.4.3", "6b82b6597a994643a3e5496c7bc229a672e5ca308458455bfe276e76ae024489")
-LITELLM = ("litellm==1.80.0", "fd0009758f4772257048d74bf79bb64318859adb4ea49a8b66fdbc718cd80b6e")
-RANKS = {  # file: its sha256 (as in tiktoken), a package that ships it and that wheel's sha256, its path in there
-    "r50k_base": ("306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-                  WHISPER, "mlx_whisper/assets/gpt2.tiktoken"),
-    "p50k_base": ("94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
-                  LITELLM, "litellm/litellm_core_utils/tokenizers/ec7223a39ce59f226a68acc30dc1af2788490e15"),
-    "cl100k_base": ("223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-                    LITELLM, "litellm/litellm_core_utils/tokenizers/9b5ad71b2ce5302211f9c61530b329a4922fc6a4"),
-    "o200k_base": ("446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-                   LITELLM, "litellm/litellm_core_utils/tokenizers/fb374d419588a4632f3f557e76b4b70aebbca790"),
-}
-RANKS_OF = {"gpt2": "r50k_base", "p50k_edit": "p50k_base", "o200k_harmony": "o200k_base"}  # encodings that share a file
-
-
-def get_encoding(name):
-    """tiktoken's encoding, its rank file fetched first where tiktoken's cache lacks it. Raises UserError."""
-    import tiktoken
-    import tiktoken.registry
-    if name not in tiktoken.list_encoding_names():
-        raise UserError(f"tiktoken has no encoding {name!r}; it has {', '.join(tiktoken.list_encoding_names())}")
-    if (ranks := RANKS_OF.get(name, name)) in RANKS:
-        _fill_cache(ranks)
-    if name == "gpt2":  # the same ranks and pattern as r50k_base, in one file instead of two
-        constructor = tiktoken.registry.ENCODING_CONSTRUCTORS["r50k_base"]
-        return tiktoken.Encoding(**{**constructor(), "name": "gpt2"})
-    return tiktoken.get_encoding(name)
-
-
-def _fill_cache(ranks):
-    """Put a rank file where tiktoken looks first, <cache>/<sha1 of its address>: from its host, else from a package."""
-    cache = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if cache == "":  # the user has turned tiktoken's cache off
-        return
-    url, (sha256, package, member) = f"{RANKS_URL}{ranks}.tiktoken", RANKS[ranks]
-    cache = Path(cache or Path(tempfile.gettempdir()) / "data-gym-cache")
-    path = cache / hashlib.sha1(url.encode()).hexdigest()
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    from data.download import DownloadError, download, open_package
-    try:
-        download(url, path, sha256=sha256, tries=2)
-    except DownloadError as error:
-        with open_package(*package, why=error) as wheel, replacing(path) as file:
-            file.write(wheel.read(member))

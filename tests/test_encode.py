@@ -23,9 +23,9 @@ from data.dataset import open_dataset, write_dataset
 from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
 from data.errors import UserError
 from data.inputs import TextFile
+from data.make_tokenizer import train_bpe, train_sentencepiece
 from data.tokenizer import (ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, UnknownText,
                             tokenizer_from_meta)
-from data.train_tokenizer import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val")

@@ -17,7 +17,8 @@ from helpers import ROOT, TEXT, TINY, char_dataset, one_line_error, one_thread, 
 import sample
 import train
 from data.dataset import write_dataset
-from data.tokenizer import ByteTokenizer, TiktokenTokenizer, get_encoding, table_hash
+from data.ranks import get_encoding
+from data.tokenizer import ByteTokenizer, TiktokenTokenizer, table_hash
 from runs import load_checkpoint, newest_run
 
 FEW = ["--max_new_tokens=20", "--device=cpu"]

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from data.dataset import load_plain
 from data.download import DownloadError
 from data.errors import UserError
-from data.tokenizer import (RANKS, ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, as_bytes,
-                            get_encoding, make_tokenizer, table_hash, tables, tokenizer_from_meta, tokenizer_meta)
-from data.train_tokenizer import train_bpe, train_sentencepiece
+from data.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
+from data.ranks import RANKS, get_encoding
+from data.tokenizer import (ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, as_bytes, table_hash,
+                            tables, tokenizer_from_meta, tokenizer_meta)
 
 ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
 TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n", "It's 12345 o'clock", "naïve",

@@ -26,8 +26,8 @@ import train
 from data.batches import TrainBatches
 from data.errors import UserError
 from data.files import lock
+from data.ranks import get_encoding
 from data.sampler import SAMPLING_METHODS
-from data.tokenizer import get_encoding
 from optim import block_size_at, configure_optimizer, lr_share, orthogonalize
 from runs import RunLog, estimate_mfu, load_checkpoint, save_checkpoint
 from train_args import SCHEDULES, parse_args

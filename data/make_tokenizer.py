@@ -1,16 +1,38 @@
-"""Tokenizers trained on one's own text, that of the train split alone: BPE and SentencePiece. Both packages are optional.
+"""The tokenizer of a --method: one that is known, or made of the text, or trained on it.
 
-They learn from the first SAMPLE characters: more changes little, and the counts of all words must fit into memory.
+BPE and SentencePiece are trained on the text of the train split alone, on its first SAMPLE characters: more changes
+little, and the counts of all words must fit into memory. Both packages are optional.
 """
 import io
 import itertools
+from pathlib import Path
 
 from data.errors import UserError, optional
-from data.tokenizer import SentencePieceTokenizer, TiktokenTokenizer
+from data.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, TiktokenTokenizer, TokenList, read_json
 
+METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
 SAMPLE = 100_000_000
 # GPT-2's, which the trainer has built in: words with the space before them, numbers, punctuation, white space
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+
+
+def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto", additional_tokens_file=None,
+                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=4096, train_text=None):
+    """The tokenizer of a --method. texts: all the text (char needs it); train_text: train's, for those that are trained."""
+    if method == "char":
+        return CharTokenizer.from_text(*texts)
+    if method == "byte":
+        return ByteTokenizer()
+    if method == "custom":
+        return TokenList.from_file(tokens_file, byte_fallback)
+    if method == "sentencepiece" and spm_model_file:
+        return SentencePieceTokenizer(Path(spm_model_file).read_bytes())
+    if method in ("sentencepiece", "bpe"):
+        return (train_bpe if method == "bpe" else train_sentencepiece)(train_text, vocab_size, backend)
+    additional = read_json(additional_tokens_file) if additional_tokens_file else None
+    if additional is not None and not isinstance(additional, dict):
+        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
+    return TiktokenTokenizer(tiktoken_encoding, backend=backend, additional_tokens=additional)
 
 
 def train_bpe(train_text, vocab_size, backend="auto"):
