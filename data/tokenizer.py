@@ -154,8 +154,9 @@ class CharTokenizer:
             ids[ids == 255] = self._id_of_codes(raw.translate(None, self._known))
         if ids.size and ids.max() == self.vocab_size:
             at = int((ids == self.vocab_size).argmax())
-            raise UnknownText(f"character {raw.decode('utf-8', 'surrogatepass')[at]!r} at position {{position}} is not in "
-                              f"the {self.vocab_size}-character vocabulary", at)
+            unknown = repr(raw.decode("utf-8", "surrogatepass")[at]).replace("{", "{{").replace("}", "}}")
+            raise UnknownText(f"character {unknown} at position {{position}} is not in the {self.vocab_size}-character "
+                              f"vocabulary", at)
         return ids
 
     def _id_of_codes(self, raw):

@@ -112,7 +112,7 @@ def test_characters_are_numbered_in_code_point_order_over_all_the_texts():
     assert ids_of(tokenizer, "abcé\n") == [1, 2, 3, 4, 0]
 
 
-@pytest.mark.parametrize("unknown", ["z", "\x00", "é", "\U0010ffff", "\ud800"])
+@pytest.mark.parametrize("unknown", ["z", "{", "}", "\x00", "é", "\U0010ffff", "\ud800"])
 def test_a_character_outside_the_vocabulary_is_named_with_its_position(unknown):
     with pytest.raises(UserError) as error:
         CharTokenizer.from_text("ab").encode("ab" * 600 + unknown + "a")
