@@ -301,7 +301,8 @@ def _zst(file, path):
     for packed in _plain(file, path):
         while packed:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(packed)
+            if block := frame.decompress(packed):  # empty frames, and those to skip, hold nothing
+                yield block
             packed = frame.unused_data
             if frame.eof:
                 frame = None

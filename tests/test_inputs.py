@@ -85,6 +85,17 @@ def test_a_text_is_one_text_and_several_are_documents(tmp_path, monkeypatch, pac
     assert [document[0] for document in both] == ["a", "b"] and both.name == f"a.txt{packing} and 1 more"
 
 
+def test_frames_of_zst_that_hold_nothing_are_no_end_of_the_text(tmp_path):
+    zstandard = pytest.importorskip("zstandard", reason="the package zstandard is not installed")
+    skipped, parts = b"\x50\x2a\x4d\x18\x04\0\0\0pzst", [b"\xef\xbb\xbf[", b'"a", "\xc3', b'\xa9\xf0\x9f', b'\x98\x80"]']
+    for name, before in (("a", skipped), ("b", b"\x28\xb5\x2f\xfd\x20\0\x01\0\0")):  # as pzstd writes it; an empty frame
+        for suffix in ("txt", "json"):
+            (tmp_path / f"{name}.{suffix}.zst").write_bytes(b"".join(before + zstandard.compress(part) for part in parts))
+        text = TextFile(tmp_path / f"{name}.txt.zst")
+        assert "".join(text) == '["a", "é😀"]' and text.characters() == set('["a, é😀]') and text.length() == 11
+        assert list(read_documents(tmp_path / f"{name}.json.zst")) == ["a", "é😀"]
+
+
 @given(st.text(), st.integers(1, 9), st.booleans())
 def test_the_characters_and_the_length_of_a_text_are_found_however_blocks_fall(tmp_path_factory, text, block, marked):
     path = tmp_path_factory.getbasetemp() / "characters.txt"
