@@ -317,12 +317,12 @@ class _Bins:
         """Wait until all is written; returns the sha256 of the source."""
         while self.hashing:
             self.hashing.popleft().result()
+        if self.at < len(self.keys):  # the source has become shorter
+            self._go_back(self.at)
         return self.source.hexdigest()
 
     def close(self):
         """Flush to the disk; what meta.pkl says of the splits."""
-        if self.at < len(self.keys):  # the source has become shorter
-            self._go_back(self.at)
         for file in self.files.values():
             os.fsync(file.fileno())
         self.close_files()

@@ -337,6 +337,19 @@ def test_what_is_remembered_counts_only_where_source_and_bins_agree(tmp_path, wh
     assert written(folder, text, Counting(), **kw) == written(tmp_path / "a", text, ByteTokenizer(), **share)
 
 
+def test_of_documents_that_have_become_fewer_nothing_is_left(tmp_path):
+    documents, few = [*(f"document {i}" * 50 for i in range(30)), *["\x7f" * 500] * 70], [f"document {i}" * 50 for i in range(30)]
+    one, folder = written(tmp_path / "a", few, ByteTokenizer(), unit_size=1000), tmp_path / "b"
+    folder.mkdir()
+    stopped(folder, documents)
+    assert written(folder, few, ByteTokenizer(), unit_size=1000) == one  # its units are all among those that were done
+    assert (folder / "meta.pkl").read_bytes() == (tmp_path / "a" / "meta.pkl").read_bytes()
+    stopped(folder, documents)
+    with pytest.raises(UserError, match="is empty. Put some text in"):
+        written(folder, [], ByteTokenizer(), unit_size=1000)
+    assert bins(folder) == one and not list(folder.glob("*.tmp"))
+
+
 def test_a_run_killed_between_the_renames_loses_nothing(tmp_path):
     one = written(tmp_path / "a", TEXT, ByteTokenizer())
     folder = tmp_path / "b"
