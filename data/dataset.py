@@ -69,7 +69,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     meta["eot_token"] = getattr(tokenizer, "eot_token", None)
     meta["table_sha256"] = table_hash(meta["itos"])
     with lock(folder, "prepare.py"):
-        bins = _Bins(folder, meta)
+        bins = _Bins(folder, meta, end_of_text)
         try:
             pieces = split_pieces(text, val_text, percentage_train, split_seed)
             workers = (num_workers or cores()) if workers_of(tokenizer) else 1
@@ -190,12 +190,12 @@ class _Bins:
     """
     WAITING = 8
 
-    def __init__(self, folder, meta):
+    def __init__(self, folder, meta, end_of_text):
         self.temporary = {split: folder / f"{split}.bin.tmp" for split in SPLITS}
         self.journal_path = folder / "units.tmp"
         self.dtype = token_dtype(meta["vocab_size"])
         what = sorted((k, v) for k, v in meta.items() if k not in ("stoi", "itos"))
-        self.identity = f"1 {hashlib.sha256(repr(what).encode()).hexdigest()}\n"
+        self.identity = f"1 {hashlib.sha256(repr([end_of_text, *what]).encode()).hexdigest()}\n"
         # a tokenizer of one's own may have changed in ways that its table doesn't show
         self.remembers = meta["tokenizer"] != "custom"
         self.complete, self.at, self.journal, self.files = False, 0, None, {}

@@ -337,6 +337,22 @@ def test_what_is_remembered_counts_only_where_source_and_bins_agree(tmp_path, wh
     assert written(folder, text, Counting(), **kw) == written(tmp_path / "a", text, ByteTokenizer(), **share)
 
 
+def test_a_stopped_run_that_goes_on_without_ends_of_text_has_none(tmp_path):
+    def documents(stop_at=None):
+        for i in range(60):
+            assert i != stop_at
+            yield f"document {i} " * 50
+
+    folder, tokenizer = tmp_path / "a", TokenList(["<eot>"], byte_fallback=True)
+    tokenizer.eot_token = 0
+    folder.mkdir()
+    with pytest.raises(AssertionError):
+        write_dataset(folder, documents(30), tokenizer, unit_size=1000, num_workers=1)
+    assert (folder / "units.tmp").read_bytes().count(b"\n") > 20
+    plain = written(tmp_path / "b", documents(), tokenizer, end_of_text=False)
+    assert written(folder, documents(), tokenizer, unit_size=1000, num_workers=1, end_of_text=False) == plain
+
+
 def test_of_documents_that_have_become_fewer_nothing_is_left(tmp_path):
     documents, few = [*(f"document {i}" * 50 for i in range(30)), *["\x7f" * 500] * 70], [f"document {i}" * 50 for i in range(30)]
     one, folder = written(tmp_path / "a", few, ByteTokenizer(), unit_size=1000), tmp_path / "b"
