@@ -9,10 +9,9 @@ import argparse
 
 from data.dataset import dataset_folder, read_meta
 from data.encode import cores, train_pieces
-from data.errors import Parser
-from data.inputs import open_inputs
+from data.errors import Parser, UserError
+from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
-from data.tokenizer import tokenizer_from_meta
 
 ONLY_WITH = {  # flag: the methods that read it
     "tiktoken_encoding": ("tiktoken",), "additional_tokens_file": ("tiktoken",), "backend": ("tiktoken", "bpe"),
@@ -85,6 +84,10 @@ def tokenizer_of(args, text, val_text):
     """The tokenizer that the flags ask for."""
     if args.reuse_vocab_of:
         return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
+    of_text = args.method in ("char", "bpe", "sentencepiece") and not args.spm_model_file
+    if of_text and (ids := [part.name for part in (text, val_text) if isinstance(part, Ids)]):
+        raise UserError(f"{ids[0]} holds ids, and --method {args.method} takes its vocabulary from a text. Say whose "
+                        f"ids they are: --method tiktoken, or --reuse_vocab_of")
     choices = {flag: getattr(args, flag) for flag in ONLY_WITH if getattr(args, flag) is not None}
     train_text = train_pieces(text, val_text, args.percentage_train, args.split_seed)
     return make_tokenizer(args.method, *(t for t in (text, val_text) if t is not None), train_text=train_text, **choices)

@@ -10,7 +10,7 @@ import lzma
 
 import numpy as np
 import pytest
-from helpers import python
+from helpers import only_line, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -259,6 +259,16 @@ def test_a_shard_with_a_wrong_header_is_one_line(tmp_path, kw, told):
     shard(tmp_path / "a.bin", range(10), **kw)
     with pytest.raises(UserError, match=told):
         Shards([tmp_path / "a.bin"])
+
+
+@pytest.mark.parametrize("flags, method", [(["-t", "a.bin"], "char"), (["-v", "a.bin"], "char"),
+                                           (["-t", "a.bin", "--method=bpe"], "bpe")])
+def test_a_shard_of_a_tokenizer_that_is_made_of_text_is_one_line(new_dataset, tmp_path, flags, method):
+    shard(tmp_path / "a.bin", range(10))
+    run = python(new_dataset("ids", "abc") / "prepare.py", *flags, cwd=tmp_path)
+    assert run.returncode == 2 and run.stdout == "" and only_line(run.stderr) == (
+        f"error: a.bin holds ids, and --method {method} takes its vocabulary from a text. Say whose ids they are: --method "
+        f"tiktoken, or --reuse_vocab_of")
 
 
 def test_a_shard_cut_short_is_one_line(tmp_path):
