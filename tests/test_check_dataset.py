@@ -66,11 +66,16 @@ def test_a_wrong_width_is_found(capsys, folder):
     ids = np.fromfile(folder / "train.bin", "<u2")
     for split in ("train", "val"):  # as a program writes it that says nothing but vocab_size
         ids.astype("<u4").tofile(folder / f"{split}.bin")
-    edit_meta(folder, dtype=None, splits=None, max_id=None)
+    edit_meta(folder, dtype=None, splits=None, max_id=None, source_sha256=None)
     assert "every second id is 0, so these are ids of 4 bytes, read as uint16. State the width: --dtype uint32" in found(
         capsys, folder)
     assert "all is well" in report(capsys, folder, "--dtype", "uint32")
     assert open_dataset(f"{folder}/").tokens("train").tolist() == ids.tolist()
+
+
+def test_a_text_whose_every_second_character_has_id_0_is_no_wrong_width(capsys, folder):
+    write_dataset(folder, "1\n0\n" * 500, CharTokenizer.from_text("01\n"))
+    assert "all is well" in report(capsys, folder)
 
 
 def test_an_id_too_large_is_found_with_its_position(capsys, folder):
