@@ -54,7 +54,11 @@ def as_token(raw):
 
 def read_json(path):
     try:
-        return json.loads(read_text(path))
+        value = json.loads(read_text(path))
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError:
+        raise UserError(f"{path} holds half a character (a lone surrogate)") from None
     except ValueError as error:
         if isinstance(error, UserError):
             raise
@@ -278,9 +282,9 @@ def _with_tokens(encoding, tokens):
     import tiktoken
     taken = set(encoding._mergeable_ranks.values()) | set(encoding._special_tokens.values())
     for token, i in tokens.items():
-        if type(i) is not int or i < 0 or i in taken or not token:
+        if type(i) is not int or not 0 <= i < 2**32 or i in taken or not token:
             raise UserError(f"additional token {token!r} has id {i!r}; it must be a whole number that is free, from "
-                            f"{encoding.n_vocab:,} on")
+                            f"{encoding.n_vocab:,} on, below 2**32")
         taken.add(i)
         if longer := [t for t in tokens if t != token and t.startswith(token)]:
             raise UserError(f"additional token {token!r} is the beginning of {longer[0]!r}: which one stands in a text "

@@ -272,7 +272,8 @@ def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
 
 @pytest.mark.parametrize("name, raw, told", [
     ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"), ("a.txt", "\n", "the list of tokens is empty"),
-    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON")])
+    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"),
+    ("a.json", '["\\ud83d"]', "holds half a character")])
 def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told):
     (tmp_path / name).write_text(raw)
     with pytest.raises(UserError, match=told):
@@ -294,6 +295,7 @@ def test_additional_tokens_are_tokens_everywhere_and_survive_meta():
 
 @pytest.mark.parametrize("tokens, told", [
     ({"<x>": 50256}, "additional token '<x>' has id 50256; it must be a whole number that is free, from 50,257 on"),
+    ({"<x>": 2**32}, "has id 4294967296; it must be a whole number that is free, from 50,257 on, below 2**32"),
     ({"<x>": "7"}, "additional token '<x>' has id '7'"), ({"<x>": 60000, "<y>": 60000}, "has id 60000"),
     ({"<x": 60000, "<x>": 60001}, "'<x' is the beginning of '<x>'")])
 def test_additional_tokens_that_clash_are_one_line(tokens, told):
