@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.encode import GOES_ON, UNIT, cores, encode_all, piece_length, split_pieces, units, workers_of
+from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, piece_length, split_pieces, units, workers_of
 from data.errors import UserError, resumable
 from data.files import give_memory_back, lock, start_flushing, sync_folder
 from data.inputs import Ids, TextFile
@@ -60,9 +60,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     after the last finished unit. Raises UserError.
     """
     folder, t0 = Path(folder), time.perf_counter()
-    if not 0 < percentage_train < 1 and val_text is None:
-        raise UserError(f"percentage_train is {percentage_train}; it must lie between 0 and 1, both excluded, unless "
-                        f"a validation text is given")
+    check_share(percentage_train, val_text)
     source = source or getattr(text, "name", "input.txt")
     meta = tokenizer_meta(tokenizer)
     meta["dtype"] = token_dtype(meta["vocab_size"]).name

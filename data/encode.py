@@ -48,8 +48,15 @@ def split_pieces(text, val_text, percentage_train, seed=0):
             yield split, raw, ENDS_DOCUMENT
 
 
+def check_share(percentage_train, val_text):
+    if not 0 < percentage_train < 1 and val_text is None:
+        raise UserError(f"percentage_train is {percentage_train}; it must lie between 0 and 1, both excluded, unless "
+                        f"a validation text is given")
+
+
 def train_pieces(text, val_text, percentage_train, seed=0):
-    """The pieces of text that split_pieces() gives to train."""
+    """The pieces of text that split_pieces() gives to train. Raises UserError at once for a share that is none."""
+    check_share(percentage_train, val_text)
     return (raw.decode() for split, raw, _ in split_pieces(text, val_text, percentage_train, seed) if split == "train")
 
 

@@ -271,6 +271,8 @@ BAD_TEXTS = {  # what is in input.txt, the flags, the message
                                   "validation text is given"),
     "-p 90": (b"abc", ["-p90"], "percentage_train is 90.0; it must lie between 0 and 1, both excluded, unless a "
                                 "validation text is given"),
+    "-p nan": (b"abc", ["-p", "nan", "--method=bpe"], "percentage_train is nan; it must lie between 0 and 1, both excluded, "
+                                                      "unless a validation text is given"),
     "empty -v": (b"abc", ["-v", os.devnull], "{folder}: no text is left for the val split. Give it some text"),
     "an encoding": (b"abc", ["--method=tiktoken", "-egpt5"], "tiktoken has no encoding 'gpt5'; it has gpt2, r50k_base, "
                     "p50k_base, p50k_edit, cl100k_base, o200k_base, o200k_harmony"),
