@@ -316,12 +316,13 @@ _UNPACK = {".gz": _gz, ".xz": _xz, ".zst": _zst}
 @contextlib.contextmanager
 def _in_words(path):
     """A damaged file of any kind, as one line."""
-    damaged = [EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError]
-    if zstandard := sys.modules.get("zstandard"):
-        damaged.append(zstandard.ZstdError)
+    def damaged():  # asked when it has failed: the first .zst imports zstandard
+        zstandard = sys.modules.get("zstandard")
+        return EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, *([zstandard.ZstdError] if zstandard else [])
+
     try:
         yield
-    except tuple(damaged) as error:
+    except damaged() as error:
         raise UserError(f"{path} is damaged or cut short ({error}). Get it again") from None
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 
 import numpy as np
 import pytest
@@ -132,6 +133,15 @@ def test_a_packed_file_cut_short_is_one_line_and_never_a_shorter_corpus(tmp_path
         path.write_bytes(raw[:end])
         with pytest.raises(UserError, match="is damaged or cut short"):
             list(read_documents(path))
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+def test_the_first_packed_file_of_a_process_may_be_a_damaged_one(tmp_path, monkeypatch, packing):
+    PACKINGS[packing](b"")  # or skip
+    monkeypatch.delitem(sys.modules, "zstandard", raising=False)
+    (tmp_path / f"a.txt{packing}").write_bytes(b"<html>404</html>")
+    with pytest.raises(UserError, match="is damaged or cut short .*Get it again"):
+        list(read_documents(tmp_path / f"a.txt{packing}"))
 
 
 @pytest.mark.parametrize("suffix", ["json", "one_line.json", "parquet"])
