@@ -447,7 +447,7 @@ def _parquet(source, path):
                     number += 1
                     yield f"row {number:,}", row
                 source.position = before + path.stat().st_size * number // total
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OSError) as error:  # what thrift cannot read is an OSError
             raise UserError(f"{path} is no Parquet file, or damaged ({str(error).splitlines()[0][:100]})") from None
 
 

@@ -144,6 +144,14 @@ def test_the_first_packed_file_of_a_process_may_be_a_damaged_one(tmp_path, monke
         list(read_documents(tmp_path / f"a.txt{packing}"))
 
 
+def test_a_parquet_file_with_a_damaged_table_of_contents_is_named(tmp_path):
+    raw = FORMATS["parquet"](ROWS)
+    size = int.from_bytes(raw[-8:-4], "little")
+    (tmp_path / "a.parquet").write_bytes(raw[: -8 - size] + b"\xff" * size + raw[-8:])
+    with pytest.raises(UserError, match=r"a\.parquet is no Parquet file, or damaged \("):
+        list(read_documents(tmp_path / "a.parquet"))
+
+
 @pytest.mark.parametrize("suffix", ["json", "one_line.json", "parquet"])
 def test_a_file_cut_short_is_one_line_where_the_format_can_tell(tmp_path, suffix):
     path, raw = tmp_path / f"rows.{suffix}", FORMATS[suffix](ROWS)
