@@ -232,7 +232,8 @@ class Documents(_Input):
         try:
             text = self._text_of(row)
         except KeyError as error:
-            return None, f"it has no {error} (there are: {', '.join(map(str, row))[:200]})"
+            columns = " ".join(", ".join(map(str, row))[:200].splitlines())  # a name may hold a newline
+            return None, f"it has no {error} (there are: {columns})"
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return None, f"{error} in the text template"
         if text is None and row:

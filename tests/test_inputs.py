@@ -162,7 +162,7 @@ def test_a_file_cut_short_is_one_line_where_the_format_can_tell(tmp_path, suffix
 
 
 BAD = {
-    "jsonl": ('{"text": "a"}\n{"text": \n["no", "object"]\n{"txt": 1}\n{"text": null}\n{"text": "\\ud800"}\n'
+    "jsonl": ('{"text": "a"}\n{"text": \n["no", "object"]\n{"txt": 1, "a\\nb": 2}\n{"text": null}\n{"text": "\\ud800"}\n'
               '{"text": ["list"]}\n17\n{"text": "z"}\n', {2: "no JSON", 3: "must be an object", 4: "it has no 'text'",
                                                           5: "null stands for a text", 6: "lone surrogate",
                                                           7: "stands for a text", 8: "must be an object"}),
@@ -181,6 +181,7 @@ def test_bad_rows_are_an_error_with_file_and_line_unless_so_many_are_allowed(tmp
         with pytest.raises(UserError) as error:
             list(read_documents(path, max_bad_rows=allowed))
         assert str(error.value).startswith(f"{path} line {line}: ") and why in str(error.value)
+        assert str(error.value).isprintable()
         assert str(error.value).endswith(f"It is bad row number {allowed + 1}; --max_bad_rows allows {allowed}")
     capsys.readouterr()
     documents = read_documents(path, max_bad_rows=len(bad))
