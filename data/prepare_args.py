@@ -12,6 +12,7 @@ from data.encode import cores, train_pieces
 from data.errors import Parser, UserError
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
+from data.tokenizer import tokenizer_from_meta
 
 ONLY_WITH = {  # flag: the methods that read it
     "tiktoken_encoding": ("tiktoken",), "additional_tokens_file": ("tiktoken",), "backend": ("tiktoken", "bpe"),
