@@ -17,8 +17,8 @@ from helpers import child_env, one_line_error, only_line, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import dataset as dataset_module
 from data import encode as encode_module
+from data.bins import Bins
 from data.dataset import open_dataset, write_dataset
 from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
 from data.errors import UserError
@@ -378,7 +378,7 @@ def test_a_run_killed_between_the_renames_loses_nothing(tmp_path):
             raise KeyboardInterrupt
         real(a, b)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dataset_module._Bins, "discard", lambda bins: bins.close_files())  # as after kill -9
+        patch.setattr(Bins, "discard", lambda bins: bins.close_files())  # as after kill -9
         patch.setattr(os, "replace", replace)
         write_dataset(folder, TEXT, Counting(), unit_size=1000, num_workers=1)
     again = Counting()
