@@ -342,8 +342,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         return
     compiled_model, train_model = wrap(model, args, device, num_ranks)
     if args.eval_only:
-        losses = estimate_loss(model, compiled_model, source, args, block_size_at(iter_num, args), autocast, device, rank,
-                               num_ranks)
+        length = block_size_at(max(0, iter_num - 1), args)  # as in the evaluation that the loop did here
+        losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
         report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
         return
 

@@ -323,8 +323,9 @@ def test_eval_only_writes_nothing(fox, capsys):
     assert not Path("out").exists()
 
 
-def test_eval_only_of_a_run_gives_the_losses_it_logged_and_changes_nothing(fox, capsys):
-    run(f"--dataset={fox}", "--max_iters=4", "--out_dir=x")
+@pytest.mark.parametrize("flags", [[], ["--first_block_size=4", "--lr_decay_iters=8"]])  # windows grow at iteration 4
+def test_eval_only_of_a_run_gives_the_losses_it_logged_and_changes_nothing(fox, capsys, flags):
+    run(f"--dataset={fox}", "--max_iters=4", "--out_dir=x", *flags)
     before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
     logged = re.search(r"iteration 4: (train loss \S+, val loss \S+)", capsys.readouterr().out)[1]
     resume("x", "--eval_only")
