@@ -159,8 +159,13 @@ class RunLog:
         columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
+            try:
+                with open(path, newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.DictReader(file)
+                            if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
+            except (KeyError, UnicodeDecodeError, csv.Error):  # as a spreadsheet saves it
+                raise UserError(f"{path} is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save "
+                                f"it so, or move it away; then run the same command again") from None
         with replacing(path) as file:
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, columns, extrasaction="ignore")

@@ -470,6 +470,19 @@ def test_a_second_kill_while_saving_leaves_the_best_checkpoint_whole(tmp_path):
     assert states(tmp_path) == (1, 2)
 
 
+@pytest.mark.parametrize("change", [
+    lambda raw: raw.replace(b",", b";"), lambda raw: b"\xef\xbb\xbf" + raw, lambda raw: raw.decode().encode("utf-16")])
+def test_a_log_that_a_spreadsheet_has_saved_is_one_line_and_kept(fox, capsys, change):
+    run(f"--dataset={fox}", "--max_iters=1", "--out_dir=x")
+    Path("x/log.csv").write_bytes(raw := change(Path("x/log.csv").read_bytes()))
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=2"])
+    assert line == ("error: x/log.csv is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so, or "
+                    "move it away; then run the same command again")
+    Path("x/log.csv").rename("x/moved.csv")
+    assert Path("x/moved.csv").read_bytes() == raw
+    resume("x", "--max_iters=2")
+
+
 @pytest.mark.parametrize("step", ["before the checkpoint", "after the checkpoint"])
 def test_log_rows_are_there_once_each_after_a_kill_and_a_resume(fox, monkeypatch, step):
     flags = [f"--dataset={fox}", "--max_iters=20", "--eval_interval=5", "--log_interval=2"]
