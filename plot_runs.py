@@ -18,6 +18,8 @@ from data.errors import Parser, UserError, one_line_errors, optional
 
 NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "tensorboard", "wandb")  # these say nothing of a curve
 
+REWRITTEN = "is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so"
+
 
 def read_log(out_dir):
     """{column: [a float, or None where the row has none]} of out_dir/log.csv."""
@@ -28,9 +30,14 @@ def read_log(out_dir):
         raise UserError(f"{out_dir} holds no log.csv, so it is no folder of a run. Name one: "
                         f"{', '.join(map(str, sorted(p.parent for p in Path('out').glob('*/log.csv')))) or 'there is none'}"
                         ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{out_dir}/log.csv {REWRITTEN}") from None
     if not rows:
         raise UserError(f"{out_dir}/log.csv is still empty: its first line comes after --log_interval iterations")
-    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+    try:
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
+    except ValueError:
+        raise UserError(f"{out_dir}/log.csv {REWRITTEN}") from None
 
 
 def labels_of(out_dirs):

@@ -86,6 +86,14 @@ def test_what_is_no_run_is_a_one_line_error(capsys, argv, words, axes):
     assert words in one_line_error(capsys, plot_runs.main, argv)
 
 
+@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";").encode(), lambda text: text.encode("utf-16")])
+def test_a_log_that_a_spreadsheet_has_saved_is_a_one_line_error(capsys, change, axes):
+    log = a_run("x", ["10,640,,,3.5,0.01,900,1,,"]) / "log.csv"
+    log.write_bytes(change(log.read_text()))
+    assert one_line_error(capsys, plot_runs.main, ["x"]) == (
+        "error: x/log.csv is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so")
+
+
 # ---- pictures
 
 
