@@ -90,8 +90,12 @@ class _Reader:
     def _of_dataset(self, dataset, starts, length):
         windows = gather(self.tokens[dataset.name], starts, length)
         if dataset.vocab_size <= np.iinfo(dataset.dtype).max:  # ids that fill their dtype need no look
-            check_ids(windows, dataset.vocab_size, dataset.path(self.split),
-                      lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+            try:
+                check_ids(windows, dataset.vocab_size, dataset.path(self.split),
+                          lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+            except UserError as error:
+                error.of_one_rank = True  # the others read other windows
+                raise
         windows = windows.astype(self.source.dtype, copy=False)
         offset = self.source.offsets[dataset.name]
         return windows + self.source.dtype.type(offset) if offset else windows

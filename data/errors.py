@@ -84,7 +84,8 @@ def one_line_errors():
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
-        if os.environ.get("RANK", "0") == "0":  # under torchrun all ranks fail alike, and one says so
+        # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
+        if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
             print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import RangeTokenizer, arange_dataset, edit_bin, python
+from helpers import RangeTokenizer, arange_dataset, edit_bin, only_line, python
 
 from data.batches import TrainBatches, eval_batches, gather, split_iteration, to_xy
 from data.dataset import open_dataset, write_dataset
-from data.errors import UserError
+from data.errors import UserError, one_line_errors
 from data.sampler import SAMPLING_METHODS, window_starts
 from data.sources import Source, check_split
 
@@ -220,6 +220,17 @@ def test_an_id_beyond_the_vocabulary_names_file_and_position(tmp_path):
     with pytest.raises(UserError, match=re.escape(message)):
         list(reader)
     reader.close()
+
+
+def test_a_bad_id_that_another_rank_than_the_first_meets_is_said(tmp_path, monkeypatch, capsys):
+    """The first would only say that the connection to it is lost."""
+    folder = arange_dataset(tmp_path / "numbers", 1003)
+    edit_bin(folder / "train.bin", 501, 4321)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        read(open_dataset(f"{folder}/"), sampling_method="sequential", rank=1, num_ranks=2, max_iters=31)
+    assert exit.value.code == 2
+    assert "4321" in only_line(capsys.readouterr().err).replace(",", "")
 
 
 def test_a_bad_id_of_the_val_split_names_file_and_position_even_in_the_tail(tmp_path):
