@@ -186,13 +186,15 @@ def warnings(args, source, iter_num, read):
         name, (_, epochs) = dataset.name, read[dataset.name]
         if epochs > EPOCHS:
             fewer = int(iter_num + (args.max_iters - iter_num) * EPOCHS / epochs)
+            lower = f"lower --max_iters to {fewer}, " if fewer > iter_num else ""
             yield (f"{name} is gone through {epochs:.1f} times. Beyond about {EPOCHS} times, text seen again teaches little: "
-                   f"lower --max_iters to {fewer}, add text, or --dropout")
+                   f"{lower}add text, or --dropout")
         windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
         if windows < args.eval_iters * args.batch_size / 2:
-            yield (f"val of {name} has {windows:,} window{'s' * (windows != 1)}; an evaluation asks for {args.eval_iters * args.batch_size:,}, "
-                   f"so it reads all of val each time. Lower --eval_iters to {-(-windows // args.batch_size)}, or give val "
-                   f"more text")
+            batches = -(-windows // args.batch_size)
+            do = f"Lower --eval_iters to {batches}, or give" if batches < args.eval_iters else "Give"
+            yield (f"val of {name} has {windows:,} window{'s' * (windows != 1)}; an evaluation asks for "
+                   f"{args.eval_iters * args.batch_size:,}, so it reads all of val each time. {do} val more text")
         counts, lengths = look_at(dataset)
         looked = "" if counts.sum() == dataset.num_tokens["train"] else f" of {counts.sum():,} looked at"
         unseen = int((counts == 0).sum())

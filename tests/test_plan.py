@@ -146,6 +146,13 @@ def test_what_looks_wrong_is_said_in_words(data, capsys, flags, words):
     assert told.startswith(words) and "note:" not in told
 
 
+def test_no_note_says_to_lower_a_flag_to_nothing_or_to_what_it_is(data, capsys):
+    told = notes(planned(capsys, f"--dataset={data}/text/", "--max_iters=1", "--eval_iters=1", "--batch_size=4000"))
+    assert re.match(r"text is gone through 5\.\d times\. Beyond about 4 times, text seen again teaches little: add text, or "
+                    r"--dropout note: val of text has 84 windows; an evaluation asks for 4,000, so it reads all of val each "
+                    r"time\. Give val more text$", told), told
+
+
 def test_unused_vocabulary_and_short_documents_are_said(tmp_path, capsys):
     folder = arange_dataset(tmp_path / "d", 700)
     np.tile(np.arange(7, dtype="<u2"), 100).tofile(folder / "train.bin")
