@@ -33,8 +33,9 @@ def new_out_dir(args, make=True):
     if args.out_dir:
         out_dir = Path(args.out_dir)
         if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
-            raise UserError(f"{out_dir} holds a run. Go on with it: {resume_command(out_dir)}; or replace it: add "
-                            f"--overwrite; or leave --out_dir out")
+            go_on = f"Go on with it: {resume_command(out_dir)}; or replace it" if (out_dir / "ckpt.pt").exists() else (
+                "It has no ckpt.pt to go on from. Replace it")
+            raise UserError(f"{out_dir} holds a run. {go_on}: add --overwrite; or leave --out_dir out")
         if out_dir.exists() and not out_dir.is_dir():
             raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
         if make:

@@ -287,14 +287,16 @@ def test_a_used_out_dir_is_refused_and_left_as_it_is(fox, capsys):
     assert {path.name: path.read_bytes() for path in Path("used").iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
-def test_an_out_dir_that_holds_only_a_checkpoint_is_refused_too(fox, name, capsys):
+@pytest.mark.parametrize("name, words", [
+    ("ckpt.pt", "Go on with it: python train.py --init_from=resume --out_dir=copied; or replace it: "),
+    ("best.pt", "It has no ckpt.pt to go on from. Replace it: ")])
+def test_an_out_dir_that_holds_only_a_checkpoint_is_refused_too(fox, name, words, capsys):
     """A checkpoint copied there to resume from, say; it must not be deleted without --overwrite."""
     run(f"--dataset={fox}", "--max_iters=2", "--out_dir=used")
     Path("copied").mkdir()
     shutil.copy("used/ckpt.pt", f"copied/{name}")
     line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=copied"])
-    assert line.startswith("error: copied holds a run. Go on with it")
+    assert line == f"error: copied holds a run. {words}add --overwrite; or leave --out_dir out"
     assert Path(f"copied/{name}").read_bytes() == Path("used/ckpt.pt").read_bytes()
 
 
