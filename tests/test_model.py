@@ -214,6 +214,12 @@ def test_samples_drawn_together_differ_and_greedy_ones_do_not(kind):
     assert len(model.generate(ids, 30, temperature=0).unique(dim=0)) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-38])
+def test_temperatures_that_float32_rounds_to_0_take_the_likeliest(temperature):
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(logits, temperature), logits.argmax(-1, keepdim=True))
+
+
 def test_no_new_tokens_leave_the_prompt_as_it_is(kind):
     ids = some_ids(2, 40)
     assert torch.equal(make_model(**kind).generate(ids, 0), ids)
