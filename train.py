@@ -297,7 +297,17 @@ def main(argv=None):
         if num_ranks > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(torch.distributed.destroy_process_group)
-        train(args, argv, device, rank, num_ranks, stack)
+        try:
+            train(args, argv, device, rank, num_ranks, stack)
+        except (MemoryError, RuntimeError) as error:
+            # numpy's, CUDA's and, with no type of its own, that of torch's CPU allocator
+            if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+                raise
+            what = (str(error) or repr(error)).splitlines()[0][:200].rstrip(". ")
+            told = UserError(f"out of memory on {device.type}: {what}. Lower --batch_size, and raise "
+                             f"--gradient_accumulation_steps as much; or make the model smaller")
+            told.of_one_rank = True  # the others may have had enough
+            raise told from None
 
 
 def train(args, argv, device, rank, num_ranks, stack):

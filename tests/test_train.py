@@ -774,6 +774,20 @@ def test_an_id_beyond_the_vocabulary_met_in_training_names_file_and_position(tmp
     assert line.startswith("error: fox/train.bin: the id at position 40 is 999, beyond vocab_size 29 ")
 
 
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore"), np.empty, RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")])
+def test_a_run_too_large_for_the_memory_is_one_line_that_says_what_to_lower(fox, monkeypatch, capsys, error):
+    def too_large(*a):
+        if error is np.empty:
+            np.empty(1 << 60, np.uint8)
+        raise error
+    monkeypatch.setattr(train, "forward_backward", too_large)
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1"])
+    assert re.match(r"error: out of memory on cpu: .*allocate .*\. Lower --batch_size, and raise --gradient_accumulation_steps "
+                    r"as much; or make the model smaller$", line)
+
+
 def test_the_command_line_shows_one_line_and_exits_with_2(tmp_path):
     child = python(ROOT / "train.py", "--dataset=none", cwd=tmp_path)
     assert child.returncode == 2 and "none not found. " in only_line(child.stderr)
