@@ -86,6 +86,8 @@ class _Input:
         self.paths, self.position = [], 0
         for path in paths:
             if path == "-":  # it comes once only, and is read more often
+                if sys.stdin is None:
+                    raise UserError("- stands for standard input, which is closed")
                 self._spool = tempfile.NamedTemporaryFile(prefix="stdin-")
                 shutil.copyfileobj(sys.stdin.buffer, self._spool)
                 self._spool.flush()

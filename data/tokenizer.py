@@ -59,7 +59,7 @@ def read_json(path):
         return value
     except UnicodeEncodeError:
         raise UserError(f"{path} holds half a character (a lone surrogate)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no JSON: {error}") from None

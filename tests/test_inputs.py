@@ -251,6 +251,12 @@ def test_standard_input_is_one_text_cut_at_the_same_character(new_dataset, tmp_p
     assert b"(standard input); " in run.stdout
 
 
+def test_standard_input_that_is_closed_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as python has it after <&-
+    with pytest.raises(UserError, match="^- stands for standard input, which is closed$"):
+        open_inputs("-")
+
+
 # ---- shards of ids with a header
 
 

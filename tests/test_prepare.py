@@ -311,6 +311,7 @@ def bad_folder(new_dataset):
 
 
 @pytest.mark.parametrize("flags, told", [
+    (["--method=bpe", f"--vocab_size={2**64}"], "--vocab_size is 18446744073709551616; it must be from 1 to 2**31 - 1"),
     (["--method=word"], "argument --method: invalid choice: 'word'"), (["-p", "most"], "invalid float value: 'most'"),
     (["--trian_input=x"], "--trian_input=x is no flag of prepare.py (did you mean --train_input?)")])
 def test_a_wrong_flag_is_named_with_status_2(new_dataset, flags, told):

@@ -272,7 +272,7 @@ def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
 
 @pytest.mark.parametrize("name, raw, told", [
     ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"), ("a.txt", "\n", "the list of tokens is empty"),
-    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"),
+    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"), ("a.json", "[" * 200_000, "is no JSON"),
     ("a.json", '["\\ud83d"]', "holds half a character")])
 def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told):
     (tmp_path / name).write_text(raw)
