@@ -220,10 +220,17 @@ class TiktokenTokenizer:
         return self.encode_utf8(to_utf8(text))
 
     def encode_utf8(self, raw):
-        if self._fast:
-            return self._fast.encode(raw, self.border)
-        text = raw.decode("utf-8")
-        return self._own_encoding().encode_to_numpy(text, allowed_special=set(self.additional_tokens), disallowed_special=())
+        try:
+            if self._fast:
+                return self._fast.encode(raw, self.border)
+            return self._own_encoding().encode_to_numpy(
+                raw.decode("utf-8"), allowed_special=set(self.additional_tokens), disallowed_special=())
+        except ValueError as error:
+            if "stack size" not in str(error):
+                raise
+        run = max(re.finditer(r"\s+", raw.decode("utf-8")), key=lambda run: run.end() - run.start())  # its regex goes back in it
+        raise UnknownText(f"tiktoken cannot encode the {run.end() - run.start():,} blanks in a row at position {{position}}. "
+                          f"Make them fewer, or take --backend gigatoken", run.start())
 
     def _own_encoding(self):
         """A copy of the encoding for each thread beside the main one: two that share its regex take twice the time."""

@@ -280,6 +280,14 @@ def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told)
         TokenList.from_file(tmp_path / name)
 
 
+def test_blanks_that_tiktoken_cannot_encode_are_named_with_their_position():
+    tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
+    with pytest.raises(UserError) as error:
+        tokenizer.encode("a  b" + " " * 1_500_000 + "c")
+    assert str(error.value) == ("tiktoken cannot encode the 1,500,000 blanks in a row at position 4. Make them fewer, or take "
+                                "--backend gigatoken")
+
+
 # ---- more tokens on top of tiktoken's
 
 
