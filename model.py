@@ -343,8 +343,8 @@ class GPT(nn.Module):
 def draw(logits, temperature=1.0, top_k=None, top_p=1.0, generator=None):
     """logits (B, vocab_size) -> (B, 1) int64, a token for each row.
 
-    temperature 0, or below 1e-30, takes the likeliest. top_k keeps the k likeliest; top_p the fewest likeliest that have at least that
-    much probability together (Holtzman et al., arXiv:1904.09751).
+    temperature 0, or below 1e-30, takes the likeliest. top_k keeps the k likeliest; top_p the fewest likeliest that
+    have at least that much probability together (Holtzman et al., arXiv:1904.09751).
     """
     if temperature < 1e-30:  # float32 knows no smaller ones whose inverse is finite
         return logits.argmax(-1, keepdim=True)
