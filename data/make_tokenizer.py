@@ -65,15 +65,23 @@ def train_bpe(train_text, vocab_size, backend="auto"):
 def train_sentencepiece(train_text, vocab_size, backend=None):
     """A SentencePiece BPE model of vocab_size pieces, bytes for the characters it lacks; nothing is normalized."""
     sentencepiece = optional("sentencepiece", "--method sentencepiece")
-    model = io.BytesIO()
-    lines = (line[:4000] for piece in _sample(train_text) for line in piece.split("\n") if line)
+    model, failed = io.BytesIO(), []
+
+    def lines():
+        try:
+            yield from (line[:4000] for piece in _sample(train_text) for line in piece.split("\n") if line)
+        except Exception as error:  # it makes a RuntimeError of it, with a traceback for a message
+            failed.append(error)
+            raise
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines, model_writer=model, vocab_size=vocab_size, model_type="bpe", byte_fallback=True,
+            sentence_iterator=lines(), model_writer=model, vocab_size=vocab_size, model_type="bpe", byte_fallback=True,
             normalization_rule_name="identity", add_dummy_prefix=False, remove_extra_whitespaces=False,
             user_defined_symbols=["\n"], bos_id=-1, eos_id=1, eos_piece="<|endoftext|>", max_sentence_length=1 << 16,
             character_coverage=0.9995, num_threads=1, minloglevel=2)
     except RuntimeError as error:
+        if failed:
+            raise failed[0] from None
         raise UserError(f"sentencepiece cannot train {vocab_size:,} pieces on this text: {str(error)[-200:]!r}") from None
     return SentencePieceTokenizer(model.getvalue())
 

@@ -280,6 +280,16 @@ def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told)
         TokenList.from_file(tmp_path / name)
 
 
+def test_what_is_wrong_with_a_text_is_said_when_sentencepiece_learns_from_it():
+    pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
+
+    def rows():
+        yield "abc"
+        raise UserError("a.jsonl line 2: no JSON")
+    with pytest.raises(UserError, match="^a.jsonl line 2: no JSON$"):
+        train_sentencepiece(rows(), 300)
+
+
 def test_blanks_that_tiktoken_cannot_encode_are_named_with_their_position():
     tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
     with pytest.raises(UserError) as error:
