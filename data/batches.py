@@ -51,8 +51,9 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
     sequences = batch_size * gradient_accumulation_steps
     micro_steps = -(-gradient_accumulation_steps // num_ranks)
     if sequences % (micro_steps * num_ranks):
+        each = f", each in {micro_steps} micro-batches" if micro_steps > 1 else ""
         raise UserError(f"batch_size {batch_size} * gradient_accumulation_steps {gradient_accumulation_steps} = "
-                        f"{sequences} sequences cannot be shared out evenly to {num_ranks} ranks. Change one of them")
+                        f"{sequences} sequences cannot be shared out evenly to {num_ranks} ranks{each}. Change one of them")
     return micro_steps, sequences // (micro_steps * num_ranks)
 
 

@@ -120,6 +120,8 @@ def test_ranks_that_cannot_share_an_iteration_evenly_are_refused_with_the_number
     message = "batch_size 3 * gradient_accumulation_steps 1 = 3 sequences cannot be shared out evenly to 2 ranks. "
     with pytest.raises(UserError, match=re.escape(message)):
         split_iteration(3, 1, 2)
+    with pytest.raises(UserError, match="18 sequences cannot be shared out evenly to 2 ranks, each in 2 micro-batches. "):
+        split_iteration(6, 3, 2)
 
 
 # ---- position
