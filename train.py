@@ -143,7 +143,8 @@ def wrap(model, args, device, num_ranks):
     if num_ranks == 1:
         return compiled, compiled
     from torch.nn.parallel import DistributedDataParallel as DDP
-    return compiled, DDP(compiled, device_ids=[device.index] if device.type == "cuda" else None)
+    return compiled, DDP(compiled, device_ids=[device.index] if device.type == "cuda" else None,
+                         broadcast_buffers=False)  # the rotation's tables, the same on every rank
 
 
 def claim_out_dir(args, out_dir, rank, num_ranks, stack):
