@@ -83,20 +83,23 @@ class _Input:
     """Some files, and how far they are read: `size` and `position`, in bytes on the disk."""
 
     def __init__(self, paths):
-        self.paths, self.position = [], 0
+        self.paths, self.position, self._spools, self.size = [], 0, [], 0
         for path in paths:
-            if path == "-":  # it comes once only, and is read more often
-                if sys.stdin is None:
-                    raise UserError("- stands for standard input, which is closed")
-                self._spool = tempfile.NamedTemporaryFile(prefix="stdin-")
-                shutil.copyfileobj(sys.stdin.buffer, self._spool)
-                self._spool.flush()
-                path = Path(self._spool.name)
-            self.paths.append(Path(path))
-        self.size = 0
+            comes_once = path == "-" or Path(path).is_fifo()  # and is read more often
+            self.paths.append(self._spooled(path) if comes_once else Path(path))
         for path in self.paths:
             with open_input(path) as file:
                 self.size += os.fstat(file.fileno()).st_size
+
+    def _spooled(self, path):
+        """A temporary file of what a pipe, or standard input (-), gives."""
+        if path == "-" and sys.stdin is None:
+            raise UserError("- stands for standard input, which is closed")
+        self._spools.append(spool := tempfile.NamedTemporaryFile(prefix="stdin-"))
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as stream:
+            shutil.copyfileobj(stream, spool)
+        spool.flush()
+        return Path(spool.name)
 
     def blocks(self, path):
         """The bytes of a file, unpacked, a block at a time."""

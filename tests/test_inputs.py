@@ -249,6 +249,12 @@ def test_standard_input_is_one_text_cut_at_the_same_character(new_dataset, tmp_p
     assert python(folder / "prepare.py").returncode == 0
     assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == piped
     assert b"(standard input); " in run.stdout
+    for pipe in ("<(cat {0}/input.txt)", "/dev/stdin < <(cat {0}/input.txt)"):
+        for split in ("train", "val"):
+            (folder / f"{split}.bin").unlink()
+        run = subprocess.run(["bash", "-c", f"{sys.executable} {folder}/prepare.py -t {pipe.format(folder)}"], capture_output=True)
+        assert run.returncode == 0, run.stderr
+        assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == piped
 
 
 def test_standard_input_that_is_closed_is_one_line(monkeypatch):
