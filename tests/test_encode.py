@@ -477,7 +477,7 @@ with one_line_errors():
                  "custom": lambda: TokenList(["the ", "and "], byte_fallback=True)}[method]()
     encode = getattr(tokenizer, "encode_utf8", None)
     with open(folder + "/calls", "a") as calls:  # a line for each unit that is done by this process
-        if hasattr(tokenizer, "threads") and tokenizer.threads:
+        if tokenizer.workers != "processes":
             def counted(raw):
                 ids = encode(raw)
                 calls.write("x\\n")
