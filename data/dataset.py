@@ -71,7 +71,6 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
             progress = _progress(text, val_text, workers=dask or f"{workers} worker{'s' * (workers > 1)}")
             source_hash = _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size)
             bins.complete = True
-            assert max(counts["max_id"] for counts in bins.counts.values()) < meta["vocab_size"]
             _refuse_empty(bins, folder, text, val_text, percentage_train)
             meta |= {
                 "max_id": max(counts["max_id"] for counts in bins.counts.values()),

@@ -150,7 +150,7 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
     for number, (split, raw, end) in enumerate(unit):
         found = ids.setdefault(split, [])
         try:
-            found.append(_encoded(tokenizer, raw, vocab_size, dtype))
+            found.append(checked(_encoded(tokenizer, raw) if isinstance(raw, bytes) else raw, vocab_size, dtype))
         except UnknownText as error:
             at = sum(piece_length(raw) for _, raw, _ in unit[:number])
             raise UnknownText(error.message, at + error.position) from None
@@ -159,12 +159,10 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
     return {split: found[0] if len(found) == 1 else np.concatenate(found) for split, found in ids.items()}
 
 
-def _encoded(tokenizer, raw, vocab_size, dtype):
-    if not isinstance(raw, bytes):
-        return checked(raw, vocab_size, dtype)
+def _encoded(tokenizer, raw):
     if "encode_utf8" in vars(type(tokenizer)):  # of its own: a subclass may have another encode()
-        return np.ascontiguousarray(tokenizer.encode_utf8(raw), dtype)
-    return checked(tokenizer.encode(raw.decode("utf-8")), vocab_size, dtype)
+        return tokenizer.encode_utf8(raw)
+    return tokenizer.encode(raw.decode("utf-8"))
 
 
 def checked(ids, vocab_size, dtype):

@@ -179,6 +179,14 @@ def test_ids_of_a_tokenizer_of_ones_own_are_checked(folder, ids, told):
     assert refused(folder, "abc", custom(encode=lambda text: ids)) == told
 
 
+def test_ids_of_an_encode_utf8_of_ones_own_are_checked_before_they_are_made_narrow(folder):
+    class Own(ByteTokenizer):
+        def encode_utf8(self, raw):
+            return np.full(len(raw), 65_536 + 7, np.uint32)  # 7, as uint16
+    assert refused(folder, "abc", Own()) == ("encode() gave id 65543, outside the vocabulary of 256 ids (vocab_size is the "
+                                             "largest id in itos + 1)")
+
+
 def custom(encode, decode=lambda ids: "", itos=("a", "b", "c")):
     class Own:
         pass
