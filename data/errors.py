@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 
 
@@ -25,6 +26,12 @@ def optional(package, needed_for, install=None):
         return importlib.import_module(package)
     except ImportError:
         raise UserError(f"{needed_for} needs the package {package}. Run: pip install {install or package}") from None
+
+
+def typed(text):
+    r"""The value of a flag that takes text: \n, \t, \r and \\, as typed in a shell, are those characters."""
+    named = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
+    return re.sub(r"\\[ntr\\]", lambda match: named[match[0]], text)
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ import argparse
 
 from data.dataset import dataset_folder, read_meta
 from data.encode import cores, train_pieces
-from data.errors import Parser, UserError
+from data.errors import Parser, UserError, typed
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
 from data.tokenizer import tokenizer_from_meta
@@ -30,7 +30,7 @@ def parse_args(doc, here, argv=None):
     group.add_argument("-v", "--val_input", nargs="+", help="the same for validation; then all of --train_input is train")
     group.add_argument("-p", "--percentage_train", type=float, help="share of the text for train (default: 0.9)")
     group.add_argument("--split_seed", type=int, default=0, help="which documents go to val (default: 0)")
-    group.add_argument("--text_template", help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
+    group.add_argument("--text_template", type=typed, help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
     group.add_argument("--max_bad_rows", type=int, default=0, help="rows that may be left out (default: 0)")
     group.add_argument("--no_end_of_text", action="store_true", help="do not end documents with <|endoftext|>")
     group = parser.add_argument_group("the tokenizer")
@@ -78,8 +78,7 @@ def _refuse_unread(parser, args):
 
 def inputs(args):
     """(text, val_text or None), to be read as often as needed. See inputs.py."""
-    template = args.text_template and args.text_template.replace("\\n", "\n").replace("\\t", "\t")  # as typed in a shell
-    rows = dict(text_template=template, max_bad_rows=args.max_bad_rows)
+    rows = dict(text_template=args.text_template, max_bad_rows=args.max_bad_rows)
     return tuple(open_inputs(paths, **rows) if paths else None for paths in (args.train_input, args.val_input))
 
 

@@ -19,7 +19,7 @@ import threading
 
 import numpy as np
 
-from data.errors import UserError, optional
+from data.errors import UserError, optional, typed
 from data.fast_bpe import fast_bpe
 from data.files import read_text
 from data.ranks import get_encoding
@@ -404,8 +404,7 @@ class TokenList(TableTokenizer):
             if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
                 raise UserError(f"{path} must hold a JSON list of strings")
         else:
-            named = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
-            tokens = [re.sub(r"\\[ntr\\]", lambda m: named[m[0]], line.removesuffix("\r")) for line in text.split("\n")]
+            tokens = [typed(line.removesuffix("\r")) for line in text.split("\n")]
             tokens = [token for token in tokens if token]
         return cls(tokens, byte_fallback)
 
