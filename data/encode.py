@@ -32,6 +32,7 @@ def split_pieces(text, val_text, percentage_train, seed=0, document_end=""):
 
     See write_dataset() for the arguments. Empty documents are left out; the others end with document_end.
     """
+    end = document_end.encode()
     for split, part in (("train", one_text(text, val_text)), ("val", val_text)):
         if part is None:
             continue
@@ -47,9 +48,11 @@ def split_pieces(text, val_text, percentage_train, seed=0, document_end=""):
                 raise UserError(f"document number {number:,} is {document!r:.40}; each must be a string")
             if not document:
                 continue
-            raw = to_utf8(document if document.endswith(document_end) else document + document_end)
-            if val_text is None:
+            raw = to_utf8(document)
+            if val_text is None:  # by the document alone: how it ends changes no split
                 split = "train" if _share(raw, seed) < percentage_train else "val"
+            if not raw.endswith(end):
+                raw += end
             yield split, raw, ENDS_DOCUMENT
 
 

@@ -52,7 +52,7 @@ def utf8_blocks(blocks, path, encoding=None, flag="--encoding"):
     if encoding and codecs.lookup(encoding).name != "utf-8":
         yield from _decoded(blocks, path, encoding)
         return
-    rest, offset = b"", 0
+    rest, offset, before = b"", 0, b""
     for block in itertools.chain(blocks, [b""]):
         raw = rest + block
         if not encoding and (at := _unlike_text(raw)) is not None:
@@ -60,9 +60,9 @@ def utf8_blocks(blocks, path, encoding=None, flag="--encoding"):
         try:  # a character that goes on in the next block waits
             _, end = codecs.utf_8_decode(raw, "strict", not block)
         except UnicodeDecodeError as error:
-            raise UserError(_not_utf8(raw, error.start, offset, path, flag)) from None
+            raise UserError(_not_utf8(before + raw, len(before) + error.start, offset - len(before), path, flag)) from None
         yield raw[:end] if offset else raw[:end].removeprefix(codecs.BOM_UTF8)
-        rest, offset = raw[end:], offset + end
+        rest, offset, before = raw[end:], offset + end, raw[:end][-SAMPLE:]  # before: for a guess
 
 
 def _decoded(blocks, path, encoding):
@@ -114,7 +114,8 @@ def _not_utf8(raw, at, offset, path, flag):
 def _remedy(guess, path, flag):
     if flag:
         return f"Add {flag} {guess}"
-    return f"Convert it by: iconv -f {guess.replace('_', '-')} -t UTF-8 {path} > utf8.txt"
+    name = re.sub("-(le|be)$", r"\1", guess).replace("_", "-")  # as iconv spells it
+    return f"Convert it by: iconv -f {name} -t UTF-8 {path} > utf8.txt"
 
 
 def _try(raw, encoding):
@@ -146,6 +147,8 @@ def _guess(raw, at):
         return None
     if _is_western(sample):
         return "cp1252"
+    if sum(byte > 127 for byte in sample) < 8:  # too few to tell
+        return None
     from charset_normalizer import from_bytes  # comes with requests
     tried = list(COMMON)
     while tried:

@@ -114,4 +114,5 @@ def tokenizer_of(args, text, val_text):
 def writing(args):
     """The arguments of write_dataset()."""
     return dict(percentage_train=args.percentage_train, split_seed=args.split_seed,
-                end_of_text=not args.no_end_of_text, document_end=args.document_end, inputs=args.inputs, num_workers=args.num_workers, dask=args.dask)
+                end_of_text=not args.no_end_of_text, document_end=args.document_end,
+                inputs=getattr(args, "inputs", ()), num_workers=args.num_workers, dask=args.dask)
