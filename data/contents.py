@@ -195,7 +195,7 @@ def _is_table(lines, delimiter):
     header = lines[0].split(delimiter)
     if len(header) < 2 or len({name.strip('"') for name in header}) < len(header):
         return False
-    if any(not name.strip('"') or name != name.strip() or len(name) > 40 for name in header):
+    if lines.count(lines[0]) > 1 or not all(re.fullmatch(r'"?\w[\w .()/#%-]{,40}"?', name) for name in header):
         return False
     if delimiter == "\t":
         return all(line.count("\t") == len(header) - 1 for line in lines)

@@ -127,7 +127,7 @@ def _try(raw, encoding):
 
 def _wide(raw):
     """"utf-16-le", ... for the start of a file in such an encoding without a mark; None for anything else."""
-    best, found = 0, None
+    best, found = 2, None  # one or two may stand there by chance
     for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         text = _try(raw[:SAMPLE], encoding) or ""
         common = sum(map(text.count, " \n\r\t,.\u3000\u3002\u3001"))  # wrongly read, these are other characters

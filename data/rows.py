@@ -137,8 +137,8 @@ def _header(fields, path, delimiter):
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}: its header has the column {twice[0]!r} twice. Rename one of them")
     if len(fields) == 1 and (other := next((d for d in ";\t|," if d != delimiter and d in fields[0]), None)):
-        raise UserError(f"{path}: its header, {fields[0][:60]!r}, has no {delimiter!r}, which separates columns. Add "
-                        f"--delimiter {chr(39)}{other if other != chr(9) else chr(92) + 't'}{chr(39)}")
+        known = {"\t": "--format tsv", ",": "--format csv"}.get(other, f"--delimiter '{other}'")
+        raise UserError(f"{path}: its header, {fields[0][:60]!r}, has no {delimiter!r}, which separates columns. Add {known}")
     return fields
 
 
@@ -156,9 +156,9 @@ def _quoted(lines, line_end, delimiter, path, note):
         except csv.Error as error:
             lost = reader.line_num - first + 1
             why = "a quote opens a cell that does not end" if "end of data" in str(error) else f"no CSV: {error}"
+            lost_by_it = f"; {lost:,} lines are lost by it" if lost > 1 else ""
             yield _span(first, reader.line_num), BadRow(
-                f"{why}; {lost:,} lines are lost by it. If quotes are text here, add --quoting none"
-                if lost > 1 else why, lost)
+                f"{why}{lost_by_it}. If quotes are text here, add --quoting none", lost)
             continue
         if header is None:
             header = _header(fields, path, delimiter)
@@ -182,9 +182,10 @@ def _span(first, last):
 
 def _holds_rows(fields, delimiter):
     """Whether a cell has lines that look like rows themselves."""
-    return len(fields) > 1 and any(
-        all(line.count(delimiter) == len(fields) - 1 for line in cell.rstrip("\r\n").split("\n")[1:-1] or [""])
-        for cell in fields if "\n" in cell)
+    def is_row(line):
+        return line.count(delimiter) == len(fields) - 1 and f"{delimiter} " not in line
+    inner = [cell.splitlines()[1:-1] for cell in fields if "\n" in cell]
+    return len(fields) > 1 and any(lines and all(map(is_row, lines)) for lines in inner)
 
 
 def _unquoted(lines, delimiter, path, sure):
@@ -229,23 +230,24 @@ def parquet_rows(file, path, columns=None, progress=lambda share: None):
     no_value = (ValueError, OverflowError, KeyError, TypeError, ImportError, pyarrow.ArrowException)
     try:
         metadata = parquet.ParquetFile(file).metadata
-        at_once, large = _sizes(metadata)
-        table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
-        names = table.schema_arrow.names
+        names = metadata.schema.to_arrow_schema().names
         named = [name for name in names if columns is None or name in columns]
+        at_once, large = _sizes(parquet, file, metadata, named)
+        table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
+        rest = dict.fromkeys(names) if columns else {}
         if not named:
             raise UserError(f"{path} has no column {', '.join(columns)} (there are: {', '.join(names)[:200]})")
         number = 0
         for batch in table.iter_batches(batch_size=at_once, columns=named):
-            for i in range(batch.num_rows):
+            values = [_values(column, name, name in large, no_value) for name, column in
+                      zip(batch.schema.names, batch.columns)]
+            for row in zip(*values):
                 number += 1
-                row, why = dict.fromkeys(names) if columns else {}, None
-                for name, column in zip(batch.schema.names, batch.columns):
-                    try:
-                        row[name] = column[i].as_py()
-                    except no_value as error:
-                        why = BadRow(f"its {name} cannot be read ({str(error).splitlines()[0][:80]})")
-                yield f"row {number:,}", why if why and columns else row
+                bad = next((value for value in row if isinstance(value, BadRow)), None)
+                row = dict(zip(batch.schema.names, row))
+                if bad and not columns:  # a function asks for what it needs
+                    row = {name: value for name, value in row.items() if not isinstance(value, BadRow)}
+                yield f"row {number:,}", bad if bad and columns else {**rest, **row}
             progress(number / metadata.num_rows)
     except (pyarrow.ArrowException, OSError) as error:  # what thrift cannot read is an OSError
         if isinstance(error, OSError) and error.errno is not None:
@@ -253,17 +255,41 @@ def parquet_rows(file, path, columns=None, progress=lambda share: None):
         raise UserError(f"{path} is no Parquet file, or damaged ({str(error).splitlines()[0][:100]})") from None
 
 
-def _sizes(metadata, limit=1 << 25):
+def _values(column, name, one_by_one, no_value):
+    """The values of a column of a batch, with a BadRow for each that Python cannot hold."""
+    if not one_by_one:
+        try:
+            return column.to_pylist()
+        except no_value:
+            pass
+
+    def value(i):
+        try:
+            return column[i].as_py()
+        except no_value as error:
+            return BadRow(f"its {name} cannot be read ({str(error).splitlines()[0][:80]})")
+    return map(value, range(len(column)))
+
+
+def _sizes(parquet, file, metadata, named, limit=1 << 25):
     """(rows to read at once, columns to read as dictionaries), so that these rows take about `limit` bytes.
 
-    A column chunk that keeps its values in a dictionary may stand for many times its size.
+    A column chunk that keeps its values in a dictionary may stand for many times its size: then the longest of the
+    dictionary counts.
     """
+    compute = optional("pyarrow.compute", "a Parquet file", install="pyarrow")
     at_once, large = 256, set()
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+    table = parquet.ParquetFile(file, read_dictionary=named)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
-            size = column.total_uncompressed_size
-            if "BYTE_ARRAY" in column.physical_type and any("DICTIONARY" in e for e in column.encodings):
-                if size > limit / at_once:
-                    large.add(column.path_in_schema)
-            at_once = max(1, min(at_once, limit * group.num_rows // max(1, size)))
+            path, size = column.path_in_schema, column.total_uncompressed_size
+            if path not in named and path.split(".")[0] not in named or size <= limit / 256 or not group.num_rows:
+                continue
+            at_once = max(1, min(at_once, limit * group.num_rows // size))
+            if path in named and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
+                [values] = next(table.iter_batches(1, row_groups=[number], columns=[path])).columns
+                longest = compute.max(compute.binary_length(getattr(values, "dictionary", values))).as_py()
+                if (longest or 0) > limit / 256:
+                    large.add(path)
     return at_once, sorted(large)
