@@ -36,7 +36,7 @@ import plot_runs
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
-from data.sampler import seed_of
+from data.sampler import ORDER_VERSION, seed_of
 from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
@@ -117,7 +117,11 @@ class StopRequest:
 
 def open_data(args, checkpoint, num_ranks):
     """The source, checked against the arguments and, when resuming, against what the run began with."""
-    source = open_source(args)
+    order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)  # the first said none
+    if order_version not in range(1, ORDER_VERSION + 1):
+        raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the order of the data, and this "
+                        f"train.py knows the versions up to {ORDER_VERSION}. Go on with the train.py that began it")
+    source = open_source(args, order_version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
     for dataset in source.datasets if checkpoint else ():
         if checkpoint["data"].get(dataset.name) != dataset.fingerprint():
@@ -378,7 +382,8 @@ def train(args, argv, device, rank, num_ranks, stack):
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
                 "args": vars(args), "metas": source.metas, "model_args": asdict(model.config),
-                "data": source.fingerprint(), "evaluated": columns}, is_best)
+                "data": source.fingerprint(), "evaluated": columns,
+                "order_version": source.order_version}, is_best)
 
     batches = TrainBatches(
         source, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,

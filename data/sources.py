@@ -17,7 +17,8 @@ import numpy as np
 
 from data.dataset import SPLITS, open_dataset, token_dtype
 from data.errors import UserError
-from data.sampler import mixture_counts, mixture_draws, moved_shares, window_starts, windows_per_epoch
+from data.sampler import (ORDER_VERSION, mixture_counts, mixture_draws, moved_shares, window_starts,
+                          windows_per_epoch)
 from data.tokenizer import hash_of_table
 
 
@@ -26,14 +27,16 @@ class Source:
 
     shares_at: (m,) numbers of blocks, a block being batch_size draws, -> (m, D) shares of the members, rows of sum 1.
     own_vocabularies: each member has its own part of the table; else they share one, as one tokenizer made them all.
+    order_version: of sampler.py, the one that the run began with.
     """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0, shares_at=None, weights=None,
-                 own_vocabularies=True):
+                 own_vocabularies=True, order_version=ORDER_VERSION):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
         self.block_size, self.batch_size = block_size, batch_size
         self.sampling_method, self.seed, self.shares_at = sampling_method, seed, shares_at
+        self.order_version = order_version
         self.weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.weights = self.weights / self.weights.sum()
         for dataset in self.datasets:
@@ -63,7 +66,7 @@ class Source:
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
             starts[mine] = window_starts(self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
-                                         self.seed, dataset.name)
+                                         self.seed, dataset.name, self.order_version)
         return member, starts
 
     def counts(self, blocks):
@@ -115,7 +118,7 @@ def dataset_names(args):
             "multicontext": args.multicontext_datasets}[args.training_mode]
 
 
-def open_source(args):
+def open_source(args, order_version=ORDER_VERSION):
     """The Source that the arguments of train.py name. Raises UserError or FileNotFoundError for what cannot be read so."""
     datasets = [open_dataset(name) for name in dataset_names(args)]
     for i, dataset in enumerate(datasets):
@@ -123,7 +126,7 @@ def open_source(args):
             raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ. "
                             f"Rename a folder")
     order = dict(block_size=args.block_size, batch_size=args.batch_size, sampling_method=args.sampling_method,
-                 seed=args.seed)
+                 seed=args.seed, order_version=order_version)
     if args.training_mode == "single":
         return Source([datasets], **order)
     if args.training_mode == "multicontext":

@@ -27,7 +27,7 @@ from data.batches import TrainBatches
 from data.errors import UserError
 from data.files import lock
 from data.ranks import get_encoding
-from data.sampler import SAMPLING_METHODS
+from data.sampler import ORDER_VERSION, SAMPLING_METHODS
 from optim import block_size_at, configure_optimizer, lr_share, orthogonalize
 from runs import RunLog, estimate_mfu, load_checkpoint, save_checkpoint
 from train_args import SCHEDULES, parse_args
@@ -213,6 +213,31 @@ def test_a_run_that_replaced_another_resumes(fox):
         run(f"--dataset={fox}", "--max_iters=2", "--out_dir=out/x", *flags)
     resume("out/x", "--max_iters=4")
     assert load_checkpoint(Path("out/x/ckpt.pt"))["iter_num"] == 4
+
+
+def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it_and_a_new_one_says_its_version(tmp_path, capsys):
+    """Checkpoints without order_version are of the version that cut the phase of without_replacement at block_size."""
+    flags = [f"--dataset={char_dataset(tmp_path / 'short', TEXT[:205])}", "--sampling_method=without_replacement",
+             "--lr_decay_iters=40"]  # 184 tokens of train in windows of 16: phases 0 to 15, or 0 to 23
+    open_source = train.open_source
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "open_source", lambda args, version: open_source(args, 1))
+        run(*flags, "--max_iters=40", "--out_dir=whole")
+        run(*flags, "--max_iters=20", "--out_dir=old")
+    old = load_checkpoint(Path("old/ckpt.pt"))
+    del old["order_version"]
+    torch.save(old, "old/ckpt.pt")
+    shutil.copytree("old", "newer")
+    resume("old", "--max_iters=30")
+    assert load_checkpoint(Path("old/ckpt.pt"))["order_version"] == 1
+    resume("old", "--max_iters=40")
+    assert_same_training("whole", "old")
+    run(*flags, "--max_iters=40", "--out_dir=new")
+    assert load_checkpoint(Path("new/ckpt.pt"))["order_version"] == ORDER_VERSION
+    assert log_rows("new")[-1]["batch_loss"] != log_rows("old")[-1]["batch_loss"]
+    torch.save({**old, "order_version": 3}, "newer/ckpt.pt")
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=newer", "--max_iters=40"])
+    assert "newer" in line and " 3 " in line
 
 
 # ---- what a resume refuses
