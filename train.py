@@ -87,17 +87,32 @@ def sum_over_ranks(values, device, num_ranks):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; the same once more ends the process at once."""
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the step at hand.
+
+    More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on each that it gets. Only
+    a person's second Ctrl-C, later than programs send theirs, ends the process at once; not below torchrun, whose own
+    third it takes.
+    """
+    AT_ONCE = 1.0  # seconds in which a second Ctrl-C is not a person's
 
     def __init__(self, num_ranks):
-        self.signal = 0
+        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
         # on the CPUs, so that asking does not wait for the GPUs
         self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
-        self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self.previous = {number: signal.signal(number, self.ask) for number in numbers
+                         if signal.getsignal(number) != signal.SIG_IGN}  # as nohup has it, or a script's background job
 
     def ask(self, number, frame):
-        self.signal = number
-        signal.signal(number, self.previous[number])  # this one only: torchrun sends SIGTERM after a Ctrl-C
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
+                time.monotonic() - self.asked > self.AT_ONCE):
+            raise KeyboardInterrupt
+        if number == getattr(signal, "SIGHUP", None):  # writing to a terminal that is gone would be an error
+            for fd in self.terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+        if not self.signal:
+            self.signal, self.asked = number, time.monotonic()
 
     def agreed(self):
         """The signal to stop for, or 0: the same on all ranks, whichever of them got it."""
@@ -151,13 +166,18 @@ def wrap(model, args, device, num_ranks):
                          broadcast_buffers=False)  # the rotation's tables, the same on every rank
 
 
-def claim_out_dir(args, out_dir, rank, num_ranks, stack):
-    """The run's folder, locked by rank 0 until the end. out_dir: that of the run to go on with, or None for a new one."""
-    is_new, error = out_dir is None, None
+def claim_out_dir(args, rank, num_ranks, stack):
+    """The folder of the new run, or of the one to go on with, chosen by rank 0 and locked by it until the end; for
+    looking alone, by --plan and --eval_only, it is not locked."""
+    is_new, out_dir, error = args.init_from != "resume", None, None
     if rank == 0:
         try:
-            out_dir = new_out_dir(args) if is_new else out_dir
-            stack.enter_context(lock(out_dir, "train.py"))
+            out_dir = new_out_dir(args) if is_new else Path(args.out_dir) if args.out_dir else newest_run()
+            # where there is no checkpoint, loading it says so
+            if is_new or (out_dir / "ckpt.pt").exists() and not (args.plan or args.eval_only):
+                stack.enter_context(lock(out_dir, "train.py"))
+            if is_new and args.out_dir:  # look again, now that no other run can begin there
+                new_out_dir(args, make=False)
         except (UserError, OSError) as caught:
             error = caught
     if num_ranks > 1:  # all ranks go on, or none
@@ -170,8 +190,19 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
         for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
             for path in out_dir.glob(name):  # of the run that --overwrite gives up
                 path.unlink()
-    args.out_dir = str(out_dir)
     return out_dir
+
+
+def load_same_checkpoint(out_dir, num_ranks):
+    """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save between their reads."""
+    while True:
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        iter_nums = [checkpoint["iter_num"]]
+        if num_ranks > 1:
+            iter_nums *= num_ranks
+            torch.distributed.all_gather_object(iter_nums, checkpoint["iter_num"])
+        if iter_nums == iter_nums[:1] * num_ranks:
+            return checkpoint
 
 
 @torch.no_grad()
@@ -321,8 +352,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 1) what to go on from, the data, the model and its optimizer
     checkpoint, out_dir = None, None
     if args.init_from == "resume":
-        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        out_dir = claim_out_dir(args, rank, num_ranks, stack)  # before it is read: another process may be saving there
+        checkpoint = load_same_checkpoint(out_dir, num_ranks)
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     source = open_data(args, checkpoint, num_ranks)
@@ -363,7 +394,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         return
 
     # 2) its folder, its log, its batches
-    out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
+    out_dir = out_dir or claim_out_dir(args, rank, num_ranks, stack)
+    args.out_dir = str(out_dir)
     trackers = ()
     if rank == 0:
         describe_run(out_dir, args, argv, iter_num)
@@ -442,6 +474,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 5) the end
     if stopping and iter_num < args.max_iters:
         save()
+        with contextlib.suppress(RuntimeError):  # rank 0 could not save, and has said so
+            stop.agreed()  # wait for it: when one rank ends, torchrun gives the others 30 seconds
         log.line(f"stopped at iteration {iter_num:,}. Go on: {resume_command(out_dir)}")
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "

@@ -4,6 +4,8 @@ Run: python -m pytest tests/test_train.py            (with 40 random kills and t
      NANOGPT=path/to/nanoGPT python -m pytest tests/test_train.py -k unchanged      its train.py on a folder of ours
 Models are tiny and run in this process on one thread, so that runs can be compared bit for bit.
 """
+import contextlib
+import json
 import os
 import pickle
 import random
@@ -22,6 +24,7 @@ import torch
 from helpers import (ROOT, TEXT, TINY, arange_dataset, assert_same_training, char_dataset, child_env, log_rows,
                      one_line_error, one_thread, only_line, python, resume, run)  # noqa: F401
 
+import sample
 import train
 from data.batches import TrainBatches
 from data.errors import UserError
@@ -123,17 +126,94 @@ def test_the_printed_command_resumes_also_where_the_folder_has_a_blank_in_its_na
     assert load_checkpoint(Path("my runs/first one/ckpt.pt"))["iter_num"] == 5
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+
+
+def ask_again(*numbers, pause=0.01):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(pause)
+
+
 def test_a_second_ctrl_c_ends_the_process_at_once(fox, monkeypatch):
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-    at_batch(monkeypatch, 3, twice)
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(train.StopRequest, "AT_ONCE", 0.05)
+    at_batch(monkeypatch, 3, lambda: ask_again(signal.SIGINT, signal.SIGINT, pause=0.1))
+    handlers = [signal.getsignal(s) for s in STOPS]
     with pytest.raises(KeyboardInterrupt):
         run(f"--dataset={fox}", "--max_iters=9")
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in STOPS] == handlers
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("first, more", [
+    ("SIGTERM", ["SIGTERM"]), ("SIGTERM", ["SIGHUP", "SIGTERM", "SIGINT"]), ("SIGINT", ["SIGINT", "SIGTERM"]),
+    ("SIGHUP", ["SIGTERM", "SIGHUP"])])
+def test_signals_that_come_again_before_and_while_the_state_is_saved_do_not_lose_it(fox, monkeypatch, first, more):
+    first, *more = (getattr(signal, name) for name in (first, *more))
+
+    def save_and_hear(*args):
+        ask_again(*more)
+        save_checkpoint(*args)
+        ask_again(*more)
+    monkeypatch.setattr(train, "save_checkpoint", save_and_hear)
+    at_batch(monkeypatch, 3, lambda: ask_again(first, *more))
+    with pytest.raises(SystemExit) as exit:
+        run(f"--dataset={fox}", "--max_iters=9", "--out_dir=x")
+    assert exit.value.code == 128 + first and load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_that_is_ignored_as_nohup_does_stays_so(fox, monkeypatch, number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        at_batch(monkeypatch, 3, lambda: ask_again(number))
+        run(f"--dataset={fox}", "--max_iters=5", "--out_dir=x")
+    finally:
+        signal.signal(number, before)
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 5
+
+
+def endless_run(fox, *launcher, **how):
+    """A run of train.py in a process of its own, that trains until it is stopped, into x."""
+    return subprocess.Popen(
+        [*launcher, sys.executable, *(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if how.pop(
+            "torchrun", False) else []), ROOT / "train.py", *TINY, f"--dataset={fox}", "--max_iters=1000000",
+         "--eval_interval=1000000", "--out_dir=x"], env=child_env(), text=True, **how)
+
+
+def wait_for_line(stream, start):
+    while not (line := stream.readline()).startswith(start):
+        assert line, "the run ended"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
+@pytest.mark.parametrize("number", ["TERM", "INT", "HUP"])
+def test_timeout_which_signals_the_process_and_then_its_group_loses_no_state(fox, number):
+    child = endless_run(fox, "timeout", f"--signal={number}", "10", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = child.communicate(timeout=60)
+    assert "stopped at iteration " in out and err == "", err
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal")
+def test_a_terminal_that_closes_loses_no_state(fox):
+    ours, theirs = os.openpty()
+
+    def take_terminal():  # a session of its own, with this terminal
+        import fcntl
+        import termios
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    child = endless_run(fox, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)
+    os.close(theirs)
+    with open(ours, errors="replace") as terminal:
+        while "tok/s" not in os.read(ours, 1000).decode():
+            pass
+    assert child.wait(timeout=30) == 129
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
 
 
 def test_evaluation_and_logging_change_no_weight(fox):
@@ -342,6 +422,61 @@ def test_two_runs_in_one_folder_are_refused(fox, capsys, flags):
                                                    "--out_dir=x", *flags])
     assert line == "error: another train.py is at work in x. Wait until it has ended, or stop it"
     assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+def test_a_resume_reads_the_checkpoint_once_it_has_the_lock_and_not_before(fox, monkeypatch, capsys):
+    """Read before, it would be one that the run which has the lock still replaces: rows of log.csv would be lost."""
+    run(f"--dataset={fox}", "--max_iters=2", "--lr_decay_iters=9", "--log_interval=1", "--out_dir=x")
+    with lock(Path("x"), "train.py"), monkeypatch.context() as patch:
+        patch.setattr(train, "load_checkpoint", lambda path: pytest.fail("read without the lock"))
+        for out_dir in ([], ["--out_dir=x"]):
+            Path("out").mkdir(exist_ok=True)
+            Path("out/newest").symlink_to(Path("x").absolute()) if not out_dir else None
+            assert "another train.py" in one_line_error(capsys, train.main, ["--init_from=resume", *out_dir, "--max_iters=5"])
+    shutil.copytree("x", "later")
+    resume("later", "--max_iters=4")
+
+    @contextlib.contextmanager
+    def lock_after_its_end(folder, holder):
+        shutil.copytree("later", folder, dirs_exist_ok=True)  # what the other run has written until it let go
+        with lock(folder, holder):
+            yield
+    monkeypatch.setattr(train, "lock", lock_after_its_end)
+    resume("x", "--max_iters=6")
+    assert [row["iter"] for row in log_rows("x")] == list("123456")
+    assert [start["iter"] for start in json.loads(Path("x/args.json").read_text())["starts"]] == [0, 2, 4]
+
+
+def test_a_running_run_can_be_looked_at_by_plan_eval_only_and_sample(fox):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
+    with lock(Path("x"), "train.py"):
+        resume("x", "--eval_only")
+        resume("x", "--plan", "--max_iters=3")
+        sample.main(["--out_dir=x", "--max_new_tokens=2", "--device=cpu"])
+    assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_over(fox, monkeypatch, capsys):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=other")
+
+    @contextlib.contextmanager
+    def lock_after_its_end(folder, holder):
+        shutil.copytree("other", folder, dirs_exist_ok=True)
+        yield
+    monkeypatch.setattr(train, "lock", lock_after_its_end)
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=x"])
+    assert "x holds a run" in line and Path("x/ckpt.pt").read_bytes() == Path("other/ckpt.pt").read_bytes()
+
+
+def test_ranks_that_look_at_a_running_run_go_by_one_checkpoint(monkeypatch):
+    read = iter([{"iter_num": 5}, {"iter_num": 7}])
+    monkeypatch.setattr(train, "load_checkpoint", lambda path: next(read))
+
+    def gather(each, own):
+        each[:] = [own, 7]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    assert train.load_same_checkpoint(Path("x"), 2) == {"iter_num": 7}
 
 
 def test_eval_only_writes_nothing(fox, capsys):
@@ -981,12 +1116,8 @@ def test_two_ranks_train_as_one_does_and_their_checkpoint_resumes_on_one(fox):
 def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
     """torchrun passes a signal on to one rank after the other, and kills after 30 s; whichever hears first, the run stops
     as a whole and at once, not at the next progress line."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py", *TINY,
-         f"--dataset={fox}", "--max_iters=1000000", "--log_interval=1000000", "--eval_interval=1000000", "--out_dir=x"],
-        env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (line := child.stdout.readline()).startswith("       on "):
-        assert line, child.stderr.read()
+    child = endless_run(fox, torchrun=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_line(child.stdout, "       on ")
     time.sleep(3)  # iterations
     workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     worker, = (pid for pid in workers if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
@@ -1001,6 +1132,29 @@ def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
     iter_num = load_checkpoint(Path("x/ckpt.pt"))["iter_num"]
     assert iter_num > 1
     resume("x", f"--max_iters={iter_num + 2}")
+
+
+def processes(pid):
+    """A process and its children, by number."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", STOPS)
+def test_signals_to_all_processes_of_torchrun_again_and_again_save_the_state(fox, number):
+    """As Slurm and systemd do; torchrun passes on each of its own."""
+    child = endless_run(fox, torchrun=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_for_line(child.stdout, "10/")
+    everybody = processes(child.pid)
+    for pause in (0.3, 0.7, 0):
+        for pid in everybody:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(pause)
+    out, _ = child.communicate(timeout=60)
+    assert "stopped at iteration " in out
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] >= 10
 
 
 @pytest.mark.long
