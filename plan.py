@@ -168,7 +168,7 @@ def first_batch(args, source, iter_num):
                 yield f"  {dataset.name}: no row in this batch"
                 continue
             start = int(starts[rows[0]])
-            ids = dataset.tokens("train")[start : start + min(args.block_size, 80) + 1].tolist()
+            ids = dataset.read("train", starts[rows[:1]], min(args.block_size, 80) + 1)[0].tolist()
             yield f"  {dataset.name}: {len(rows):,} of {G:,} rows; the first, from token {start:,}:"
             tokens = [token_text(dataset.meta, i) for i in ids]
             widths = [max(map(len, pair)) for pair in zip(tokens, tokens[1:])]

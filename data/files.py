@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import itertools
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
+
+SEEKING = threading.Lock()  # where a file cannot be read at a place, but must be moved there
 
 
 def read_text(path, instead="name the file that holds it"):
@@ -47,6 +50,21 @@ def utf8_blocks(blocks, path):
                             f"the file, for example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt") from None
         yield raw[:end] if offset else raw[:end].removeprefix(codecs.BOM_UTF8)
         rest, offset = raw[end:], offset + end
+
+
+def read_at(file, offsets, size):
+    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any thread, at any time."""
+    if hasattr(os, "pread"):
+        fd = file.fileno()
+        return bytearray().join([os.pread(fd, size, offset) for offset in offsets])
+    with SEEKING:  # Windows
+        return bytearray().join([file.read(size) for offset in offsets if file.seek(offset) >= 0])
+
+
+def written(file):
+    """(bytes, time of the last change in ns) of an open file."""
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns
 
 
 def num_characters(raw):

@@ -934,6 +934,24 @@ def test_an_id_beyond_the_vocabulary_met_in_training_names_file_and_position(tmp
     assert line.startswith("error: fox/train.bin: the id at position 40 is 999, beyond vocab_size 29 ")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bin_that_is_cut_while_a_run_trains_is_one_line_and_the_run_goes_on_once_it_is_back(
+        tmp_path, monkeypatch, capsys, split):
+    folder = char_dataset(tmp_path / "fox")
+    whole = (folder / f"{split}.bin").read_bytes()
+    monkeypatch.setattr("data.batches.TOKENS_AT_ONCE", 64)  # read no further ahead than a batch
+    flags = [*TINY, f"--dataset={folder}", "--max_iters=20", "--eval_interval=4", "--out_dir=x"]
+    with monkeypatch.context() as patch:
+        at_batch(patch, 7, lambda: os.truncate(folder / f"{split}.bin", 1000))
+        line = one_line_error(capsys, train.main, flags)
+    assert all(word in line for word in (f"fox/{split}.bin", "1,000 bytes", f"{len(whole):,}", "fox/prepare.py"))
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 4
+    (folder / f"{split}.bin").write_bytes(whole)
+    resume("x")
+    run(*flags, "--out_dir=whole")
+    assert_same_training("x", "whole")
+
+
 @pytest.mark.parametrize("error", [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore"), np.empty, RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")])
