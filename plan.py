@@ -14,6 +14,7 @@ import torch
 from data.batches import TrainBatches, to_xy
 from data.check_dataset import token_text
 from data.sampler import eval_starts, windows_per_epoch
+from data.sources import look
 from optim import block_size_at
 from runs import flops_per_token, hms, new_out_dir, short
 
@@ -212,13 +213,11 @@ def warnings(args, source, iter_num, read):
             yield f"--{flag} {rate:g} is out of the usual range of {kind}, {low:g} to {high:g}"
 
 
-def look_at(dataset, pieces=16):
+def look_at(dataset):
     """(how often each id occurs, lengths of whole documents in tokens) in the train split, or in pieces from all over it."""
-    tokens, eot = dataset.tokens("train"), dataset.meta.get("eot_token")
-    size = len(tokens) if len(tokens) <= LOOK_AT else LOOK_AT // pieces
+    eot = dataset.meta.get("eot_token")
     counts, lengths = np.zeros(dataset.vocab_size, dtype=np.int64), []
-    for start in dict.fromkeys(np.linspace(0, len(tokens) - size, pieces).astype(int).tolist()):
-        piece = tokens[start : start + size]
+    for piece in look(dataset, LOOK_AT):
         found = np.bincount(piece, minlength=dataset.vocab_size)
         counts += found[: dataset.vocab_size]
         if eot is not None:

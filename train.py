@@ -37,7 +37,7 @@ from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
 from data.sampler import ORDER_VERSION, seed_of
-from data.sources import open_source
+from data.sources import open_source, start_tokens
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
@@ -309,11 +309,11 @@ def refuse_not_finite(what, out_dir):
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
-def print_sample(model, metas, training_mode, max_new_tokens, device):
+def print_sample(model, metas, starts, training_mode, max_new_tokens, device):
     model.eval()
     try:
         print()
-        speak(model, metas, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
+        speak(model, metas, starts, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
     model.train()
@@ -396,8 +396,9 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 2) its folder, its log, its batches
     out_dir = out_dir or claim_out_dir(args, rank, num_ranks, stack)
     args.out_dir = str(out_dir)
-    trackers = ()
+    trackers, starts = (), {}
     if rank == 0:
+        starts = start_tokens(source)
         describe_run(out_dir, args, argv, iter_num)
         trackers = open_trackers(args, out_dir, iter_num, stack)
     log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
@@ -413,7 +414,7 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "metas": source.metas, "model_args": asdict(model.config),
+                "args": vars(args), "metas": source.metas, "starts": starts, "model_args": asdict(model.config),
                 "data": source.fingerprint(), "evaluated": columns,
                 "order_version": source.order_version}, is_best)
 
@@ -467,7 +468,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
             if args.sample_every_eval and rank == 0:
-                print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+                print_sample(model, source.metas, starts, args.training_mode, args.max_sample_tokens, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
@@ -483,7 +484,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
-            print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+            print_sample(model, source.metas, starts, args.training_mode, args.max_sample_tokens, device)
 
 
 if __name__ == "__main__":

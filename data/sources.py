@@ -19,7 +19,9 @@ from data.dataset import SPLITS, open_dataset, token_dtype
 from data.errors import UserError
 from data.sampler import (ORDER_VERSION, mixture_counts, mixture_draws, moved_shares, window_starts,
                           windows_per_epoch)
-from data.tokenizer import hash_of_table
+from data.tokenizer import hash_of_table, tokenizer_from_meta
+
+LOOKED_AT = 1 << 20  # tokens that the start of a sample is chosen by
 
 
 class Source:
@@ -100,6 +102,45 @@ class Source:
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
         tokens_per_byte = np.array([c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts])
         return np.asarray(losses) * tokens_per_byte / np.log(2)
+
+
+def look(dataset, most, num_pieces=16):
+    """Arrays of ids of train, whole or in pieces from all over it, `most` of them together; the last piece is its end."""
+    num_tokens = dataset.num_tokens["train"]
+    size = num_tokens if num_tokens <= most else most // num_pieces
+    for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
+        yield dataset.read("train", start[None], size)[0]
+
+
+def start_tokens(source):
+    """{dataset of each vocabulary: id}: what a sample without a prompt starts from, each an input that training has.
+
+    The token that ends documents, if train has it, else a newline, else the most frequent token; of further streams, what
+    stands most often beside that of the first. It is looked for in LOOKED_AT tokens.
+    """
+    most, starts = LOOKED_AT // len(source.datasets), {}
+    shared = len(source.metas) < len(source.datasets)
+    for group in [source.members] if shared else [[member] for member in source.members]:
+        # without the last token, which is a target alone
+        firsts = [np.concatenate(list(look(member[0], most)))[:-1] for member in group]
+        start, *beside = group[0]
+        starts[start.name] = _start_of(start.meta, np.bincount(np.concatenate(firsts)))
+        for stream in beside:
+            ids = np.concatenate(list(look(stream, most)))[:-1]
+            starts[stream.name] = int(np.bincount(ids[firsts[0] == starts[start.name]]).argmax())
+    return starts
+
+
+def _start_of(meta, counts):
+    """The id to start from, by how often each id occurs."""
+    stoi = meta.get("stoi")
+    if not stoi and meta.get("tokenizer") == "tiktoken":  # of another program, which names the encoding alone
+        stoi = tokenizer_from_meta(meta).to_meta()["stoi"]
+    stoi = stoi or {}
+    for i in (meta.get("eot_token"), *map(stoi.get, ("<|endoftext|>", "\n", b"\n", "<0x0A>"))):
+        if i is not None and i < len(counts) and counts[i]:
+            return i
+    return int(counts.argmax())
 
 
 def check_split(dataset, split, block_size):
