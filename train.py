@@ -481,6 +481,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
+    stop.restore()  # what is left can be lost
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
