@@ -218,8 +218,7 @@ def look_at(dataset):
     eot = dataset.meta.get("eot_token")
     counts, lengths = np.zeros(dataset.vocab_size, dtype=np.int64), []
     for piece in look(dataset, LOOK_AT):
-        found = np.bincount(piece, minlength=dataset.vocab_size)
-        counts += found[: dataset.vocab_size]
+        counts += np.bincount(piece[piece < dataset.vocab_size], minlength=dataset.vocab_size)
         if eot is not None:
             lengths += (np.diff(np.flatnonzero(piece == eot)) - 1).tolist()
     return counts, lengths

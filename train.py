@@ -99,7 +99,6 @@ class StopRequest:
         self.signal, self.asked = 0, math.inf  # the first signal, and when it came
         # on the CPUs, so that asking does not wait for the GPUs
         self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
-        self.terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
         self.previous = {number: signal.signal(number, self.ask) for number in numbers
                          if signal.getsignal(number) != signal.SIG_IGN}  # as nohup has it, or a script's background job
@@ -108,9 +107,6 @@ class StopRequest:
         if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
                 time.monotonic() - self.asked > self.AT_ONCE):
             raise KeyboardInterrupt
-        if number == getattr(signal, "SIGHUP", None):  # writing to a terminal that is gone would be an error
-            for fd in self.terminals:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
         if not self.signal:
             self.signal, self.asked = number, time.monotonic()
 

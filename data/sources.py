@@ -120,14 +120,18 @@ def start_tokens(source):
     """
     most, starts = LOOKED_AT // len(source.datasets), {}
     shared = len(source.metas) < len(source.datasets)
+
+    def counts(ids, dataset):  # ids beyond the vocabulary, of a damaged file, are refused where a batch meets them
+        return np.bincount(ids[ids < dataset.vocab_size], minlength=1)
+
     for group in [source.members] if shared else [[member] for member in source.members]:
         # without the last token, which is a target alone
         firsts = [np.concatenate(list(look(member[0], most)))[:-1] for member in group]
         start, *beside = group[0]
-        starts[start.name] = _start_of(start.meta, np.bincount(np.concatenate(firsts)))
+        starts[start.name] = _start_of(start.meta, counts(np.concatenate(firsts), start))
         for stream in beside:
             ids = np.concatenate(list(look(stream, most)))[:-1]
-            starts[stream.name] = int(np.bincount(ids[firsts[0] == starts[start.name]]).argmax())
+            starts[stream.name] = int(counts(ids[firsts[0] == starts[start.name]], stream).argmax())
     return starts
 
 

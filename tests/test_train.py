@@ -174,6 +174,18 @@ def test_a_signal_that_is_ignored_as_nohup_does_stays_so(fox, monkeypatch, numbe
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 5
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_does_not_depend_on_who_reads_its_lines(fox, monkeypatch, stopped):
+    """`| tee` is ended by the Ctrl-C that stops the run, `| head` when it has enough; a terminal may close."""
+    ours, theirs = os.pipe()
+    with open(theirs, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        at_batch(patch, 4, lambda: os.close(ours) or stopped and os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(SystemExit) if stopped else contextlib.nullcontext():
+            run(f"--dataset={fox}", "--max_iters=9", "--log_interval=1", "--out_dir=x")
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == (4 if stopped else 9)
+
+
 def endless_run(fox, *launcher, **how):
     """A run of train.py in a process of its own, that trains until it is stopped, into x."""
     return subprocess.Popen(
