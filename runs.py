@@ -198,7 +198,7 @@ class RunLog:
             return
         try:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
-        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended: the run does not depend on it
+        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

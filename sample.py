@@ -41,12 +41,14 @@ def parse_args(argv=None):
     parser.add_argument("--init_from", choices=["resume", *GPT2], default="resume", help="resume: a run of train.py; else "
                         "the published weights of that name (default resume)")
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
-    parser.add_argument("--start", type=prompt_text, help='the prompt, in which \\n is a newline, \\t a tab, \\r and \\\\ '
-                        'likewise, or FILE:path; "<|endoftext|>" is the token (default: what ends a document in the data, or '
-                        'a newline, or the most frequent token)')
+    parser.add_argument("--start", type=prompt_text, help='the prompt, in which \\n is a newline, '
+                        '\\t a tab, \\r and \\\\ likewise, or FILE:path; "<|endoftext|>" is the '
+                        'token (default: what ends a document in the data, or a newline, or the '
+                        'most frequent token)')
     parser.add_argument("--dataset", help="which one's tokens to sample, of a run with --multidataset_wte (default: the first)")
-    parser.add_argument("--multicontext_start", type=typed, nargs="+", help="the prompts of a multicontext run, with \\n as in "
-                        "--start: one for each stream, or for each that is not a function of another")
+    parser.add_argument("--multicontext_start", type=typed, nargs="+", help="the prompts of a "
+                        "multicontext run, with \\n as in --start: one for each stream, or for "
+                        "each that is not a function of another")
     parser.add_argument("--draw_all_streams", action="store_true", help="draw also the streams that are functions of another, "
                         "which are computed from it otherwise")
     parser.add_argument("--num_samples", type=count, default=1, help="samples, drawn together (default 1)")
@@ -55,8 +57,8 @@ def parse_args(argv=None):
     parser.add_argument("--top_k", type=whole, default=200, help="draw among the k likeliest; 0: all (default 200)")
     parser.add_argument("--top_p", type=likelihood, default=1.0, help="draw among the likeliest with this much probability "
                         "together; 1: all (default 1)")
-    parser.add_argument("--stop", type=typed, help="end a sample before this text, with \\n as in --start; <|endoftext|> "
-                        "always ends it")
+    parser.add_argument("--stop", type=typed, help="end a sample before this text, with \\n as in "
+                        "--start; <|endoftext|> always ends it")
     parser.add_argument("--seed", type=seed, default=1337, help="(default 1337)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
@@ -75,8 +77,9 @@ def load_run(out_dir):
 
 
 def first_token(starts, name, meta, tokenizer):
-    """The id that a sample starts from without a prompt: that of starts, {dataset: id}, which train.py has found in the
-    data. A checkpoint from before that has none: the end of a document if there were several, a newline, or else id 0."""
+    """The id that a sample starts from without a prompt: that of starts, {dataset: id}, which
+    train.py has found in the data. A checkpoint from before that has none: then the end of a
+    document if there were several, a newline, or else id 0."""
     start = starts.get(name) if isinstance(starts, dict) else None
     if type(start) is int and 0 <= start < meta["vocab_size"]:
         return start
@@ -90,8 +93,8 @@ def first_token(starts, name, meta, tokenizer):
 
 
 def encode_prompt(tokenizer, text, start, flag="--start"):
-    """The prompt's ids, a list of one or more; <|endoftext|> becomes the token where the tokenizer has one. start: the id
-    to start from where there is no text."""
+    """The prompt's ids, a list of one or more; <|endoftext|> becomes the token where the tokenizer
+    has one. start: the id to start from where there is no text."""
     if not text:
         return [start]
     parts = text.split("<|endoftext|>") if tokenizer.eot_token is not None else [text]
@@ -113,14 +116,15 @@ def main(argv=None):
         starts, training_mode = None, "single"
         model = published_gpt2(args.init_from)
     else:
-        model, metas, starts, training_mode = load_run(Path(args.out_dir) if args.out_dir else newest_run())
+        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
+        model, metas, starts, training_mode = load_run(out_dir)
     model.eval().to(device)
     speak(model, metas, starts, training_mode, args, device)
 
 
 def speak(model, metas, starts, training_mode, args, device):
-    """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary of the model; starts:
-    see first_token()."""
+    """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary
+    of the model; starts: see first_token()."""
     sizes = model.config.vocab_sizes or (model.config.vocab_size,)
     vocabularies = {name: (sum(sizes[:i]), size) for i, (name, size) in enumerate(zip(metas, sizes))}
     generator = torch.Generator(device).manual_seed(args.seed)
@@ -131,7 +135,7 @@ def speak(model, metas, starts, training_mode, args, device):
             raise UserError(f"--{wrong[0]} is for one stream, and this run has {len(metas)}: {', '.join(metas)}. Give their "
                             f"prompts by --multicontext_start")
         tokenizers = {name: tokenizer_from_meta(meta) for name, meta in metas.items()}
-        starts = {name: first_token(starts, name, meta, tokenizers[name]) for name, meta in metas.items()}
+        starts = {name: first_token(starts, name, metas[name], tokenizers[name]) for name in metas}
         speak_streams(model, metas, tokenizers, starts, vocabularies, choose, args, device)
         return
     if args.multicontext_start or args.draw_all_streams:
@@ -221,7 +225,8 @@ def speak_streams(model, metas, tokenizers, starts, vocabularies, choose, args, 
         return torch.from_numpy(np.stack([new[name] for name in names], -1)).to(device)[:, None].long() + first_ids
 
     ids = model.generate(start.expand(args.num_samples, -1, -1), args.max_new_tokens, choose=choose_all) - first_ids
-    shown = 0 if any(args.multicontext_start or ()) else len(start)  # the token to start from is no part of the text
+    # the token to start from is no part of the text
+    shown = 0 if any(args.multicontext_start or ()) else len(start)
     print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in stream] for name, stream in
                                                zip(names, sample[shown:].T.tolist())}) for sample in ids))
     for name, of in made_of.items() if args.draw_all_streams else ():
@@ -239,8 +244,8 @@ def prompts(names, tokenizers, starts, computed, maps, texts):
         need = f"{len(drawn)} ({', '.join(drawn)})" + (f" or {len(names)} (with {', '.join(computed)})" if computed else "")
         raise UserError(f"--multicontext_start has {len(texts)} prompts; this run needs {need}")
     given = dict(zip(drawn if texts and len(texts) == len(drawn) else names, texts or ()))
-    ids = {name: encode_prompt(tokenizers[name], given.get(name), starts[name], f"--multicontext_start of {name}")
-           for name in drawn}
+    ids = {name: encode_prompt(tokenizers[name], given.get(name), starts[name],
+                               f"--multicontext_start of {name}") for name in drawn}
     length, positions = len(ids[drawn[0]]), {}
     for name in drawn:
         if len(ids[name]) != length:

@@ -87,11 +87,12 @@ def sum_over_ranks(values, device, num_ranks):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the step at hand.
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the step at
+    hand.
 
-    More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on each that it gets. Only
-    a person's second Ctrl-C, later than programs send theirs, ends the process at once; not below torchrun, whose own
-    third it takes.
+    More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on
+    each that it gets. Only a person's second Ctrl-C, later than programs send theirs, ends the
+    process at once; not below torchrun, whose own third it takes.
     """
     AT_ONCE = 1.0  # seconds in which a second Ctrl-C is not a person's
 
@@ -99,9 +100,10 @@ class StopRequest:
         self.signal, self.asked = 0, math.inf  # the first signal, and when it came
         # on the CPUs, so that asking does not wait for the GPUs
         self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
-        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        # what nohup, or a script in which we are a background job, has us ignore stays ignored
         self.previous = {number: signal.signal(number, self.ask) for number in numbers
-                         if signal.getsignal(number) != signal.SIG_IGN}  # as nohup has it, or a script's background job
+                         if signal.getsignal(number) != signal.SIG_IGN}
 
     def ask(self, number, frame):
         if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
@@ -128,10 +130,12 @@ class StopRequest:
 
 def open_data(args, checkpoint, num_ranks):
     """The source, checked against the arguments and, when resuming, against what the run began with."""
-    order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)  # the first said none
+    # checkpoints of the first version say none
+    order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)
     if order_version not in range(1, ORDER_VERSION + 1):
-        raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the order of the data, and this "
-                        f"train.py knows the versions up to {ORDER_VERSION}. Go on with the train.py that began it")
+        raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the "
+                        f"order of the data, and this train.py knows the versions up to "
+                        f"{ORDER_VERSION}. Go on with the train.py that began it")
     source = open_source(args, order_version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
     for dataset in source.datasets if checkpoint else ():
@@ -163,12 +167,13 @@ def wrap(model, args, device, num_ranks):
 
 
 def claim_out_dir(args, rank, num_ranks, stack):
-    """The folder of the new run, or of the one to go on with, chosen by rank 0 and locked by it until the end; for
-    looking alone, by --plan and --eval_only, it is not locked."""
+    """The folder of the new run, or of the one to go on with, chosen by rank 0 and locked by it
+    until the end; for looking alone, by --plan and --eval_only, it is not locked."""
     is_new, out_dir, error = args.init_from != "resume", None, None
     if rank == 0:
         try:
-            out_dir = new_out_dir(args) if is_new else Path(args.out_dir) if args.out_dir else newest_run()
+            out_dir = (new_out_dir(args) if is_new else
+                       Path(args.out_dir) if args.out_dir else newest_run())
             # where there is no checkpoint, loading it says so
             if is_new or (out_dir / "ckpt.pt").exists() and not (args.plan or args.eval_only):
                 stack.enter_context(lock(out_dir, "train.py"))
@@ -190,7 +195,8 @@ def claim_out_dir(args, rank, num_ranks, stack):
 
 
 def load_same_checkpoint(out_dir, num_ranks):
-    """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save between their reads."""
+    """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save
+    between their reads."""
     while True:
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
         iter_nums = [checkpoint["iter_num"]]
@@ -305,11 +311,12 @@ def refuse_not_finite(what, out_dir):
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
-def print_sample(model, metas, starts, training_mode, max_new_tokens, device):
+def print_sample(model, metas, starts, args, device):
     model.eval()
     try:
         print()
-        speak(model, metas, starts, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
+        given = sample_args([f"--max_new_tokens={args.max_sample_tokens}"])
+        speak(model, metas, starts, args.training_mode, given, device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
     model.train()
@@ -348,7 +355,8 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 1) what to go on from, the data, the model and its optimizer
     checkpoint, out_dir = None, None
     if args.init_from == "resume":
-        out_dir = claim_out_dir(args, rank, num_ranks, stack)  # before it is read: another process may be saving there
+        # locked before it is read: another process may be saving there
+        out_dir = claim_out_dir(args, rank, num_ranks, stack)
         checkpoint = load_same_checkpoint(out_dir, num_ranks)
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
@@ -410,7 +418,8 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "metas": source.metas, "starts": starts, "model_args": asdict(model.config),
+                "args": vars(args), "metas": source.metas, "starts": starts,
+                "model_args": asdict(model.config),
                 "data": source.fingerprint(), "evaluated": columns,
                 "order_version": source.order_version}, is_best)
 
@@ -464,7 +473,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
             if args.sample_every_eval and rank == 0:
-                print_sample(model, source.metas, starts, args.training_mode, args.max_sample_tokens, device)
+                print_sample(model, source.metas, starts, args, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
@@ -481,7 +490,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
-            print_sample(model, source.metas, starts, args.training_mode, args.max_sample_tokens, device)
+            print_sample(model, source.metas, starts, args, device)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ class _Reader:
     def _of_dataset(self, dataset, starts, length):
         try:
             windows = dataset.read(self.split, starts, length + 1)
-            if dataset.vocab_size <= np.iinfo(dataset.dtype).max:  # ids that fill their dtype need no look
+            # ids that fill their dtype need no look
+            if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
                 check_ids(windows, dataset.vocab_size, dataset.path(self.split),
                           lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
         except UserError as error:

@@ -240,8 +240,9 @@ class Dataset:
     def read(self, split, starts, length):
         """(B, length) ids, those from each of starts (B,) int64 on; writable.
 
-        Read from the file and not from a map of it, where an end that is gone would kill the process. UserError where the
-        file has been cut short or written over since it was opened, or cannot be read.
+        Read from the file and not from a map of it, where an end that is gone would kill the
+        process. UserError where the file has been cut short or written over since it was opened, or
+        cannot be read.
         """
         assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
         file, width = self.files[split], self.dtype.itemsize
@@ -249,29 +250,35 @@ class Dataset:
             self._check_unchanged(split)
             raw = read_at(file, (starts * width).tolist(), length * width)
         except OSError as error:
-            raise UserError(f"{self.path(split)} cannot be read: {error.strerror or error}, at one of {len(starts):,} places, "
-                            f"the first at byte {starts[0] * width:,} of {self.written[split][0]:,}. The disk may be failing: "
-                            f"copy the file to another, or prepare it again: python {self.folder}/prepare.py") from None
+            size, first = self.written[split][0], int(starts[0]) * width
+            raise UserError(f"{self.path(split)} cannot be read: {error.strerror or error}, at one "
+                            f"of {len(starts):,} places, the first at byte {first:,} of {size:,}. "
+                            f"The disk may be failing: copy the file to another, or prepare it "
+                            f"again: python {self.folder}/prepare.py") from None
         if len(raw) < len(starts) * length * width:  # cut between the check and the read
             self._check_unchanged(split)
         return np.frombuffer(raw, self.dtype).reshape(-1, length)
 
     def _check_unchanged(self, split):
-        """UserError where the file has another length than when it was opened, or was written to and has lost its hash."""
+        """UserError where the file has another length than when it was opened, or was written to
+        and has lost its hash."""
         path, (size, time) = self.path(split), (now := written(self.files[split]))
         if now == self.written[split]:
             return
         before, changed = self.written[split][0], f"{path} has changed since it was opened"
-        as_it_was = f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the last checkpoint"
+        as_it_was = (f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the "
+                     f"last checkpoint")
         if size != before:
             raise UserError(f"{changed}: it has {size:,} bytes and had {before:,}. {as_it_was}")
-        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")  # other programs state none
+        # other programs state none
+        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
         digest = hashlib.sha256()
         for start in range(0, size if stated else 0, 1 << 24):
             digest.update(read_at(self.files[split], [start], 1 << 24))
         if stated and digest.hexdigest() != stated:
-            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 {digest.hexdigest()[:12]}, and "
-                            f"{stated[:12]} in meta.pkl). {as_it_was}")
+            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
+                            f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
+                            f"{as_it_was}")
         self.written[split] = now  # a copy, a network file system or touch may set a new time
 
     def blocks(self, split, size=1 << 20):

@@ -53,7 +53,8 @@ def utf8_blocks(blocks, path):
 
 
 def read_at(file, offsets, size):
-    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any thread, at any time."""
+    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any
+    thread may ask, at any time."""
     if hasattr(os, "pread"):
         fd = file.fileno()
         return bytearray().join([os.pread(fd, size, offset) for offset in offsets])

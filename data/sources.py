@@ -105,7 +105,8 @@ class Source:
 
 
 def look(dataset, most, num_pieces=16):
-    """Arrays of ids of train, whole or in pieces from all over it, `most` of them together; the last piece is its end."""
+    """Arrays of ids of train, whole or in pieces from all over it, `most` of them together; the
+    last piece is its end."""
     num_tokens = dataset.num_tokens["train"]
     size = num_tokens if num_tokens <= most else most // num_pieces
     for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
@@ -113,32 +114,35 @@ def look(dataset, most, num_pieces=16):
 
 
 def start_tokens(source):
-    """{dataset of each vocabulary: id}: what a sample without a prompt starts from, each an input that training has.
+    """{dataset of each vocabulary: id}: what a sample without a prompt starts from, each an input
+    that training has.
 
-    The token that ends documents, if train has it, else a newline, else the most frequent token; of further streams, what
-    stands most often beside that of the first. It is looked for in LOOKED_AT tokens.
+    The token that ends documents, if train has it, else a newline, else the most frequent token; of
+    further streams, what stands most often beside that of the first. By LOOKED_AT tokens a
+    vocabulary.
     """
-    most, starts = LOOKED_AT // len(source.datasets), {}
-    shared = len(source.metas) < len(source.datasets)
+    starts, shared = {}, len(source.metas) < len(source.datasets)
 
-    def counts(ids, dataset):  # ids beyond the vocabulary, of a damaged file, are refused where a batch meets them
+    def ids_of(dataset, most):  # without the last token, which is a target alone
+        return np.concatenate(list(look(dataset, most)))[:-1]
+
+    def counts(ids, dataset):  # a batch that meets an id beyond the vocabulary refuses it
         return np.bincount(ids[ids < dataset.vocab_size], minlength=1)
 
     for group in [source.members] if shared else [[member] for member in source.members]:
-        # without the last token, which is a target alone
-        firsts = [np.concatenate(list(look(member[0], most)))[:-1] for member in group]
-        start, *beside = group[0]
-        starts[start.name] = _start_of(start.meta, counts(np.concatenate(firsts), start))
+        firsts = [ids_of(member[0], LOOKED_AT // len(group)) for member in group]
+        first, *beside = group[0]
+        start = starts[first.name] = _start_of(first.meta, counts(np.concatenate(firsts), first))
         for stream in beside:
-            ids = np.concatenate(list(look(stream, most)))[:-1]
-            starts[stream.name] = int(counts(ids[firsts[0] == starts[start.name]], stream).argmax())
+            ids = ids_of(stream, LOOKED_AT)[firsts[0] == start]
+            starts[stream.name] = int(counts(ids, stream).argmax())
     return starts
 
 
 def _start_of(meta, counts):
     """The id to start from, by how often each id occurs."""
     stoi = meta.get("stoi")
-    if not stoi and meta.get("tokenizer") == "tiktoken":  # of another program, which names the encoding alone
+    if not stoi and meta.get("tokenizer") == "tiktoken":  # another program names the encoding alone
         stoi = tokenizer_from_meta(meta).to_meta()["stoi"]
     stoi = stoi or {}
     for i in (meta.get("eot_token"), *map(stoi.get, ("<|endoftext|>", "\n", b"\n", "<0x0A>"))):

@@ -11,8 +11,9 @@ from helpers import ROOT  # noqa: F401  (puts the repo on the path)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.sampler import (ORDER_VERSION, SAMPLING_METHODS, TRANSITIONS, eval_starts, mixture_counts, mixture_draws, moved_shares,
-                          permute, seed_of, window_starts, windows_per_epoch)
+from data.sampler import (ORDER_VERSION, SAMPLING_METHODS, TRANSITIONS, eval_starts, mixture_counts,
+                          mixture_draws, moved_shares, permute, seed_of, window_starts,
+                          windows_per_epoch)
 
 EPOCHAL = ("sequential", "without_replacement")
 
@@ -64,11 +65,12 @@ def test_from_one_window_to_ten_million_each_is_visited_once_an_epoch(method, nu
 
 
 def all_targets_are_read(num_tokens, block_size):
-    """Whether, over so many epochs that a miss is likely once in 10**8, each token but the first is a target."""
-    num_phases = num_tokens - windows_per_epoch("without_replacement", num_tokens, block_size) * block_size
-    num_epochs = 20 * num_phases + 1  # each phase is missed with probability 1 / e**20
-    draws = num_epochs * windows_per_epoch("without_replacement", num_tokens, block_size)
-    starts = np.unique(order("without_replacement", num_tokens, block_size, 0, draws))
+    """Whether, over so many epochs that a miss is likely once in 10**8, each token but the first is
+    a target."""
+    num_windows = windows_per_epoch("without_replacement", num_tokens, block_size)
+    num_phases = num_tokens - num_windows * block_size
+    num_draws = (20 * num_phases + 1) * num_windows  # a phase is missed with probability 1 / e**20
+    starts = np.unique(order("without_replacement", num_tokens, block_size, 0, num_draws))
     assert starts[0] >= 0 and starts[-1] + block_size < num_tokens
     targets = np.zeros(num_tokens, bool)
     targets[starts[:, None] + np.arange(1, block_size + 1)] = True
@@ -77,16 +79,18 @@ def all_targets_are_read(num_tokens, block_size):
 
 def test_over_the_epochs_each_token_but_the_first_is_a_target():
     T = 7
-    for num_tokens in (T + 1, T + 2, 2 * T - 1, 2 * T, 2 * T + 1, 3 * T - 1, 3 * T, 3 * T + 1, 10 * T - 1, 10 * T, 100):
+    for num_tokens in (T + 1, T + 2, 2 * T - 1, 2 * T, 2 * T + 1, 3 * T - 1, 10 * T - 1, 100):
         assert all_targets_are_read(num_tokens, T), num_tokens
-    assert all(all_targets_are_read(n, block_size) for block_size in (1, 2, 3) for n in range(block_size + 1, 20))
+    for T in (1, 2, 3):
+        assert all(all_targets_are_read(num_tokens, T) for num_tokens in range(T + 1, 20))
 
 
 def test_the_first_order_never_reads_the_last_tokens():
-    """The fault that version 2 mends: 3,070 tokens in windows of 1,024 end with 1,022 that no epoch of 300 has."""
-    last = {version: max(window_starts("without_replacement", np.arange(300), 3070, 1024, 0, "x", version)) + 1024
-            for version in (1, 2)}
-    assert last[1] < 2048 < 3050 < last[2] <= 3069
+    """What version 2 mends: of 3,070 tokens in windows of 1,024 no epoch has the last 1,022."""
+    epochs = np.arange(300)
+    last = [max(window_starts("without_replacement", epochs, 3070, 1024, 0, "x", version)) + 1024
+            for version in (1, 2)]
+    assert last[0] < 2048 < 3050 < last[1] <= 3069
 
 
 @pytest.mark.long
@@ -155,14 +159,16 @@ GOLDEN = {  # of 1,003 tokens in windows of 16, seed 1337, name "shakespeare_cha
     "sequential": [0, 16, 32, 48, 0, 16, 32],
     "without_replacement": [74, 154, 618, 234, 380, 108, 465],
 }
-GOLDEN_1 = {**GOLDEN, "without_replacement": [62, 142, 606, 222, 379, 107, 468]}  # of version 1 of the order
+# of version 1 of the order
+GOLDEN_1 = {**GOLDEN, "without_replacement": [62, 142, 606, 222, 379, 107, 468]}
 
 
 @pytest.mark.parametrize("version, golden", [(1, GOLDEN_1), (2, GOLDEN), (ORDER_VERSION, GOLDEN)])
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_the_order_is_the_one_that_checkpoints_were_made_with(method, version, golden):
     draws = np.array([0, 1, 2, 3, 62, 63, 10**6])
-    assert window_starts(method, draws, 1003, 16, 1337, "shakespeare_char", version).tolist() == golden[method], (
+    starts = window_starts(method, draws, 1003, 16, 1337, "shakespeare_char", version)
+    assert starts.tolist() == golden[method], (
         "the order has changed: runs that are stopped now will go on with other data")
 
 
@@ -242,7 +248,8 @@ def test_each_place_of_an_epoch_gets_each_window_equally_often(num_windows):
 def test_phases_are_uniform():
     block_size, num_windows = 32, 2
     for tail in (0, 1, 31):  # the windows leave block_size + tail places to begin at
-        starts = order("without_replacement", 3 * block_size + tail, block_size, 0, 20_000 * num_windows)
+        num_tokens = 3 * block_size + tail
+        starts = order("without_replacement", num_tokens, block_size, 0, 20_000 * num_windows)
         phases = np.bincount(starts.reshape(-1, num_windows).min(1))
         assert len(phases) == block_size + tail and chi_square_is_fine(phases)
 

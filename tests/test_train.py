@@ -146,9 +146,10 @@ def test_a_second_ctrl_c_ends_the_process_at_once(fox, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("first, more", [
-    ("SIGTERM", ["SIGTERM"]), ("SIGTERM", ["SIGHUP", "SIGTERM", "SIGINT"]), ("SIGINT", ["SIGINT", "SIGTERM"]),
-    ("SIGHUP", ["SIGTERM", "SIGHUP"])])
-def test_signals_that_come_again_before_and_while_the_state_is_saved_do_not_lose_it(fox, monkeypatch, first, more):
+    ("SIGTERM", ["SIGTERM"]), ("SIGTERM", ["SIGHUP", "SIGTERM", "SIGINT"]),
+    ("SIGINT", ["SIGINT", "SIGTERM"]), ("SIGHUP", ["SIGTERM", "SIGHUP"])])
+def test_signals_that_come_again_before_and_while_the_state_is_saved_do_not_lose_it(
+        fox, monkeypatch, first, more):
     first, *more = (getattr(signal, name) for name in (first, *more))
 
     def save_and_hear(*args):
@@ -176,22 +177,26 @@ def test_a_signal_that_is_ignored_as_nohup_does_stays_so(fox, monkeypatch, numbe
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_run_does_not_depend_on_who_reads_its_lines(fox, monkeypatch, stopped):
-    """`| tee` is ended by the Ctrl-C that stops the run, `| head` when it has enough; a terminal may close."""
+    """`| tee` is ended by the Ctrl-C that stops the run, `| head` when it has enough; a terminal
+    may close."""
     ours, theirs = os.pipe()
     with open(theirs, "w") as pipe, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", pipe)
-        at_batch(patch, 4, lambda: os.close(ours) or stopped and os.kill(os.getpid(), signal.SIGINT))
+        at_batch(patch, 4, lambda: os.close(ours) or ask_again(*[signal.SIGINT] * stopped))
         with pytest.raises(SystemExit) if stopped else contextlib.nullcontext():
             run(f"--dataset={fox}", "--max_iters=9", "--log_interval=1", "--out_dir=x")
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == (4 if stopped else 9)
 
 
-def endless_run(fox, *launcher, **how):
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def endless_run(fox, *launcher, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how):
     """A run of train.py in a process of its own, that trains until it is stopped, into x."""
-    return subprocess.Popen(
-        [*launcher, sys.executable, *(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if how.pop(
-            "torchrun", False) else []), ROOT / "train.py", *TINY, f"--dataset={fox}", "--max_iters=1000000",
-         "--eval_interval=1000000", "--out_dir=x"], env=child_env(), text=True, **how)
+    flags = [*TINY, f"--dataset={fox}", "--max_iters=1000000", "--eval_interval=1000000",
+             "--out_dir=x"]
+    return subprocess.Popen([*launcher, ROOT / "train.py", *flags], env=child_env(), text=True,
+                            stdout=stdout, stderr=stderr, **how)
 
 
 def wait_for_line(stream, start):
@@ -203,7 +208,7 @@ def wait_for_line(stream, start):
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
 @pytest.mark.parametrize("number", ["TERM", "INT", "HUP"])
 def test_timeout_which_signals_the_process_and_then_its_group_loses_no_state(fox, number):
-    child = endless_run(fox, "timeout", f"--signal={number}", "10", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = endless_run(fox, "timeout", f"--signal={number}", "10", sys.executable)
     out, err = child.communicate(timeout=60)
     assert "stopped at iteration " in out and err == "", err
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
@@ -219,7 +224,8 @@ def test_a_terminal_that_closes_loses_no_state(fox):
         import termios
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    child = endless_run(fox, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_terminal)
+    child = endless_run(fox, sys.executable, stdin=theirs, stdout=theirs, stderr=theirs,
+                        preexec_fn=take_terminal)
     os.close(theirs)
     with open(ours, errors="replace") as terminal:
         while "tok/s" not in os.read(ours, 1000).decode():
@@ -307,10 +313,13 @@ def test_a_run_that_replaced_another_resumes(fox):
     assert load_checkpoint(Path("out/x/ckpt.pt"))["iter_num"] == 4
 
 
-def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it_and_a_new_one_says_its_version(tmp_path, capsys):
-    """Checkpoints without order_version are of the version that cut the phase of without_replacement at block_size."""
-    flags = [f"--dataset={char_dataset(tmp_path / 'short', TEXT[:205])}", "--sampling_method=without_replacement",
-             "--lr_decay_iters=40"]  # 184 tokens of train in windows of 16: phases 0 to 15, or 0 to 23
+def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(
+        tmp_path, capsys):
+    """Checkpoints without order_version are of the version that cut the phase of
+    without_replacement at block_size."""
+    # 184 tokens of train in windows of 16: phases 0 to 15, or 0 to 23
+    flags = [f"--dataset={char_dataset(tmp_path / 'short', TEXT[:205])}",
+             "--sampling_method=without_replacement", "--lr_decay_iters=40"]
     open_source = train.open_source
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "open_source", lambda args, version: open_source(args, 1))
@@ -328,7 +337,8 @@ def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it_and_a_new
     assert load_checkpoint(Path("new/ckpt.pt"))["order_version"] == ORDER_VERSION
     assert log_rows("new")[-1]["batch_loss"] != log_rows("old")[-1]["batch_loss"]
     torch.save({**old, "order_version": 3}, "newer/ckpt.pt")
-    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=newer", "--max_iters=40"])
+    go_on = ["--init_from=resume", "--out_dir=newer", "--max_iters=40"]
+    line = one_line_error(capsys, train.main, go_on)
     assert "newer" in line and " 3 " in line
 
 
@@ -436,27 +446,33 @@ def test_two_runs_in_one_folder_are_refused(fox, capsys, flags):
     assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
 
 
-def test_a_resume_reads_the_checkpoint_once_it_has_the_lock_and_not_before(fox, monkeypatch, capsys):
-    """Read before, it would be one that the run which has the lock still replaces: rows of log.csv would be lost."""
-    run(f"--dataset={fox}", "--max_iters=2", "--lr_decay_iters=9", "--log_interval=1", "--out_dir=x")
+def test_a_resume_reads_the_checkpoint_once_it_has_the_lock_and_not_before(
+        fox, monkeypatch, capsys):
+    """Read before, it would be one that the run which has the lock still replaces: rows of log.csv
+    would be lost."""
+    run(f"--dataset={fox}", "--max_iters=2", "--lr_decay_iters=9", "--log_interval=1",
+        "--out_dir=x")
+    Path("out").mkdir()
+    Path("out/newest").symlink_to(Path("x").absolute())
     with lock(Path("x"), "train.py"), monkeypatch.context() as patch:
         patch.setattr(train, "load_checkpoint", lambda path: pytest.fail("read without the lock"))
         for out_dir in ([], ["--out_dir=x"]):
-            Path("out").mkdir(exist_ok=True)
-            Path("out/newest").symlink_to(Path("x").absolute()) if not out_dir else None
-            assert "another train.py" in one_line_error(capsys, train.main, ["--init_from=resume", *out_dir, "--max_iters=5"])
+            go_on = ["--init_from=resume", *out_dir, "--max_iters=5"]
+            line = one_line_error(capsys, train.main, go_on)
+            assert "another train.py" in line
     shutil.copytree("x", "later")
     resume("later", "--max_iters=4")
 
     @contextlib.contextmanager
     def lock_after_its_end(folder, holder):
-        shutil.copytree("later", folder, dirs_exist_ok=True)  # what the other run has written until it let go
+        shutil.copytree("later", folder, dirs_exist_ok=True)  # what the other run has written
         with lock(folder, holder):
             yield
     monkeypatch.setattr(train, "lock", lock_after_its_end)
     resume("x", "--max_iters=6")
     assert [row["iter"] for row in log_rows("x")] == list("123456")
-    assert [start["iter"] for start in json.loads(Path("x/args.json").read_text())["starts"]] == [0, 2, 4]
+    starts = json.loads(Path("x/args.json").read_text())["starts"]
+    assert [start["iter"] for start in starts] == [0, 2, 4]
 
 
 def test_a_running_run_can_be_looked_at_by_plan_eval_only_and_sample(fox):
@@ -469,7 +485,8 @@ def test_a_running_run_can_be_looked_at_by_plan_eval_only_and_sample(fox):
     assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
 
 
-def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_over(fox, monkeypatch, capsys):
+def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_over(
+        fox, monkeypatch, capsys):
     run(f"--dataset={fox}", "--max_iters=2", "--out_dir=other")
 
     @contextlib.contextmanager
@@ -477,8 +494,9 @@ def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_o
         shutil.copytree("other", folder, dirs_exist_ok=True)
         yield
     monkeypatch.setattr(train, "lock", lock_after_its_end)
-    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=x"])
-    assert "x holds a run" in line and Path("x/ckpt.pt").read_bytes() == Path("other/ckpt.pt").read_bytes()
+    flags = [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=x"]
+    assert "x holds a run" in one_line_error(capsys, train.main, flags)
+    assert Path("x/ckpt.pt").read_bytes() == Path("other/ckpt.pt").read_bytes()
 
 
 def test_ranks_that_look_at_a_running_run_go_by_one_checkpoint(monkeypatch):
@@ -956,7 +974,8 @@ def test_a_bin_that_is_cut_while_a_run_trains_is_one_line_and_the_run_goes_on_on
     with monkeypatch.context() as patch:
         at_batch(patch, 7, lambda: os.truncate(folder / f"{split}.bin", 1000))
         line = one_line_error(capsys, train.main, flags)
-    assert all(word in line for word in (f"fox/{split}.bin", "1,000 bytes", f"{len(whole):,}", "fox/prepare.py"))
+    facts = (f"fox/{split}.bin", "1,000 bytes", f"{len(whole):,}", "fox/prepare.py")
+    assert all(fact in line for fact in facts)
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 4
     (folder / f"{split}.bin").write_bytes(whole)
     resume("x")
@@ -1146,7 +1165,7 @@ def test_two_ranks_train_as_one_does_and_their_checkpoint_resumes_on_one(fox):
 def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
     """torchrun passes a signal on to one rank after the other, and kills after 30 s; whichever hears first, the run stops
     as a whole and at once, not at the next progress line."""
-    child = endless_run(fox, torchrun=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = endless_run(fox, *TORCHRUN)
     wait_for_line(child.stdout, "       on ")
     time.sleep(3)  # iterations
     workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
@@ -1174,7 +1193,7 @@ def processes(pid):
 @pytest.mark.parametrize("number", STOPS)
 def test_signals_to_all_processes_of_torchrun_again_and_again_save_the_state(fox, number):
     """As Slurm and systemd do; torchrun passes on each of its own."""
-    child = endless_run(fox, torchrun=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = endless_run(fox, *TORCHRUN, stderr=subprocess.DEVNULL)
     wait_for_line(child.stdout, "10/")
     everybody = processes(child.pid)
     for pause in (0.3, 0.7, 0):
