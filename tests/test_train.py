@@ -102,19 +102,19 @@ def test_a_run_stopped_by_signals_at_any_iteration_ends_as_if_it_had_not_been(fo
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_real_signal_saves_and_prints_the_command_that_resumes(fox, tmp_path, number, status):
     """In a process of its own; the printed command is then run in a shell, as printed."""
-    flags = [*TINY, f"--dataset={fox}", "--batch_size=100", "--max_iters=80", "--dropout=0.2", "--log_interval=1"]
+    flags = [*TINY, f"--dataset={fox}", "--batch_size=100", "--max_iters=40", "--dropout=0.2", "--log_interval=1"]
     child = subprocess.Popen([sys.executable, "train.py", *flags, f"--out_dir={tmp_path}/stopped"], cwd=ROOT,
                              env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (line := child.stdout.readline()).startswith("2/80"):
+    while not (line := child.stdout.readline()).startswith("2/40"):
         assert line, child.stderr.read()
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (status, "")
     stopped = re.search(r"^stopped at iteration (\d+)\. Go on: (python train\.py .*)$", out, re.M)
-    assert 2 <= int(stopped[1]) < 80 and load_checkpoint(tmp_path / "stopped/ckpt.pt")["iter_num"] == int(stopped[1])
+    assert 2 <= int(stopped[1]) < 40 and load_checkpoint(tmp_path / "stopped/ckpt.pt")["iter_num"] == int(stopped[1])
     if number == signal.SIGTERM:
         done = subprocess.run(stopped[2], shell=True, cwd=ROOT, env=child_env(), capture_output=True, text=True)
-        assert done.returncode == 0 and f"run    iterations {stopped[1]} to 80" in done.stdout, done.stderr
+        assert done.returncode == 0 and f"run    iterations {stopped[1]} to 40" in done.stdout, done.stderr
         run(*flags, "--out_dir=whole")
         assert_same_training("whole", "stopped")
 
