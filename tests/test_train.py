@@ -455,7 +455,7 @@ def test_a_resume_reads_the_checkpoint_once_it_has_the_lock_and_not_before(
     Path("out").mkdir()
     Path("out/newest").symlink_to(Path("x").absolute())
     with lock(Path("x"), "train.py"), monkeypatch.context() as patch:
-        patch.setattr(train, "load_checkpoint", lambda path: pytest.fail("read without the lock"))
+        patch.setattr(train, "load_checkpoint", lambda *args: pytest.fail("read without the lock"))
         for out_dir in ([], ["--out_dir=x"]):
             go_on = ["--init_from=resume", *out_dir, "--max_iters=5"]
             line = one_line_error(capsys, train.main, go_on)
@@ -501,7 +501,7 @@ def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_o
 
 def test_ranks_that_look_at_a_running_run_go_by_one_checkpoint(monkeypatch):
     read = iter([{"iter_num": 5}, {"iter_num": 7}])
-    monkeypatch.setattr(train, "load_checkpoint", lambda path: next(read))
+    monkeypatch.setattr(train, "load_checkpoint", lambda *args: next(read))
 
     def gather(each, own):
         each[:] = [own, 7]
