@@ -52,22 +52,6 @@ def utf8_blocks(blocks, path):
         rest, offset = raw[end:], offset + end
 
 
-def read_at(file, offsets, size):
-    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any
-    thread may ask, at any time."""
-    if hasattr(os, "pread"):
-        fd = file.fileno()
-        return bytearray().join([os.pread(fd, size, offset) for offset in offsets])
-    with SEEKING:  # Windows
-        return bytearray().join([file.read(size) for offset in offsets if file.seek(offset) >= 0])
-
-
-def written(file):
-    """(bytes, time of the last change in ns) of an open file."""
-    stat = os.fstat(file.fileno())
-    return stat.st_size, stat.st_mtime_ns
-
-
 def num_characters(raw):
     """The characters of a text in UTF-8: all bytes but those that go on with one, 0x80 to 0xBF."""
     return len(raw) if raw.isascii() else len(raw) - int(np.count_nonzero(np.frombuffer(raw, np.int8) < -64))
@@ -98,6 +82,22 @@ def give_memory_back():
     made them, leave holes there, 300 MB after 2 GB of text. It takes a millisecond."""
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def read_at(file, offsets, size):
+    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any
+    thread may ask, at any time."""
+    if hasattr(os, "pread"):
+        fd = file.fileno()
+        return bytearray().join([os.pread(fd, size, offset) for offset in offsets])
+    with SEEKING:  # Windows
+        return bytearray().join([file.read(size) for offset in offsets if file.seek(offset) >= 0])
+
+
+def written(file):
+    """(bytes, time of the last change in ns) of an open file."""
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns
 
 
 def start_flushing(file, start, end):
