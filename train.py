@@ -91,8 +91,8 @@ class StopRequest:
     hand.
 
     More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on
-    each that it gets. Only a person's second Ctrl-C, later than programs send theirs, ends the
-    process at once; not below torchrun, whose own third it takes.
+    each that it gets. Only a person's second Ctrl-C, which comes later than a program's, ends the
+    process at once. Under torchrun, which sends the ranks signals of its own, none does.
     """
     AT_ONCE = 1.0  # seconds in which a second Ctrl-C is not a person's
 
