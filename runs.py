@@ -194,8 +194,12 @@ class RunLog:
 
     def line(self, text, end="\n"):
         """A line of the terminal, in place of the progress line."""
-        if self.enabled:
+        if not self.enabled:
+            return
+        try:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def scalars_of(row):

@@ -23,7 +23,7 @@ import numpy as np
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
-from data.files import lock, sync_folder
+from data.files import lock, read_at, sync_folder, written
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
@@ -278,6 +278,7 @@ class Dataset:
     dtype: np.dtype
     files: dict  # split -> the open file
     num_tokens: dict  # split -> count
+    written: dict  # split -> (bytes, time of the last change) of its file when it was opened
 
     def path(self, split):
         return self.folder / f"{split}.bin"
@@ -285,6 +286,50 @@ class Dataset:
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+
+    def read(self, split, starts, length):
+        """(B, length) ids, those from each of starts (B,) int64 on; writable.
+
+        Read from the file and not from a map of it, where an end that is gone would kill the
+        process. UserError where the file has been cut short or written over since it was opened, or
+        cannot be read.
+        """
+        assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
+        file, width = self.files[split], self.dtype.itemsize
+        try:
+            self._check_unchanged(split)
+            raw = read_at(file, (starts * width).tolist(), length * width)
+        except OSError as error:
+            size, first = self.written[split][0], int(starts[0]) * width
+            raise UserError(f"{self.path(split)} cannot be read: {error.strerror or error}, at one "
+                            f"of {len(starts):,} places, the first at byte {first:,} of {size:,}. "
+                            f"The disk may be failing: copy the file to another, or prepare it "
+                            f"again: python {self.folder}/prepare.py") from None
+        if len(raw) < len(starts) * length * width:  # cut between the check and the read
+            self._check_unchanged(split)
+        return np.frombuffer(raw, self.dtype).reshape(-1, length)
+
+    def _check_unchanged(self, split):
+        """UserError where the file has another length than when it was opened, or was written to
+        and has lost its hash."""
+        path, (size, time) = self.path(split), (now := written(self.files[split]))
+        if now == self.written[split]:
+            return
+        before, changed = self.written[split][0], f"{path} has changed since it was opened"
+        as_it_was = (f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the "
+                     f"last checkpoint")
+        if size != before:
+            raise UserError(f"{changed}: it has {size:,} bytes and had {before:,}. {as_it_was}")
+        # other programs state none
+        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
+        digest = hashlib.sha256()
+        for start in range(0, size if stated else 0, 1 << 24):
+            digest.update(read_at(self.files[split], [start], 1 << 24))
+        if stated and digest.hexdigest() != stated:
+            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
+                            f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
+                            f"{as_it_was}")
+        self.written[split] = now  # a copy, a network file system or touch may set a new time
 
     def blocks(self, split, size=1 << 20):
         """The ids of a split in arrays of up to `size`; what has been read is not kept in memory."""
@@ -376,6 +421,7 @@ def open_dataset(name):
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
+            times = {split: written(file) for split, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
             error = None
         except (UserError, FileNotFoundError) as caught:
@@ -389,7 +435,7 @@ def open_dataset(name):
         # other programs count the ranks, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
-    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens)
+    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens, times)
     if "max_id" in meta:
         if meta["max_id"] >= vocab_size:
             raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size {vocab_size:,}; an id "
