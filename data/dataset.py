@@ -19,15 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
-from data.files import lock, read_at, sync_folder, written
+from data.files import lock, sync_folder, written
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
+WINDOWS_A_MAP = 1024
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -288,26 +290,21 @@ class Dataset:
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
 
     def read(self, split, starts, length):
-        """(B, length) ids, those from each of starts (B,) int64 on; writable.
+        """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
 
-        Read from the file and not from a map of it, where an end that is gone would kill the
-        process. UserError where the file has been cut short or written over since it was opened, or
-        cannot be read.
+        UserError where the file has been cut short or written over since it was opened. The files are
+        mapped anew for each WINDOWS_A_MAP of them, as each may pull 64 KB of file into resident memory.
         """
         assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
-        file, width = self.files[split], self.dtype.itemsize
+        self._check_unchanged(split)
         try:
+            windows = [sliding_window_view(self.tokens(split), length)[starts[i : i + WINDOWS_A_MAP]]
+                       for i in range(0, len(starts), WINDOWS_A_MAP)]
+        except ValueError:  # it is too short to be mapped
             self._check_unchanged(split)
-            raw = read_at(file, (starts * width).tolist(), length * width)
-        except OSError as error:
-            size, first = self.written[split][0], int(starts[0]) * width
-            raise UserError(f"{self.path(split)} cannot be read: {error.strerror or error}, at one "
-                            f"of {len(starts):,} places, the first at byte {first:,} of {size:,}. "
-                            f"The disk may be failing: copy the file to another, or prepare it "
-                            f"again: python {self.folder}/prepare.py") from None
-        if len(raw) < len(starts) * length * width:  # cut between the check and the read
-            self._check_unchanged(split)
-        return np.frombuffer(raw, self.dtype).reshape(-1, length)
+            raise
+        self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
+        return windows[0] if len(windows) == 1 else np.concatenate(windows)
 
     def _check_unchanged(self, split):
         """UserError where the file has another length than when it was opened, or was written to
@@ -323,8 +320,8 @@ class Dataset:
         # other programs state none
         stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
         digest = hashlib.sha256()
-        for start in range(0, size if stated else 0, 1 << 24):
-            digest.update(read_at(self.files[split], [start], 1 << 24))
+        for start in range(0, self.num_tokens[split] if stated else 0, 1 << 24):
+            digest.update(self.tokens(split)[start : start + (1 << 24)])
         if stated and digest.hexdigest() != stated:
             raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
                             f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "

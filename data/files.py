@@ -2,15 +2,12 @@
 import contextlib
 import ctypes
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 
 from data.encodings import utf8_blocks
 from data.errors import UserError
-
-SEEKING = threading.Lock()  # where a file cannot be read at a place, but must be moved there
 
 
 def read_text(path, instead="name the file that holds it", encoding=None):
@@ -63,16 +60,6 @@ def give_memory_back():
     made them, leave holes there, 300 MB after 2 GB of text. It takes a millisecond."""
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def read_at(file, offsets, size):
-    """A bytearray of `size` bytes from each of the offsets; fewer where the file ends before. Any
-    thread may ask, at any time."""
-    if hasattr(os, "pread"):
-        fd = file.fileno()
-        return bytearray().join([os.pread(fd, size, offset) for offset in offsets])
-    with SEEKING:  # Windows
-        return bytearray().join([file.read(size) for offset in offsets if file.seek(offset) >= 0])
 
 
 def written(file):
