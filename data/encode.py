@@ -15,6 +15,8 @@ import hashlib
 import itertools
 import os
 import pickle
+import signal
+import threading
 
 import numpy as np
 
@@ -213,7 +215,8 @@ def encode_all(units, job, num_workers=None, dask=None):
         with _executor(num_workers, kind, dask) as (executor, num_workers):
             waiting = collections.deque()
             for unit in units:
-                waiting.append(executor.submit(work, unit))
+                with _no_signals_of_the_terminal():  # it may start a worker
+                    waiting.append(executor.submit(work, unit))
                 if len(waiting) >= 2 * num_workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -249,11 +252,36 @@ def _executor(num_workers, kind, dask):
     else:
         import multiprocessing
         spawn = multiprocessing.get_context("spawn")  # the same on every system, and safe beside threads
-        executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn)
+        with _no_signals_of_the_terminal():
+            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, initializer=_end_with_parent)
     try:
         yield executor, num_workers
     finally:
         executor.shutdown(cancel_futures=True) if not client else client.close()
+
+
+@contextlib.contextmanager
+def _no_signals_of_the_terminal():
+    """A process begun in the block gets none: Ctrl-C and SIGHUP go to all that belong to a terminal, and one is to answer."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent():
+    """The first act of a worker. One that waits for work would not see that its parent was killed, and wait for ever."""
+    import multiprocessing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows knows no masks
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=1)

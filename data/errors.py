@@ -10,7 +10,9 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
+import threading
 
 
 REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
@@ -65,17 +67,47 @@ def resumable():
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop) or "The same command goes on where this one stopped") from None
+        stop.args = stop.args or ("The same command goes on where this one stopped",)
+        raise
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP (the terminal was closed): what leaves things in order after Ctrl-C does so after them."""
+    number = None
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """Within the block SIGTERM and SIGHUP raise Stopped, once; a second one ends the process at once. Not in a thread, not
+    where the parent has chosen otherwise (nohup), and not under torchrun, whose ranks wait for one another."""
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        error = Stopped()
+        error.number = number
+        raise error
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread() or "RANK" in os.environ:
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
+    """Wrap main(): UserError and OSError become `error: ...` and exit status 2; Ctrl-C becomes status 130, SIGTERM 143."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with _stop_signals():
+            yield
     except ModuleNotFoundError as error:
         if error.name not in REQUIRED:
             raise
@@ -96,5 +128,8 @@ def one_line_errors():
             print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
-        sys.exit(130)
+        number = getattr(stop, "number", signal.SIGINT)
+        what = "\ninterrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        with contextlib.suppress(OSError):  # the terminal is gone
+            print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(128 + number)
