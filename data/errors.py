@@ -17,6 +17,9 @@ import threading
 
 REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
 
+SHORT_OF_MEMORY = ("This process may have no more memory or threads (ulimit -a shows its limits). Stop other programs, raise the "
+                   "limit, or take fewer workers; then run the same command again")
+
 
 class UserError(ValueError):
     """Something the user can put right; the message says how."""
@@ -121,11 +124,19 @@ def one_line_errors():
         message = str(error)
         if isinstance(error, OSError) and error.strerror:  # without its number
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            message += f". {SHORT_OF_MEMORY}"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
             print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        signs = "can't start new thread", "failed to map segment", "annot allocate memory"
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        print(f"error: {f'{error}' or 'out of memory'}. {SHORT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
