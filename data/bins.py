@@ -50,6 +50,8 @@ class Bins:
     def _read_journal(self):
         """The keys of the units whose ids are in the bins at hand, whole and in order."""
         keys, hashes = [], {split: hashlib.sha256() for split in SPLITS}
+        if not _is_ours(self.journal_path):
+            return []
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             lines = stack.enter_context(open(self.journal_path, "rb"))
             files = {split: stack.enter_context(open(path, "rb")) for split, path in self.held.items()}
@@ -72,11 +74,11 @@ class Bins:
         self.num_units, self.last_line = num_units, self.identity
         self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1) for split in SPLITS}
         if self.remembers:
-            self.journal = open(self.journal_path, "r+b" if self.keys else "w+b")
-            for _ in range(num_units + 1):
-                self.last_line = self.journal.readline() or self.identity
-            self.journal.truncate(self.journal.tell())
+            self.journal = open(self.journal_path, "r+b") if self.keys else _new_file(self.journal_path)
             if num_units:
+                for _ in range(num_units + 1):
+                    self.last_line = self.journal.readline()
+                self.journal.truncate(self.journal.tell())
                 self.counts = json.loads(self.last_line[17:])[1]
             else:
                 self.journal.write(self.identity)
@@ -98,9 +100,7 @@ class Bins:
         if size and held == path:
             file = open(path, "r+b")
         else:
-            if path.is_file():
-                path.unlink()
-            file = open(path, "wb")
+            file = _new_file(path)
             if size:
                 with open(held, "rb") as source:
                     _read_up_to(size, source, file.write)
@@ -211,6 +211,13 @@ class Bins:
 def _is_ours(path):
     """Whether path is a file without a second name."""
     return path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+
+
+def _new_file(path):
+    """An empty file at path, which is no other name of one that is there."""
+    if path.is_file():
+        path.unlink()
+    return open(path, "w+b")
 
 
 def _line(before, raw):
