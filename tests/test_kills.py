@@ -342,3 +342,166 @@ def test_whatever_is_damaged_in_units_tmp_the_bins_and_counts_are_right(tmp_path
             path.unlink()
     assert num_damages * 0.3 < num_gone_on  # what is whole of a journal still counts
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 300_000  # kilobytes
+
+
+# ---- the errors in words
+
+
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_is_one_line_and_its_status_and_the_same_command_goes_on(tmp_path, capfd, name, status):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+    class Stopping(Counting):
+        def encode(self, text):
+            if self.calls == 3:
+                os.kill(os.getpid(), getattr(signal, name))
+            return super().encode(text)
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        write(tmp_path, TEXTS["newer"], Stopping())
+    told = capfd.readouterr().err.strip()
+    assert exit.value.code == status and told.endswith(". The same command goes on where this one stopped")
+    assert len(told.splitlines()) == 1 and (name in told or name == "SIGINT")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == handlers
+    again = Counting()
+    write(tmp_path, TEXTS["newer"], again)
+    assert again.calls == 2
+
+
+def test_a_signal_that_the_parent_has_had_ignored_is_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with one_line_errors():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("error, told", [
+    (MemoryError(), "error: out of memory. "), (RuntimeError("can't start new thread"), "error: can't start new thread. "),
+    (ImportError("libx.so: failed to map segment from shared object"), "error: libx.so: failed to map segment"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: Cannot allocate memory. "),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: Disk quota exceeded. The disk is full: free some space")])
+def test_too_little_of_the_machine_is_one_line(capfd, error, told):
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        raise error
+    line = only_line(capfd.readouterr().err)
+    assert exit.value.code == 2 and line.startswith(told)
+    assert "ulimit -a" in line or error.args[0] == errno.EDQUOT
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_locks_is_named_with_a_command(tmp_path, monkeypatch, capfd, number):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file, how):
+        raise OSError(getattr(errno, number), "No locks available")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(SystemExit), one_line_errors():
+        write(tmp_path, TEXTS["newer"])
+    line = only_line(capfd.readouterr().err)
+    assert f"{tmp_path} cannot be locked" in line and f"mv {tmp_path} /a/local/disk/ && ln -s /a/local/disk/" in line
+
+
+def test_a_lock_that_waits_is_had_when_the_other_one_ends(tmp_path, capfd):
+    had = []
+
+    def wait():
+        with lock(tmp_path, "fetching", wait=True):
+            had.append("waited")
+    with lock(tmp_path, "fetching"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.3)
+        had.append("first")
+    thread.join(10)
+    assert had == ["first", "waited"] and "another fetching is at work" in capfd.readouterr().err
+
+
+def test_two_that_want_a_rank_file_for_the_first_time_fetch_it_once(tmp_path, monkeypatch):
+    from data import download, ranks
+    fetched = []
+
+    def fetch(url, path, sha256, tries):
+        fetched.append(url)
+        time.sleep(0.3)
+        with replacing(path) as file:
+            file.write(b"the ranks")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(download, "download", fetch)
+    monkeypatch.setitem(ranks.RANKS, "r50k_base", ("8c4c0ed5a98d62b3cc4dd4f64e4ba14f3b1fb6b4", None, None))
+    monkeypatch.setattr(ranks, "_is_whole", lambda path, sha256: path.exists())
+    errors = []
+
+    def fill():
+        try:
+            ranks._fill_cache("r50k_base")
+        except BaseException as error:
+            errors.append(error)
+    threads = [threading.Thread(target=fill) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not errors and len(fetched) == 1
+
+
+# ---- what a kill leaves
+
+
+def test_what_a_kill_leaves_is_gone_after_the_same_command(tmp_path):
+    (tmp_path / "a.tmp").write_bytes(b"half of it")
+    with replacing(tmp_path / "a") as file:
+        file.write(b"whole")
+    (tmp_path / "pip.tmp").mkdir()
+    (tmp_path / "pip.tmp" / "half.whl").touch()
+    with scratch_folder(tmp_path / "pip.tmp") as folder:
+        assert not list(folder.iterdir())
+    (tmp_path / "best.pt.tmp").write_bytes(b"as large as a checkpoint")
+    save_checkpoint(tmp_path, {"iter_num": 1}, is_best=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "ckpt.pt"]
+
+
+def test_a_new_dataset_whose_making_was_killed_is_made_by_the_same_command(repo, new_dataset):
+    (repo / "data" / ".new.begun").mkdir()
+    (repo / "data" / ".new.begun" / "half").touch()
+    assert sorted(path.name for path in new_dataset("begun").iterdir()) == ["README.md", "get_dataset.sh", "prepare.py"]
+    assert not list((repo / "data").glob(".new.*"))
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system does not tell of processes in /proc")
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.long)])
+@pytest.mark.parametrize("script", ["prepare.py", pytest.param("get_dataset.sh", marks=pytest.mark.long)])
+def test_workers_end_with_their_parent(new_dataset, tmp_path, name, script):
+    folder = new_dataset("orphans", "the cat and the dog, " * 400_000)
+    (tmp_path / "tokens.json").write_text('["the ", "and "]')
+    flags = ["--method", "custom", "--tokens_file", tmp_path / "tokens.json", "--byte_fallback", "--num_workers", "2"]
+    if script == "get_dataset.sh":  # as its author would write it
+        text = (folder / script).read_text().rstrip()
+        (folder / script).write_text(f"{text} {' '.join(map(str, flags))}\n")
+    command = [sys.executable, folder / script, *flags] if script == "prepare.py" else ["bash", folder / script]
+    process = subprocess.Popen(command, env=child_env(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(of_session(process.pid)) < 4 and time.monotonic() < deadline:  # it, its workers, multiprocessing's tracker
+        time.sleep(0.05)
+    assert len(of_session(process.pid)) == 4
+    process.send_signal(getattr(signal, name))
+    status = process.wait(20)
+    deadline = time.monotonic() + 10
+    while left := of_session(process.pid):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    if name == "SIGTERM":
+        assert status == 143 and process.stderr.read().startswith("stopped by SIGTERM. The same command goes on")
+    process.stderr.close()
+
+
+def of_session(number):
+    """The processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == number and state != "Z":
+                found.append(int(path.parent.name))
+    return found
