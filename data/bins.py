@@ -210,7 +210,7 @@ class Bins:
 
 def _is_ours(path):
     """Whether path is a file without a second name."""
-    return path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+    return path.is_file() and not path.is_symlink() and path.stat().st_nlink <= 1
 
 
 def _new_file(path):

@@ -406,15 +406,15 @@ def test_a_lock_that_waits_is_had_when_the_other_one_ends(tmp_path, capfd):
     had = []
 
     def wait():
-        with lock(tmp_path, "fetching", wait=True):
+        with lock(tmp_path, "prepare.py", wait=True):
             had.append("waited")
-    with lock(tmp_path, "fetching"):
+    with lock(tmp_path, "prepare.py"):
         thread = threading.Thread(target=wait)
         thread.start()
         time.sleep(0.3)
         had.append("first")
     thread.join(10)
-    assert had == ["first", "waited"] and "another fetching is at work" in capfd.readouterr().err
+    assert had == ["first", "waited"] and "another prepare.py is at work" in capfd.readouterr().err
 
 
 def test_two_that_want_a_rank_file_for_the_first_time_fetch_it_once(tmp_path, monkeypatch):
