@@ -16,13 +16,14 @@ FLUSH = 1 << 23  # bytes of a bin that are written before the disk is told to be
 class Bins:
     """train.bin.tmp and val.bin.tmp, filled unit by unit; units.tmp remembers the units that are in them.
 
-    units.tmp holds a line for the identity, then one for each unit: a checksum of the line and of the one before it, the
-    unit's key (a hash of all the source up to its end), and the counts and hashes of both bins after it. After a kill
-    the lines that the bins agree with count, up to the first that is damaged.
+    units.tmp holds a line for the identity, then one for each unit: a checksum of this line and the
+    one before it, the unit's key (a hash of all the source up to its end), and the counts and
+    hashes of both bins after it. After a kill the lines that the bins agree with count, up to the
+    first that is damaged.
 
-    Only files of our own are written into: a bin may be mapped by a run, and a name that a kill left behind may be a
-    second name of one. So a temporary file is gone on with where it is the file's only name; one that an interrupted
-    swap has renamed to train.bin already is left as it is, and copied where it has to grow.
+    Only files of our own are written into, for a run may have a bin open, and copies of a folder
+    may share its files by hard links. So a temporary file is gone on with where that is its only
+    name; one that an interrupted swap has renamed to train.bin is read, and copied if it must grow.
 
     A thread does the hashing beside the rest of the work; WAITING tasks wait for it at most.
     """
@@ -35,7 +36,8 @@ class Bins:
         """
         self.final = {split: folder / f"{split}.bin" for split in SPLITS}
         self.temporary = {split: folder / f"{split}.bin.tmp" for split in SPLITS}
-        self.held = {split: path if _is_ours(path) else self.final[split] for split, path in self.temporary.items()}
+        self.held = {split: path if _is_ours(path) else self.final[split]
+                     for split, path in self.temporary.items()}  # where the ids are so far
         self.journal_path = folder / "units.tmp"
         self.dtype, self.identity = dtype, f"2 {identity}\n".encode()
         self.remembers = identity is not None
@@ -54,13 +56,15 @@ class Bins:
             return []
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             lines = stack.enter_context(open(self.journal_path, "rb"))
-            files = {split: stack.enter_context(open(path, "rb")) for split, path in self.held.items()}
+            files = {split: stack.enter_context(open(path, "rb"))
+                     for split, path in self.held.items()}
             if (before := lines.readline(self.LINE)) != self.identity:
                 return []
             while (line := lines.readline(self.LINE)) and line == _line(before, line[17:-1]):
                 key, counts = json.loads(line[17:])
                 for split in SPLITS:
-                    _read_up_to(counts[split]["tokens"] * self.dtype.itemsize, files[split], hashes[split].update)
+                    size = counts[split]["tokens"] * self.dtype.itemsize
+                    _read_up_to(size, files[split], hashes[split].update)
                 if any(hashes[split].hexdigest() != counts[split]["sha256"] for split in SPLITS):
                     break
                 keys.append(key)
@@ -74,7 +78,8 @@ class Bins:
         self.num_units, self.last_line = num_units, self.identity
         self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1) for split in SPLITS}
         if self.remembers:
-            self.journal = open(self.journal_path, "r+b") if self.keys else _new_file(self.journal_path)
+            path = self.journal_path
+            self.journal = open(path, "r+b") if num_units else _new_file(path)
             if num_units:
                 for _ in range(num_units + 1):
                     self.last_line = self.journal.readline()
@@ -167,7 +172,8 @@ class Bins:
         if self.remembers:
             for split in SPLITS:
                 self.counts[split]["sha256"] = self.hashes[split].hexdigest()
-            self.last_line = _line(self.last_line, json.dumps([place.result()[0], self.counts]).encode())
+            told = json.dumps([place.result()[0], self.counts]).encode()
+            self.last_line = _line(self.last_line, told)
             self.journal.write(self.last_line)
             self.journal.flush()
             self.num_units += 1
@@ -183,7 +189,7 @@ class Bins:
     def close(self):
         """Flush to the disk; what meta.pkl says of the splits."""
         for split, path in self.final.items():
-            if self.held[split] != path or path.stat().st_size != self._size(split):  # else it is flushed and renamed
+            if self.held[split] != path or path.stat().st_size != self._size(split):
                 os.fsync((self.files.get(split) or self._open(split)).fileno())
         self.close_files()
         return {split: {**{what: self.counts[split][what] for what in ("tokens", "bytes", "documents")},
@@ -191,7 +197,8 @@ class Bins:
 
     def finished(self):
         """(temporary file, bin) for each bin that is to be renamed."""
-        return [(self.temporary[split], path) for split, path in self.final.items() if self.held[split] != path]
+        return [(self.temporary[split], path) for split, path in self.final.items()
+                if self.held[split] != path]
 
     def close_files(self):
         for file in [*self.files.values(), *([self.journal] if self.journal else [])]:

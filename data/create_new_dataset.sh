@@ -32,7 +32,7 @@ refuse_taken() {
     [ ! -e "$data/$1.py" ] && [ "$1" != template ] || fail "$1 is a part of this program. Choose another name"
     [ ! -e "$data/$1" ] && [ ! -L "$data/$1" ] || fail "$data/$1 exists already. Choose another name, or remove it first"
 }
-begin() {  # a folder under another name, so that one called as wished is whole; what a killed run left there is removed
+begin() {  # a folder under another name, so that one called as wished is whole
     temporary=$data/.new.$1
     rm -rf "$temporary"
     trap 'rm -rf "$temporary"' EXIT

@@ -91,7 +91,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                 meta["backend"] = tokenizer.backend
             _commit(folder, meta, bins.finished())
             bins.over = True
-        except UserError:  # where it comes after the last unit, it is of the text as a whole
+        except UserError:  # after the last unit, it refuses the text as a whole
             bins.over = bins.complete
             raise
         finally:
@@ -188,14 +188,14 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
 
 
 def _commit(folder, meta, finished):
-    """Swap the finished files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not.
+    """Swap the finished files in. meta.pkl.new, there all the while, says why meta.pkl is not.
 
-    finished: (temporary file, bin) pairs. Raises OSError, which from meta.pkl's removal on says how the folder is left.
+    finished: (temporary file, bin) pairs. An OSError of the swap says how the folder is left.
     """
     raw = pickle.dumps(meta, protocol=4)
     load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
     meta_path, new_meta = folder / "meta.pkl", folder / "meta.pkl.new"
-    with replacing(new_meta) as file:  # that of a swap that was interrupted stays until this one is whole
+    with replacing(new_meta) as file:  # an interrupted swap's stays until this one is whole
         file.write(raw)
     try:
         meta_path.unlink(missing_ok=True)
@@ -206,11 +206,12 @@ def _commit(folder, meta, finished):
         os.replace(new_meta, meta_path)
         sync_folder(folder)
     except OSError as error:
-        state = "can be read as before" if meta_path.exists() else "is half-written and cannot be read"
+        whole = meta_path.exists()
+        state = "is whole and can be read" if whole else "is half-written and cannot be read"
         cure = "Free some space, then run" if error.errno == errno.ENOSPC else "Run"
-        raise OSError(f"{error.filename or folder}: {error.strerror}, while the finished files took the place of the "
-                      f"older ones. {folder} {state}. {cure} the same command again: it goes on where this one stopped"
-                      ) from None
+        raise OSError(f"{error.filename or folder}: {error.strerror}, while the finished files "
+                      f"took the place of the older ones. {folder} {state}. {cure} the same "
+                      f"command again: it goes on where this one stopped") from None
 
 
 def _warn_if_lossy(tokenizer, raw):

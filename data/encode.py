@@ -253,7 +253,8 @@ def _executor(num_workers, kind, dask):
         import multiprocessing
         spawn = multiprocessing.get_context("spawn")  # the same on every system, and safe beside threads
         with _no_signals_of_the_terminal():
-            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, initializer=_end_with_parent)
+            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn,
+                                                              initializer=_end_with_parent)
     try:
         yield executor, num_workers
     finally:
@@ -262,7 +263,8 @@ def _executor(num_workers, kind, dask):
 
 @contextlib.contextmanager
 def _no_signals_of_the_terminal():
-    """A process begun in the block gets none: Ctrl-C and SIGHUP go to all that belong to a terminal, and one is to answer."""
+    """A process begun in the block gets none. Ctrl-C and SIGHUP go to all processes of a terminal;
+    ours alone is to answer."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -274,7 +276,7 @@ def _no_signals_of_the_terminal():
 
 
 def _end_with_parent():
-    """The first act of a worker. One that waits for work would not see that its parent was killed, and wait for ever."""
+    """The first act of a worker: one that waits for work would outlive a parent that is killed."""
     import multiprocessing
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows knows no masks
 

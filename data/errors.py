@@ -17,8 +17,9 @@ import threading
 
 REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
 
-SHORT_OF_MEMORY = ("This process may have no more memory or threads (ulimit -a shows its limits). Stop other programs, raise the "
-                   "limit, or take fewer workers; then run the same command again")
+SHORT_OF_MEMORY = ("This process may have no more memory or threads (ulimit -a shows its limits). "
+                   "Stop other programs, raise the limit, or take fewer workers; then run the same "
+                   "command again")
 
 
 class UserError(ValueError):
@@ -75,14 +76,17 @@ def resumable():
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP (the terminal was closed): what leaves things in order after Ctrl-C does so after them."""
+    """SIGTERM, or SIGHUP of a terminal that was closed: to be met as Ctrl-C is."""
     number = None
 
 
 @contextlib.contextmanager
 def _stop_signals():
-    """Within the block SIGTERM and SIGHUP raise Stopped, once; a second one ends the process at once. Not in a thread, not
-    where the parent has chosen otherwise (nohup), and not under torchrun, whose ranks wait for one another."""
+    """Within the block SIGTERM and SIGHUP raise Stopped, once; a second one ends the process.
+
+    Not in a thread, not where the parent has chosen otherwise (nohup), and not under torchrun,
+    where a rank that unwinds would wait for the others.
+    """
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)
         error = Stopped()
@@ -104,7 +108,8 @@ def _stop_signals():
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Wrap main(): UserError and OSError become `error: ...` and exit status 2; Ctrl-C becomes status 130, SIGTERM 143."""
+    """Wrap main(): UserError and OSError become `error: ...` and exit status 2; Ctrl-C becomes
+    status 130, SIGTERM 143."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -124,9 +129,10 @@ def one_line_errors():
         message = str(error)
         if isinstance(error, OSError) and error.strerror:  # without its number
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        number = error.errno if isinstance(error, OSError) else None
+        if number and number in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        if number == errno.ENOMEM:
             message += f". {SHORT_OF_MEMORY}"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
@@ -140,7 +146,8 @@ def one_line_errors():
         sys.exit(2)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        what = "\ninterrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        what = f"stopped by {signal.Signals(number).name}"
+        what = "\ninterrupted" if number == signal.SIGINT else what
         with contextlib.suppress(OSError):  # the terminal is gone
             print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(128 + number)

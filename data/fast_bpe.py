@@ -36,7 +36,8 @@ class FastBPE:
         for first, last in PROVEN:
             self.proven[first : last + 1] = True
         ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
-        with _as_file(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks)) as path:
+        lines = (b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks)
+        with _as_file(b"".join(lines)) as path:
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
         self.one_at_a_time = threading.Lock()  # it refuses a second thread, and lets no other one run meanwhile
 
@@ -69,8 +70,8 @@ class FastBPE:
 
 @contextlib.contextmanager
 def _as_file(raw):
-    """A path to read raw from: gigatoken takes ranks from files only. The file has no name of its own, where the system
-    can do that, so a kill leaves nothing."""
+    """A path to read raw from: gigatoken takes ranks from files only. A kill leaves nothing, where
+    the system has files without a name."""
     with tempfile.TemporaryFile() as file:
         file.write(raw)
         file.seek(0)

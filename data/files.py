@@ -81,7 +81,7 @@ def replacing(path):
 
 @contextlib.contextmanager
 def scratch_folder(path):
-    """An empty folder, removed at the end of the block; what a kill leaves of it goes when it is next made."""
+    """An empty folder, removed at the end of the block, or by the next one after a kill."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
@@ -116,14 +116,15 @@ def sync_folder(folder):
 
 @contextlib.contextmanager
 def lock(folder, holder, wait=False):
-    """Keep a second `holder` (the name of a program) out of `folder`; the system frees it if we are killed.
+    """Keep a second `holder` (the name of a program) out of `folder`; a kill frees it.
 
     wait: until the other one has ended; else that is a UserError.
     """
     with open(Path(folder) / f".{holder}.lock", "a") as file:
         if not _lock_now(file, folder):
             if not wait:
-                raise UserError(f"another {holder} is at work in {folder}. Wait until it has ended, or stop it")
+                raise UserError(f"another {holder} is at work in {folder}. Wait until it has "
+                                f"ended, or stop it")
             print(f"note: another {holder} is at work in {folder}; waiting for it", file=sys.stderr)
             while not _lock_now(file, folder):
                 time.sleep(0.1)
@@ -131,7 +132,7 @@ def lock(folder, holder, wait=False):
 
 
 def _lock_now(file, folder):
-    """Lock an open file, until it is closed; False where another process has it. Raises UserError."""
+    """Lock an open file until it is closed; False where another has it. Raises UserError."""
     try:
         if os.name == "posix":
             import fcntl
@@ -144,8 +145,9 @@ def _lock_now(file, folder):
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
             raise
-        there = shlex.quote(str(folder))
-        raise UserError(f"{folder} cannot be locked against a second program ({error.strerror}): its file system, perhaps a "
-                        f"network's, has no locks. Move it to a disk of this machine and leave a link: mv {there} "
-                        f"/a/local/disk/ && ln -s /a/local/disk/{shlex.quote(Path(folder).name)} {there}") from None
+        there, name = shlex.quote(str(folder)), shlex.quote(Path(folder).name)
+        raise UserError(f"{folder} cannot be locked against a second program ({error.strerror}): "
+                        f"its file system, perhaps a network's, has no locks. Move it to a disk of "
+                        f"this machine and leave a link: mv {there} /a/local/disk/ && "
+                        f"ln -s /a/local/disk/{name} {there}") from None
     return True

@@ -52,7 +52,7 @@ def _fill_cache(ranks):
         return
     cache.mkdir(parents=True, exist_ok=True)
     from data.download import DownloadError, download, open_package
-    with lock(cache, "prepare.py", wait=True):  # the cache is everybody's, so several may want the file at once
+    with lock(cache, "prepare.py", wait=True):  # several folders' may want the file at once
         if _is_whole(path, sha256):
             return
         try:

