@@ -221,9 +221,9 @@ def _is_ours(path):
 
 
 def _new_file(path):
-    """An empty file at path, which is no other name of one that is there."""
-    if path.is_file():
-        path.unlink()
+    """An empty file at path, which is no other name of one that is there, nor a link or a pipe."""
+    if not path.is_char_device():  # /dev/full stands for a full disk in tests
+        path.unlink(missing_ok=True)
     return open(path, "w+b")
 
 

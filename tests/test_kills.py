@@ -348,6 +348,22 @@ def test_whatever_is_damaged_in_units_tmp_bins_and_counts_are_right(tmp_path, wh
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 300_000  # kilobytes
 
 
+@pytest.mark.parametrize("name", ["train.bin.tmp", "val.bin.tmp", "units.tmp", "meta.pkl.new"])
+@pytest.mark.parametrize("kind", ["pipe", "dangling link", "link to a bin", "hard link to a bin"])
+def test_nothing_is_written_through_a_strange_temporary_file(tmp_path, whole, capfd, name, kind):
+    folder = new_folder(tmp_path, "plain")
+    run, elsewhere = OpenRun(folder), tmp_path / "elsewhere"
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "hard link to a bin":
+        os.link(folder / "train.bin", folder / name)
+    else:
+        (folder / name).symlink_to(elsewhere if kind == "dangling link" else folder / "train.bin")
+    write(folder, TEXTS["newer"])
+    assert contents(folder) == whole["newer"] and run.is_unchanged() and not elsewhere.exists()
+    assert not any((folder / f"{split}.bin").is_symlink() for split in SPLITS)
+
+
 # ---- the errors in words
 
 
