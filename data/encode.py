@@ -258,7 +258,8 @@ def _executor(num_workers, kind, dask):
     try:
         yield executor, num_workers
     finally:
-        executor.shutdown(cancel_futures=True) if not client else client.close()
+        with contextlib.suppress(RuntimeError):  # its thread was not begun: that error is on its way
+            executor.shutdown(cancel_futures=True) if not client else client.close()
 
 
 @contextlib.contextmanager
