@@ -272,6 +272,24 @@ def test_an_interrupted_swap_touches_nothing_open_and_the_same_command_finishes_
     assert {state for hit, state in found if hit} == {"older", "newer", None}
 
 
+def test_a_bin_of_an_interrupted_swap_is_copied_where_it_must_grow(tmp_path, capfd):
+    folder, fresh, longer = tmp_path / "mine", tmp_path / "fresh", TEXTS["newer"] + TEXTS["older"]
+    folder.mkdir()
+    fresh.mkdir()
+    write(fresh, longer)
+    calls = calls_of(fresh, lambda: write(fresh, longer))
+    last_rename = max(n for n, call in enumerate(calls, 1) if call[0] == "replace")
+    _, told = in_child(tmp_path, Fault(last_rename, "SIGKILL"), lambda: write(folder, longer))
+    assert state_of(folder, {}) is None and not list(folder.glob("*.bin.tmp"))
+    with open(folder / "train.bin", "rb") as held:
+        before, again = held.read(), Counting()
+        write(folder, longer + TEXTS["other"], again)
+        held.seek(0)
+        assert held.read() == before and 0 < again.calls < 8
+    write(fresh, longer + TEXTS["other"])
+    assert contents(folder) == contents(fresh)
+
+
 @pytest.mark.long
 def test_500_interruptions_beside_an_open_run_never_change_its_tokens(tmp_path, whole, capfd):
     first, last = swap_of(tmp_path / "0")
