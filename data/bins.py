@@ -53,18 +53,20 @@ class Bins:
         """The keys of the units whose ids are in the bins at hand, whole and in order."""
         keys, hashes = [], {split: hashlib.sha256() for split in SPLITS}
         if not _is_ours(self.journal_path):
-            return []
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            lines = stack.enter_context(open(self.journal_path, "rb"))
-            files = {split: stack.enter_context(open(path, "rb"))
-                     for split, path in self.held.items()}
+            return keys
+        with contextlib.ExitStack() as stack:
+            try:
+                lines, *files = [stack.enter_context(open(path, "rb"))
+                                 for path in (self.journal_path, *self.held.values())]
+            except OSError:  # one of them is gone, or cannot be read
+                return keys
             if (before := lines.readline(self.LINE)) != self.identity:
-                return []
+                return keys
             while (line := lines.readline(self.LINE)) and line == _line(before, line[17:-1]):
                 key, counts = json.loads(line[17:])
-                for split in SPLITS:
+                for split, file in zip(SPLITS, files):
                     size = counts[split]["tokens"] * self.dtype.itemsize
-                    _read_up_to(size, files[split], hashes[split].update)
+                    _read_up_to(size, file, hashes[split].update)
                 if any(hashes[split].hexdigest() != counts[split]["sha256"] for split in SPLITS):
                     break
                 keys.append(key)
