@@ -258,7 +258,7 @@ def _executor(num_workers, kind, dask):
     try:
         yield executor, num_workers
     finally:
-        with contextlib.suppress(RuntimeError):  # its thread was not begun: that error is on its way
+        with contextlib.suppress(RuntimeError):  # no room for its thread: that error is on its way
             executor.shutdown(cancel_futures=True) if not client else client.close()
 
 
