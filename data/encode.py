@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -239,7 +240,7 @@ def cores():
 @contextlib.contextmanager
 def _executor(num_workers, kind, dask):
     """(a concurrent.futures.Executor, its number of workers); what waits in it is dropped where the block fails."""
-    client = None
+    client, others = None, {*multiprocessing.active_children()}
     if dask:
         distributed = optional("distributed", "--dask", install="dask[distributed]")
         client = distributed.Client(dask)
@@ -250,13 +251,16 @@ def _executor(num_workers, kind, dask):
     elif kind == "threads":
         executor = concurrent.futures.ThreadPoolExecutor(num_workers)
     else:
-        import multiprocessing
         spawn = multiprocessing.get_context("spawn")  # the same on every system, and safe beside threads
         with _no_signals_of_the_terminal():
             executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn,
                                                               initializer=_end_with_parent)
     try:
         yield executor, num_workers
+    except BaseException:
+        for worker in {*multiprocessing.active_children()} - others:
+            worker.terminate()  # a unit without borders would take minutes
+        raise
     finally:
         with contextlib.suppress(RuntimeError):  # no room for its thread: that error is on its way
             executor.shutdown(cancel_futures=True) if not client else client.close()
@@ -278,7 +282,6 @@ def _no_signals_of_the_terminal():
 
 def _end_with_parent():
     """The first act of a worker: one that waits for work would outlive a parent that is killed."""
-    import multiprocessing
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows knows no masks
 
     def watch():
