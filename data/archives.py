@@ -16,11 +16,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from data.errors import UserError, plain
 
-CHUNK = 1 << 16
-MOST_MEMBERS = 100_000  # of an archive
+MOST_MEMBERS = 20_000  # of an archive
 ALWAYS_ALLOWED = 100_000_000  # bytes that any archive may unpack to
 MOST_PACKED = 100  # and beyond them, bytes for each byte of it: text packs 3 to 10 times
-LONGEST_HEADER = 1 << 20  # bytes of a tar's member without its content; tarfile reads them at once
+TAR_HEADER, ZIP_INDEX = 1 << 14, 1 << 22  # bytes; Python reads each at once and keeps all it says
 LONGEST_NAME, LONGEST_PATH = 240, 1000  # bytes: systems take 255, and a .part is added
 
 
@@ -85,7 +84,6 @@ def unpack(archive, folder):
 
 
 def _extract(archive, folder):
-    folder.mkdir(parents=True)
     names, left = Names(archive), (room := _room_for(archive, folder))
     try:
         for number, (name, is_folder, size, content) in enumerate(_members(archive), 1):
@@ -103,9 +101,11 @@ def _extract(archive, folder):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with content() as source, open(path, "xb") as file:
-                shutil.copyfileobj(source, file, CHUNK)
+                shutil.copyfileobj(source, file, TAR_HEADER)
                 if file.tell() != size:
                     raise EOFError(f"{name} has {file.tell():,} bytes, not {size:,}")
+        if not names.files:
+            raise EOFError("it holds no files")
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise almost anything
@@ -118,6 +118,7 @@ def _extract(archive, folder):
 
 def _room_for(archive, folder):
     """The bytes that it may unpack to."""
+    folder.mkdir(parents=True, exist_ok=True)
     allowed = ALWAYS_ALLOWED + MOST_PACKED * archive.stat().st_size
     return min(allowed, shutil.disk_usage(folder).free)
 
@@ -125,35 +126,44 @@ def _room_for(archive, folder):
 def _members(archive):
     """(path, whether it is a folder, bytes, a function that opens it) of each member, in turn."""
     with open(archive, "rb") as raw:
-        if zipfile.is_zipfile(raw):
-            with zipfile.ZipFile(raw) as packed:
-                for info in packed.infolist():
-                    kind = stat.S_IFMT(info.external_attr >> 16)
-                    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                        Names(archive).refuse(info.filename, "is a link or a device")
-                    yield (_plain_path(info.orig_filename), info.is_dir(), info.file_size,
-                           lambda: packed.open(info))
-        else:
-            raw.seek(0)
-            with tarfile.open(fileobj=_Unpacked(raw), mode="r:") as packed:
-                while info := packed.next():
-                    if not (info.isreg() or info.isdir()):
-                        Names(archive).refuse(info.name, "is a link or a device")
-                    if info.isdir() and not info.name.strip("./"):
-                        continue  # the folder itself
-                    yield (_plain_path(info.name), info.isdir(), info.size * info.isreg(),
-                           lambda: packed.extractfile(info))
-                    packed.members.clear()  # tarfile keeps them all
-                _refuse_without_end(packed)
+        yield from (_zip_members if zipfile.is_zipfile(raw) else _tar_members)(archive, raw)
+
+
+def _zip_members(archive, raw):
+    with zipfile.ZipFile(_Guarded(raw, ZIP_INDEX)) as packed:
+        for info in packed.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
+                Names(archive).refuse(info.filename, "is a link, a device or encrypted")
+            yield (_plain_path(info.orig_filename), info.is_dir(), info.file_size,
+                   lambda: packed.open(info))
+
+
+def _tar_members(archive, raw):
+    raw.seek(0)
+    magic = raw.read(6)
+    raw.seek(0)
+    file = (gzip.open(raw) if magic.startswith(b"\x1f\x8b") else
+            lzma.open(raw) if magic == b"\xfd7zXZ\0" else
+            bz2.open(raw) if magic.startswith(b"BZh") else raw)
+    with tarfile.open(fileobj=_Guarded(file, TAR_HEADER), mode="r:") as packed:
+        while info := packed.next():
+            if not (info.isreg() or info.isdir()):
+                Names(archive).refuse(info.name, "is a link or a device")
+            if info.isreg() or info.name.strip("./"):  # and not the folder itself
+                yield (_plain_path(info.name), info.isdir(), info.size * info.isreg(),
+                       lambda: packed.extractfile(info))
+            packed.members.clear()  # tarfile keeps them all
+        _refuse_without_end(packed)
 
 
 def _refuse_without_end(packed):
     """A tar ends with a block of zeros; tarfile takes any damaged header for the end."""
     packed.fileobj.seek(packed.offset)
     if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no member and no end at {packed.offset:,}")
-    for _ in range(ALWAYS_ALLOWED // CHUNK):  # to the checksum of what packs it
-        if not packed.fileobj.read(CHUNK):
+        raise EOFError(f"neither a file nor the end at byte {packed.offset:,}")
+    for _ in range(ALWAYS_ALLOWED // TAR_HEADER):  # to the checksum of what packs it
+        if not packed.fileobj.read(TAR_HEADER):
             break
 
 
@@ -162,18 +172,16 @@ def _plain_path(name):
     return PurePosixPath(name).as_posix()
 
 
-class _Unpacked:
-    """The bytes of a .tar, .tar.gz, .tar.xz or .tar.bz2, of which nobody can ask for too many at once."""
+class _Guarded:
+    """An open file of which nobody can ask for more than `most` bytes at once."""
 
-    def __init__(self, raw):
-        magic = raw.read(6)
-        raw.seek(0)
-        self._file = (gzip.open(raw) if magic.startswith(b"\x1f\x8b") else
-                      lzma.open(raw) if magic == b"\xfd7zXZ\0" else
-                      bz2.open(raw) if magic.startswith(b"BZh") else raw)
-        self.seek, self.tell = self._file.seek, self._file.tell
+    def __init__(self, file, most):
+        self._file, self._most = file, most
 
     def read(self, size=-1):
-        if not 0 <= size <= LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self._file.read(size)
+        if size > self._most:
+            raise EOFError(f"its index is {size:,} bytes long")
+        return self._file.read(self._most if size < 0 else size)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)

@@ -39,11 +39,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
-from data.archives import CHUNK, unpack  # noqa: F401 - for those who fetch what they unpack
+from data.archives import unpack  # noqa: F401 - for those who fetch what they unpack
 from data.errors import UserError, one_line_errors, plain, resumable
 from data.files import lock, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
+CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
 THREADS = 4  # files under way at once
 RETRY_STATUS = {408, 429, *range(500, 600)}
 PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
