@@ -268,8 +268,8 @@ class _Transfer:
         bounds = [size for size in (end, total) if size is not None]
         limit = min(bounds or [have + shutil.disk_usage(self.part.parent).free * 9 // 10])
         with open(self.part, "ab" if have else "wb") as file:
-            try:  # raw: as sent, even if the server has packed it
-                for chunk in response.raw.stream(CHUNK, decode_content=False):
+            try:
+                for chunk in _chunks(response):
                     self.progress.add(len(chunk))  # which raises where all shall stop
                     file.write(chunk)
                     if file.tell() > limit:
@@ -318,7 +318,7 @@ def _unpacked_body(response, url):
                             f"which was not asked for")
     unpacker = zlib.decompressobj(wbits=47) if encoding not in ("", "identity") else None
     body, num_sent, deadline = bytearray(), 0, time.monotonic() + LONGEST_WAIT
-    for chunk in response.raw.stream(CHUNK, decode_content=False):
+    for chunk in _chunks(response):
         num_sent += len(chunk)
         try:
             room = LARGEST_ANSWER + 1 - len(body)
@@ -389,21 +389,39 @@ def unknown_form(url, error):
 def _get(session, url, headers):
     """The answer to a GET, redirects followed; no body is read, neither its own nor a redirect's."""
     import requests
+    import urllib3
+    auth = _auth_for(url)
 
     def leave_body(response, **kw):  # requests would take all of it, unpacked, into memory
         if response.is_redirect:
             response.raw.close()
     try:
-        return session.get(url, headers=headers, auth=_auth_for(url), stream=True, timeout=TIMEOUT,
+        return session.get(url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT,
                            hooks={"response": leave_body})
-    except (requests.RequestException, UserError):
+    except (urllib3.exceptions.LocationValueError, UnicodeError):
+        raise requests.exceptions.InvalidURL from None
+    except (OSError, urllib3.exceptions.HTTPError):  # those of requests too
         raise
-    except ValueError:  # of an address that a redirect leads to
+    except Exception:  # for an address or a proxy that is malformed they raise almost anything
         raise requests.exceptions.InvalidURL from None
 
 
+def _chunks(response):
+    """The body in pieces as sent, even if the server has packed it. EOFError for a damaged one."""
+    import urllib3
+    try:
+        yield from response.raw.stream(CHUNK, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError):
+        raise
+    except Exception:  # of urllib3, for example where a chunk has a negative length
+        raise EOFError("the body is damaged") from None
+
+
 def _is_chunked(response):
-    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    coding = response.headers.get("Transfer-Encoding", "identity").strip().lower()
+    if coding not in ("identity", "chunked"):
+        raise EOFError("the server packs what it sends, which it was not asked for")
+    return coding == "chunked"
 
 
 def _length(response):
@@ -413,7 +431,7 @@ def _length(response):
         return None
     lengths = {length.strip() for length in stated.split(",")}  # the same one twice is allowed
     if len(lengths) != 1 or not re.fullmatch("[0-9]{1,18}", length := lengths.pop()):
-        raise EOFError("the server announced a length that is none")
+        raise EOFError("the server announced a length that is no number")
     return int(length)
 
 
@@ -547,9 +565,9 @@ def persist(attempt, url, tries, progress=lambda: 0):
             if "SOCKS" in str(error):
                 raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package "
                                     f"pysocks. Run: pip install pysocks") from None
-            if isinstance(error, requests.exceptions.InvalidProxyURL):
-                raise DownloadError(f"{url}: the proxy in HTTPS_PROXY or HTTP_PROXY is no address") from None
+            proxy = requests.utils.getproxies().keys() - {"no"}
             raise DownloadError(f"{url} is no address, or leads to none; one begins with https://"
+                                f"{', or the proxy in HTTPS_PROXY is none' if proxy else ''}"
                                 ) from None
         except requests.TooManyRedirects:
             raise DownloadError(f"{url} leads from one address to the next without end") from None
