@@ -4,6 +4,7 @@
     unpack(archive, folder)  a .zip or .tar(.gz, .xz, .bz2): regular files and folders, all or nothing
 """
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -109,8 +110,8 @@ def _extract(archive, folder):
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise almost anything
-        if isinstance(error, OSError) and error.errno:
-            raise
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a
+            raise  # damaged offset; the others are of the disk
         why = plain(str(error).partition("\n")[0])
         raise UserError(f"{archive} is no zip or tar, or is damaged ({why}). Delete it and run the "
                         f"same command again") from None

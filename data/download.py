@@ -460,11 +460,10 @@ def _without_secrets(text):
 
 def mirrored(url):
     """url, or the same below DATASET_MIRROR where that is set; the hub has HF_ENDPOINT for that."""
-    mirror = _address_in("DATASET_MIRROR")
-    if (not mirror or url.startswith((f"{mirror}/", f"{hub_endpoint()}/"))
-            or not url.startswith(("http://", "https://"))):
+    mirror, address = _address_in("DATASET_MIRROR"), re.fullmatch("https?://([^/].*)", url)
+    if not mirror or not address or url.startswith((f"{mirror}/", f"{hub_endpoint()}/")):
         return url
-    return f"{mirror}/{url.partition('://')[2]}"
+    return f"{mirror}/{address[1]}"
 
 
 def hub_endpoint():
