@@ -708,6 +708,9 @@ def _pips_reason(stderr):
     """Why pip failed: the fault of the network that it met before it gave up, or its last error."""
     if broken := re.findall("after connection broken by (.*): /", stderr):
         return f"the package index: {_in_words(OSError(broken[-1]))}"
+    if "Traceback (most recent call last)" in stderr:  # it may name a password
+        return ("pip itself broke off. Is the address in PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or "
+                "HTTPS_PROXY malformed?")
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR")]
     if "(from versions: none)" in stderr:
         return "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)"

@@ -1200,6 +1200,9 @@ def test_no_secret_and_no_control_code_of_pips_error_is_shown(pip, tmp_path):
     pip(f"cat {tmp_path}/said >&2; exit 1")
     with pytest.raises(UserError) as error:
         open_package("a==1.0", "0" * 64, why="x")
+    pip("echo 'ERROR: Exception:' >&2; echo 'Traceback (most recent call last):' >&2; echo 'ValueError: SECRET' >&2; exit 2")
+    with pytest.raises(UserError, match=r"pip itself broke off. Is the address in PIP_INDEX_URL.* malformed\?$"):
+        open_package("a==1.0", "0" * 64, why="x")
     assert "https://host/simple/a/ " in str(error.value) and not re.search("SECRET|[\x00-\x1f\x7f-\x9f]", str(error.value))
 
 
