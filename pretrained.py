@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from data.download import DownloadError, RemoteFile, download_all, hub_endpoint, hub_tree, unknown_form
+from data.download import (DownloadError, RemoteFile, download_all, hub_endpoint, hub_tree,
+                           unknown_form)
 from data.errors import UserError, optional
 from data.tokenizer import hash_of_table
 from model import GPT, GPTConfig

@@ -1,7 +1,7 @@
-"""Archives and paths that others have made: nothing of them is written outside the folder it is for.
+"""Archives and paths that others have made: nothing of them is written outside its folder.
 
     Names(source)            the paths in an archive or a listing, each looked at before it is used
-    unpack(archive, folder)  a .zip or .tar(.gz, .xz, .bz2): regular files and folders, all or nothing
+    unpack(archive, folder)  a .zip or .tar(.gz, .xz, .bz2): files and folders, all or nothing
 """
 import bz2
 import errno
@@ -25,7 +25,7 @@ LONGEST_NAME, LONGEST_PATH = 240, 1000  # bytes: systems take 255, and a .part i
 
 
 class Names:
-    """The relative paths of the files that shall lie in a folder of ours, as somebody else names them.
+    """The relative paths of files that shall lie in a folder of ours, as somebody else names them.
 
     Each must be plain and stay in the folder on every system, and be a file of its own even where
     A and a are one letter. So no link is ever followed, and nothing is asked of the disk.
@@ -42,7 +42,7 @@ class Names:
         return path
 
     def add(self, name, folder=False):
-        """Take up a path; UserError where it is not one to write to, or another file has it already."""
+        """Take up a path; UserError where it is not one to write to, or another file has it."""
         path = self.inside(name)
         if path.as_posix() != name or not path.parts or not all(p.strip(". ") for p in path.parts):
             self.refuse(name, "is not a plain relative path")
@@ -60,7 +60,8 @@ class Names:
 
     def refuse(self, name, why):
         shown = name if len(name) <= 100 else f"{name[:100]}..."
-        raise UserError(f"{plain(self.source)}: the path {shown!r} in it {why}. Nothing was written")
+        raise UserError(f"{plain(self.source)}: the path {shown!r} in it {why}. Nothing was "
+                        f"written")
 
 
 def _key(name):
@@ -89,12 +90,13 @@ def _extract(archive, folder):
     try:
         for number, (name, is_folder, size, content) in enumerate(_members(archive), 1):
             if number > MOST_MEMBERS:
-                raise UserError(f"{archive} holds more than {MOST_MEMBERS:,} files. Nothing was written")
+                raise UserError(f"{archive} holds more than {MOST_MEMBERS:,} files. Nothing was "
+                                f"written")
             left -= size
             if left < 0:
-                raise UserError(f"{archive} of {archive.stat().st_size:,} bytes would unpack to more "
-                                f"than {room:,} bytes: more than the disk has free, or than such an "
-                                f"archive can hold of text. Nothing was written")
+                raise UserError(f"{archive} of {archive.stat().st_size:,} bytes would unpack to "
+                                f"more than {room:,} bytes: more than the disk has free, or than "
+                                f"such an archive can hold of text. Nothing was written")
             names.add(name, is_folder)
             path = folder / name
             if is_folder:

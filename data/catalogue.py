@@ -24,7 +24,8 @@ from urllib.parse import quote
 from data.archives import Names, unpack
 from data.dataset import shown, write_dataset
 from data.download import (LONGEST_LISTING, RemoteFile, checked_entry, download_all, fetch_package,
-                           get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable, unknown_form)
+                           get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable,
+                           unknown_form)
 from data.errors import Parser, UserError, optional, plain
 from data.files import replacing
 from data.inputs import read_documents
@@ -170,8 +171,8 @@ def _read_listing(path):
                 raise ValueError("it has changed since it was written")  # older ones have no hash
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error if isinstance(error, ValueError) else "it holds what no listing has"
-        raise UserError(f"{plain(shown(path))} is damaged ({plain(why)[:300]}). Delete it and run the "
-                        f"same command again") from None
+        raise UserError(f"{plain(shown(path))} is damaged ({plain(why)[:300]}). Delete it and run "
+                        f"the same command again") from None
     return known
 
 

@@ -192,8 +192,8 @@ def _fetch(session, file, tries, progress):
         part.unlink()
         if not resumed:
             kind = "sha256" if len(actual) == 64 else "git blob id"
-            raise DownloadError(f"{printable(transfer.url)}: the file's {kind} is {actual}, expected "
-                                f"{file.digest}. It was thrown away")
+            raise DownloadError(f"{printable(transfer.url)}: the file's {kind} is {actual}, "
+                                f"expected {file.digest}. It was thrown away")
         resumed = False  # the piece of an earlier run was of another file: once more, whole
     os.replace(part, file.path)
     sync_folder(file.path.parent)
@@ -237,7 +237,7 @@ class _Transfer:
             self._write(response, have, *self._announced(response, have))
 
     def _announced(self, response, have):
-        """(where in the file this body ends, the file's size) as the headers say; None: they don't."""
+        """(where in the file this body ends, the file's size) as the headers say, or None."""
         end, total = have + length if (length := _length(response)) is not None else None, None
         if response.status_code == 206:
             stated = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)",
@@ -304,9 +304,9 @@ def get_json(url, tries=5):
             try:
                 return json.loads(body), response.links.get("next", {}).get("url")
             except (ValueError, RecursionError):
-                raise DownloadError(f"{printable(url)} answered with something else than JSON. Is a "
-                                    f"log-in page of this network in the way, or HF_ENDPOINT wrong?"
-                                    ) from None
+                raise DownloadError(f"{printable(url)} answered with something else than JSON. Is "
+                                    f"a log-in page of this network in the way, or HF_ENDPOINT "
+                                    f"wrong?") from None
     return persist(ask, url, tries)
 
 
@@ -326,8 +326,8 @@ def _unpacked_body(response, url):
         except zlib.error:
             raise EOFError("the answer is packed, and damaged") from None
         if max(num_sent, len(body)) > LARGEST_ANSWER:
-            raise DownloadError(f"{printable(url)} answered with more than {LARGEST_ANSWER:,} bytes. "
-                                f"Is HF_ENDPOINT right?")
+            raise DownloadError(f"{printable(url)} answered with more than {LARGEST_ANSWER:,} "
+                                f"bytes. Is HF_ENDPOINT right?")
         if time.monotonic() > deadline:
             raise EOFError("no whole answer in time")
     length = _length(response)
@@ -387,7 +387,7 @@ def unknown_form(url, error):
 
 
 def _get(session, url, headers):
-    """The answer to a GET, redirects followed; no body is read, neither its own nor a redirect's."""
+    """The answer to a GET, redirects followed; no body is read, nor a redirect's."""
     import requests
     import urllib3
     auth = _auth_for(url)
@@ -471,7 +471,7 @@ def hub_endpoint():
 
 
 def _address_in(name):
-    """The address that an environment variable holds; "" where it is not set. UserError for others."""
+    """The address in an environment variable; "" where it is not set. UserError for no address."""
     address = os.environ.get(name, "").strip().rstrip("/")
     try:
         parts = urlsplit(address)
@@ -604,8 +604,9 @@ def _refuse(response, url, wanted=(200,)):
             raise DownloadError(f"{said}. It needs a token: accept the conditions on {page}, make "
                                 f"a token at {settings} and set HF_TOKEN to it (or the dataset has "
                                 f"moved)")
-        raise DownloadError(f"{said} to the token from {plain(found)}. Accept the conditions on {page} "
-                            f"with the account of that token, or make a new one at {settings}")
+        raise DownloadError(f"{said} to the token from {plain(found)}. Accept the conditions on "
+                            f"{page} with the account of that token, or make a new one at "
+                            f"{settings}")
     if status in (401, 403):
         raise DownloadError(f"{said}. It is not open to everybody, or not to this network")
     if status == 407:

@@ -35,7 +35,7 @@ def typed(text):
 
 
 def plain(text):
-    """Text of a stranger's, for a terminal: what is no printable character stands as its code, so that it can't act as one."""
+    """Text of a stranger's, for a terminal: control characters stand as their codes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
