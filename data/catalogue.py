@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from data.archives import Names, unpack
 from data.dataset import shown, write_dataset
-from data.download import (LONGEST_LISTING, RemoteFile, checked_entry, download_all, fetch_package,
+from data.download import (LARGEST_ANSWER, RemoteFile, checked_entry, download_all, fetch_package,
                            get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable,
                            unknown_form)
 from data.errors import Parser, UserError, optional, plain
@@ -158,7 +158,7 @@ def _read_listing(path):
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > 300 * LONGEST_LISTING:
+        if path.stat().st_size > LARGEST_ANSWER:
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         known = json.loads(path.read_bytes())
         for key, listing in known.items():

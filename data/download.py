@@ -49,7 +49,7 @@ THREADS = 4  # files under way at once
 RETRY_STATUS = {408, 429, *range(500, 600)}
 PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
 LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
-LARGEST_ANSWER = 1 << 24  # bytes of JSON; a page of the hub has a thousand entries, 0.6 MB
+LARGEST_ANSWER = 10_000_000  # bytes of JSON; a page of the hub has a thousand entries, 0.6 MB
 LONGEST_LISTING = 100_000  # files; the hub advises against more in a repository
 
 
@@ -454,8 +454,9 @@ def printable(url):
 
 
 def _without_secrets(text):
-    """plain() text of another program, the addresses in it printable()."""
-    return re.sub(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+", lambda match: printable(match[0]), plain(text))
+    """plain() text of another program, each address in it printable()."""
+    return " ".join(printable(word) if "://" in word else word.rpartition("@")[2]
+                    for word in plain(text).split(" "))
 
 
 def mirrored(url):
