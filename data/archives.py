@@ -20,7 +20,7 @@ from data.errors import UserError, plain
 MOST_MEMBERS = 20_000  # of an archive
 ALWAYS_ALLOWED = 100_000_000  # bytes that any archive may unpack to
 MOST_PACKED = 100  # and beyond them, bytes for each byte of it: text packs 3 to 10 times
-TAR_HEADER, ZIP_INDEX = 1 << 14, 1 << 22  # bytes; Python reads each at once and keeps all it says
+TAR_HEADER, ZIP_INDEX = 1 << 12, 1 << 22  # bytes; Python reads each at once and keeps all it says
 LONGEST_NAME, LONGEST_PATH = 240, 1000  # bytes: systems take 255, and a .part is added
 
 

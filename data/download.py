@@ -280,9 +280,12 @@ class _Transfer:
                     raise EOFError(told) from None
             file.flush()
             os.fsync(file.fileno())
+        if self.have() > limit and not bounds:  # a second try would fill the disk again
+            self.part.unlink()
+            raise DownloadError(f"{printable(self.url)}: {limit:,} bytes came without an end, nine "
+                                f"tenths of what the disk had free. They were thrown away")
         if self.have() > limit:
-            self.restart("more bytes came than were announced" if bounds else
-                         f"{limit:,} bytes came without an end, which leaves the disk too little")
+            self.restart("more bytes came than were announced")
         if bounds and self.have() < max(bounds):
             raise EOFError(f"the connection ended at {self.have():,} of {max(bounds):,} bytes")
         if not (bounds or self.file.digest or _is_chunked(response)):
