@@ -1121,7 +1121,7 @@ def encrypted(archive):
 @pytest.mark.parametrize("archive, told", [
     *((tar_of(member("l", type=kind, linkname=to)),
        "is a link or a device") for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)
-      for to in ("/etc/passwd", "a", "../" * 3000 + "etc")),
+      for to in ("/etc/passwd", "a", "../" * 1000 + "etc")),
     *((tar_of(member("d", type=kind)), "is a link or a device") for kind in (tarfile.FIFOTYPE,
         tarfile.CHRTYPE, tarfile.BLKTYPE)),
     (zip_of(("l", b"/etc/passwd"), external_attr=0o120777 << 16), "is a link"),
@@ -1186,7 +1186,7 @@ def test_the_folders_and_dots_of_a_tar_are_no_matter(tmp_path):
         tmp_path / "a").rglob("*"))] == ["a/d", "a/d/x"]
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [100, pytest.param(7000, marks=pytest.mark.long)])
 def test_a_damaged_archive_is_unpacked_rightly_or_is_one_line(tmp_path, count):
     """Where an archive has checksums, a byte that changed in its content is always told."""
     rng, content = random.Random(count), random.Random(0).randbytes(3000)
