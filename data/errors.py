@@ -40,6 +40,11 @@ def typed(text):
     return re.sub(r"\\[ntr\\]", lambda match: named[match[0]], text)
 
 
+def plain(text):
+    """Text of a stranger's, for a terminal: control characters stand as their codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors in one line as all others, and the nearest flag for one that there is not."""
 
@@ -136,7 +141,7 @@ def one_line_errors():
             message += f". {SHORT_OF_MEMORY}"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {plain(message)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError, ImportError) as error:
         signs = "can't start new thread", "failed to map segment", "annot allocate memory"
