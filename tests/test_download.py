@@ -1279,11 +1279,11 @@ def test_no_secret_and_no_control_code_of_pips_error_is_shown(pip, tmp_path):
                                     b"(from https://name:SECRET@host/simple/)\n")
     pip(f"cat {tmp_path}/said >&2; exit 1")
     with pytest.raises(UserError, match="https://host/simple/a/ ") as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert not re.search("SECRET|[\x00-\x1f\x7f-\x9f]", str(error.value))
     pip("echo 'Traceback (most recent call last):' >&2; echo 'ERROR: SECRET' >&2; exit 2")
     with pytest.raises(UserError, match=r"pip itself broke off\. .*PIP_INDEX_URL.* malformed\?$"):
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
 
 
 @pytest.mark.parametrize("met, told", [
