@@ -22,6 +22,11 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from data.threads import set_by_user, set_environment, take_threads
+
+if __name__ == "__main__":
+    set_environment()  # before numpy and torch, which read it as they are imported
+
 from data.errors import UserError, one_line_errors
 from train_args import GPT2, parse_args
 
@@ -41,8 +46,8 @@ from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
-                  pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, SlowSteps, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run,
+                  open_trackers, pick_device, resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -66,6 +71,24 @@ def settle_precision(args, device):
     if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
         long_enough = args.max_iters >= 2000
         args.compile = "true" if device.type == "cuda" and sys.platform == "linux" and long_enough else "false"
+
+
+def settle_threads(args, device, before, say):
+    """Replace None in args.num_threads, which goes into the checkpoint: sums in another number of parts are rounded otherwise.
+
+    before: the number that a run to go on with has had; None for a new run, and for one that did not record it.
+    """
+    if before is not None and not (type(before) is int and 1 <= before <= 1024):
+        raise UserError(f"the checkpoint is damaged: its run computed with {str(before)[:40]!r} threads")
+    chosen = "--num_threads" if args.num_threads else set_by_user()
+    num_threads = take_threads(args.num_threads, before)
+    if device.type != "cpu":
+        return
+    args.num_threads = num_threads
+    if before not in (None, num_threads):
+        say(f"note: the number of threads was {before} until now and is {num_threads} from here on "
+            f"({chosen or 'there are no more cores'}), so this run is no longer equal to the bit to one that was never "
+            f"stopped. For equality resume with --num_threads={before}")
 
 
 def keep_freed_memory():
@@ -295,6 +318,7 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # of the notebook that calls this
         if num_ranks > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(torch.distributed.destroy_process_group)
@@ -315,12 +339,14 @@ def train(args, argv, device, rank, num_ranks, stack):
     say = print if rank == 0 else lambda *a, **k: None
 
     # 1) what to go on from, the data, the model and its optimizer
-    checkpoint, out_dir = None, None
+    checkpoint, out_dir, threads_before = None, None, None
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        threads_before = checkpoint["args"].pop("num_threads", None)  # what the user has set goes before it
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
+    settle_threads(args, device, threads_before, say)
     source = open_data(args, checkpoint, num_ranks)
     if args.init_from in GPT2:
         refuse_other_tokens(source.datasets[0], args.init_from)
@@ -395,7 +421,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
     t_look = time.perf_counter()
     t_start = t_look - seconds  # as if the run had never stopped
-    looked_at, wait_before = iter_num, 0.0
+    looked_at, wait_before, slow_steps = iter_num, 0.0, SlowSteps(device, args.num_threads)
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
         share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
@@ -419,6 +445,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         row["mfu"] = estimate_mfu(model, row["tokens_per_s"], device, num_ranks)
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
+        if note := slow_steps.note(dt, iter_num - looked_at, length):
+            log.line(note)
         if evaluate:
             losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
             columns = {"iter": iter_num, **loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)}

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from data.bins import SPLITS, Bins
-from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, split_pieces, units, workers_of
+from data.encode import GOES_ON, UNIT, check_share, encode_all, split_pieces, units, workers_of
 from data.errors import UserError, resumable
 from data.files import lock, sync_folder
 from data.inputs import Ids, TextFile
+from data.threads import cores
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent

@@ -8,10 +8,11 @@
 import argparse
 
 from data.dataset import dataset_folder, read_meta
-from data.encode import cores, train_pieces
+from data.encode import train_pieces
 from data.errors import Parser, UserError, typed
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
+from data.threads import cores
 from data.tokenizer import tokenizer_from_meta
 
 ONLY_WITH = {  # flag: the methods that read it
