@@ -46,8 +46,8 @@ from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, SlowSteps, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run,
-                  open_trackers, pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, SlowSteps, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir,
+                  newest_run, open_trackers, pick_device, resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -74,12 +74,13 @@ def settle_precision(args, device):
 
 
 def settle_threads(args, device, before, say):
-    """Replace None in args.num_threads, which goes into the checkpoint: sums in another number of parts are rounded otherwise.
+    """Replace None in args.num_threads; it goes into the checkpoint, since sums in another number of
+    parts are rounded otherwise.
 
-    before: the number that a run to go on with has had; None for a new run, and for one that did not record it.
+    before: that of the run so far; None for a new run, and for one that did not record it.
     """
     if before is not None and not (type(before) is int and 1 <= before <= 1024):
-        raise UserError(f"the checkpoint is damaged: its run computed with {str(before)[:40]!r} threads")
+        raise UserError(f"the checkpoint is damaged: it says that {str(before)[:40]!r} threads computed")
     chosen = "--num_threads" if args.num_threads else set_by_user()
     num_threads = take_threads(args.num_threads, before)
     if device.type != "cpu":
@@ -87,8 +88,8 @@ def settle_threads(args, device, before, say):
     args.num_threads = num_threads
     if before not in (None, num_threads):
         say(f"note: the number of threads was {before} until now and is {num_threads} from here on "
-            f"({chosen or 'there are no more cores'}), so this run is no longer equal to the bit to one that was never "
-            f"stopped. For equality resume with --num_threads={before}")
+            f"({chosen or 'there are no more cores'}), so this run is no longer equal to the bit to "
+            f"one that was never stopped. For equality resume with --num_threads={before}")
 
 
 def keep_freed_memory():
@@ -318,7 +319,7 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
     with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())  # of the notebook that calls this
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook's, as it was
         if num_ranks > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(torch.distributed.destroy_process_group)
@@ -343,7 +344,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
-        threads_before = checkpoint["args"].pop("num_threads", None)  # what the user has set goes before it
+        threads_before = checkpoint["args"].pop("num_threads", None)  # OMP_NUM_THREADS goes before it
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     settle_threads(args, device, threads_before, say)

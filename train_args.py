@@ -118,7 +118,8 @@ def _parser(problems):
                 problems.append(f"{name} {text}: {error}")
         # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
         switch = {"nargs": "+"} if many else {"nargs": "?", "const": True} if kind is _boolean else {}
-        placeholder = {count: "N", threads: "N", str: "PATH", _dataset: "NAME", _boolean: "true"}.get(kind, "X")
+        placeholder = {count: "N", threads: "N", str: "PATH", _dataset: "NAME",
+                       _boolean: "true"}.get(kind, "X")
         metavar = placeholder if default is None else str(default).lower()
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
@@ -191,7 +192,8 @@ def _parser(problems):
     flag("--seed", seed, 1337, "of the weights, the data's order and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
     flag("--dtype", _choice("auto", "float32", "bfloat16", "float16"), "auto", "auto: bfloat16 on GPUs that have it")
-    flag("--num_threads", threads, None, "threads that compute on the CPU (default: one a core that may be used)")
+    flag("--num_threads", threads, None, "threads that compute on the CPU (default: one a core that "
+         "may be used)")
     flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA, for long runs")
     return parser
 

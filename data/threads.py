@@ -1,10 +1,11 @@
 """How many threads compute, and how they wait for each other. Imports neither torch nor numpy.
 
-    set_environment()               first thing in a script: what numpy's and torch's libraries read as they are loaded
-    take_threads(wanted, before)    once torch is loaded: its number of threads
-    cores()                         those that this process may use, by affinity and a container's quota, not the machine's
+    set_environment()             first in a script: what the libraries of numpy and torch read
+    take_threads(wanted, before)  once torch is loaded: its number of threads
+    cores()                       those that this process may use: by affinity and quota
 
-Whatever the user has set stays: OMP_NUM_THREADS, MKL_NUM_THREADS, OMP_WAIT_POLICY, GOMP_*, KMP_*, OPENBLAS_NUM_THREADS.
+Whatever the user has set stays: OMP_NUM_THREADS, MKL_NUM_THREADS, OPENBLAS_NUM_THREADS, and how
+to wait (HOW_TO_WAIT).
 """
 import math
 import os
@@ -12,31 +13,33 @@ import re
 import sys
 from pathlib import Path
 
-# A thread that waits for the others at the end of an operation first spins, since to sleep and be woken takes longer than
-# most operations do. By default that goes on for 10 ms and more, and where another program has the other thread's core, it is
-# time taken from the very thread that is waited for: each operation of a step then costs a time slice of the scheduler.
-# 10,000 turns are 0.2 to 0.5 ms: longer than Python needs from one operation to the next, and short beside a time slice.
-WAITING = {"GOMP_SPINCOUNT": "10000",  # of GNU's OpenMP, that of torch on Linux: turns, 300,000 by default
-           "KMP_BLOCKTIME": "1"}  # of LLVM's and Intel's, those of torch on macOS and Windows: ms, 200 by default
-ALSO_WAITING = ("OMP_WAIT_POLICY", "KMP_LIBRARY")  # one who sets these has chosen, and the two above would overrule it
-NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# A thread that waits for the others at the end of an operation spins before it sleeps, since to be
+# woken takes as long as many an operation. By default it spins for 10 ms. Where another program has
+# a core, that time is taken from the very thread that is waited for, in each of a thousand operations
+# a step. 3,000 turns are 0.15 ms: longer than Python takes from one operation to the next, and a few
+# times as long as to be woken. On 64-bit ARM a turn is far shorter, and the default stays.
+WAITING = {"KMP_BLOCKTIME": "1"}  # in ms (default 200), of torch's OpenMP on macOS and Windows
+if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686"):
+    WAITING["GOMP_SPINCOUNT"] = "3000"  # in turns (default 300,000), of torch's OpenMP on Linux
+HOW_TO_WAIT = ("KMP_BLOCKTIME", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
 def set_environment():
-    """Set in os.environ what the libraries read as they are loaded. Where torch is loaded already, nothing is set."""
+    """Set in os.environ what the libraries read as they are loaded; nothing where torch is loaded."""
     if "torch" in sys.modules:
         return
-    if not any(name in os.environ for name in (*WAITING, *ALSO_WAITING)):
+    if not any(name in os.environ for name in HOW_TO_WAIT):
         os.environ.update(WAITING)
     if _is_torchruns_own():
         del os.environ["OMP_NUM_THREADS"]  # take_threads() shares the cores out instead
-    if not os.environ.get("OMP_NUM_THREADS"):
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cores()))  # numpy's; torch's are for take_threads()
+    if not os.environ.get("OMP_NUM_THREADS"):  # numpy's; torch's number is for take_threads()
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cores()))
 
 
 def _is_torchruns_own():
-    """Whether OMP_NUM_THREADS is torchrun's: it gives several ranks one thread each where the user has set nothing. What
-    torchrun was itself started with tells; where that cannot be read (no /proc), the user is taken to have set it."""
+    """Whether OMP_NUM_THREADS is torchrun's, which gives each of several ranks one thread where the
+    user has set nothing. What torchrun was itself started with tells; where that cannot be read
+    (only Linux has it), the number is taken for the user's."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
         return False
     try:
@@ -48,18 +51,22 @@ def _is_torchruns_own():
 
 def set_by_user():
     """The variable by which the user has chosen the number of threads, or None."""
-    return next((name for name in NUMBERS if os.environ.get(name)), None)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    return next((name for name in names if os.environ.get(name)), None)
 
 
 def take_threads(wanted=None, before=None):
-    """Have torch compute with `wanted` threads; else as many as the user has set; else `before`, as many as a run began
-    with, if there are cores for them; else one a core that is this rank's. Returns the number."""
+    """Have torch compute with `wanted` threads; else with as many as the user has set; else with
+    `before`, those that the run began with, if there are cores for them; else with one a core of
+    this rank's share. Returns the number."""
     import torch
     num_threads, ranks = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if wanted:
         num_threads = wanted
-    elif not set_by_user():  # torch's own number is the machine's real cores, without hyperthreads
-        num_threads = min(before, cores() // ranks) if before else min(num_threads, cores()) // ranks
+    elif before and not set_by_user():
+        num_threads = min(before, cores() // ranks)
+    elif not set_by_user():  # torch's own number is that of real cores, without hyperthreads
+        num_threads = min(num_threads, cores()) // ranks
     num_threads = max(1, num_threads)
     torch.set_num_threads(num_threads)
     return num_threads
@@ -67,40 +74,54 @@ def take_threads(wanted=None, before=None):
 
 def cores():
     """The cores that this process may use; a quota of 1.5 counts as 2, one below 1 as 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
     return max(1, int(min(allowed, quota()) + 0.5))
 
 
 def quota(process="/proc/self"):
-    """How many cores' time the control groups (of a container, a batch system) leave this process; infinity where they
-    limit nothing. A group has no more than those around it, so the least of all counts."""
+    """How many cores' time the control groups (of a container, a batch system) leave this process;
+    infinity where nothing limits it. No group has more than those around it: the least counts."""
     try:  # "0::/path" is version 2, "4:cpu,cpuacct:/path" version 1
-        groups = [line.split(":", 2) for line in (Path(process) / "cgroup").read_text().splitlines()]
+        groups = (Path(process) / "cgroup").read_text().splitlines()
         mounts = (Path(process) / "mountinfo").read_text().splitlines()
     except (OSError, UnicodeDecodeError):  # another system than Linux
         return math.inf
+    paths = {}
+    for line in groups:
+        _, _, controllers_and_path = line.partition(":")
+        controllers, _, path = controllers_and_path.partition(":")
+        paths |= {controller: path for controller in controllers.split(",")}
     least = math.inf
     for mount in mounts:
-        try:
-            (_, _, _, root, at, *_), (kind, _, options, *_) = (half.split() for half in mount.split(" - ", 1))
-        except ValueError:
+        place, _, kind = (half.split() for half in mount.partition(" - "))
+        if kind[:1] == ["cgroup2"] and "" in paths:
+            path = Path(paths[""])
+        elif kind[:1] == ["cgroup"] and "cpu" in paths and "cpu" in kind[-1].split(","):
+            path = Path(paths["cpu"])
+        else:
             continue
-        if kind not in ("cgroup", "cgroup2") or kind == "cgroup" and "cpu" not in options.split(","):
-            continue
-        root, at = (Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path)) for path in (root, at))
-        for _, controllers, path in (group for group in groups if len(group) == 3):
-            if "cpu" in controllers.split(",") if kind == "cgroup" else not controllers:
-                inside = at / Path(path).relative_to(root) if Path(path).is_relative_to(root) else at
-                least = min([least, *(_limit(folder) for folder in (inside, *inside.parents) if folder.is_relative_to(at))])
+        root, at = (Path(_unescaped(path)) for path in place[3:5])
+        group = at / path.relative_to(root) if path.is_relative_to(root) else at
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(at):
+                least = min(least, _limit(folder))
     return least
 
 
+def _unescaped(path):
+    """A path of mountinfo, where a space is \\040."""
+    return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path)
+
+
 def _limit(group):
-    """The cores' time of one control group, whose files lie in the folder."""
+    """How many cores' time one control group has, whose files lie in the folder."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            time, period = (int(word) for name in names for word in (group / name).read_text().split())
-            return time / period if time > 0 and period > 0 else math.inf
-        except (OSError, ValueError):  # no such file; "max"
+            time, period = " ".join((group / name).read_text() for name in names).split()
+            return int(time) / int(period) if int(time) > 0 else math.inf  # -1: no limit
+        except (OSError, ValueError, ZeroDivisionError):  # no such file; "max"
             continue
     return math.inf
