@@ -280,7 +280,7 @@ def test_a_delayed_run_says_so_and_evaluations_do_not_count(tmp_path, environmen
     environment.setattr(train, "update", slow_update)
     environment.setattr(train, "estimate_loss", slow_estimate)
     run(f"--dataset={char_dataset(tmp_path / 'd')}", f"--out_dir={tmp_path / 'o'}", "--max_iters=100",
-        "--log_interval=2", "--eval_interval=10")
+        "--log_interval=2", "--eval_interval=20", "--eval_iters=1")
     lines = capsys.readouterr().out.splitlines()
     told = [i for i, line in enumerate(lines) if line.startswith("note")]
     assert len(told) == 1 and 60 < int(lines[told[0] - 1].split("/")[0]) < 80
