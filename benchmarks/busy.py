@@ -18,6 +18,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def run_for(seconds, command, cwd, times, env, group):
     if group:
         command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group, *command]
     with open(cwd / "benchmark.out", "w") as out:
-        process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=out,
+        process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=out, stderr=out,
                                    env={**kept, **env, "PYTHONUNBUFFERED": "1"})
         try:
             t0 = time.perf_counter()
@@ -143,6 +144,7 @@ def main():
     p.add_argument("--pairs", type=int, default=10, help="runs of each (default 10)")
     p.add_argument("--seconds", type=float, default=20, help="of a run with its start (default 20)")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "data").mkdir()
