@@ -16,8 +16,7 @@ from pathlib import Path
 
 from data.errors import Parser, UserError, one_line_errors, optional
 
-NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "num_threads", "tensorboard",
-               "wandb")  # these say nothing of a curve
+NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "tensorboard", "wandb")  # these say nothing of a curve
 
 REWRITTEN = "is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so"
 

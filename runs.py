@@ -10,7 +10,6 @@ import platform
 import secrets
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -197,42 +196,6 @@ class RunLog:
         """A line of the terminal, in place of the progress line."""
         if self.enabled:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
-
-
-class SlowSteps:
-    """Tells when steps have come to take more than 3 times as long as they did: once, until they no
-    longer do.
-
-    It is given the times between progress lines, less evaluations and checkpoints: no GPU is waited
-    for on its behalf.
-    """
-
-    def __init__(self, device, num_threads):
-        self.device, self.num_threads = device, num_threads
-        self.length, self.told = None, False
-
-    def note(self, seconds, num_steps, length):
-        """What to print, or "". seconds: those of the last num_steps steps. length: tokens of their
-        windows."""
-        if length != self.length:  # other work; its first steps may compile, so they don't count
-            self.length, self.recent, self.least, self.slow_for = length, [], math.inf, 0.0
-            return ""
-        self.recent = [*self.recent[-2:], seconds / num_steps]
-        if len(self.recent) < 3:
-            return ""
-        now = statistics.median(self.recent)  # one alone may be the closed lid of a laptop
-        self.least = min(self.least, now)
-        slow = now > (2 if self.told else 3) * self.least
-        self.slow_for = self.slow_for + seconds if slow else 0.0
-        told, self.told = self.told, slow and (self.told or self.slow_for > 2)  # seconds
-        if told or not self.told:
-            return ""
-        text = (f"note: a step now takes {now:.2g} s and took {self.least:.2g} s before. Other programs "
-                f"may be using the ")
-        if self.device.type != "cpu":
-            return f"{text}{self.device.type} device or the processors"
-        return (f"{text}processors. This run computes with {self.num_threads} threads (--num_threads, "
-                f"OMP_NUM_THREADS); beside other programs fewer can be faster")
 
 
 def scalars_of(row):

@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from data.threads import set_by_user, set_environment, take_threads
+from data.threads import SlowSteps, set_by_user, set_environment, take_threads
 
 if __name__ == "__main__":
     set_environment()  # before numpy and torch, which read it as they are imported
@@ -46,8 +46,8 @@ from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, SlowSteps, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir,
-                  newest_run, open_trackers, pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
+                  pick_device, resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -73,14 +73,10 @@ def settle_precision(args, device):
         args.compile = "true" if device.type == "cuda" and sys.platform == "linux" and long_enough else "false"
 
 
-def settle_threads(args, device, before, say):
-    """Replace None in args.num_threads; it goes into the checkpoint, since sums in another number of
-    parts are rounded otherwise.
-
-    before: that of the run so far; None for a new run, and for one that did not record it.
-    """
-    if before is not None and not (type(before) is int and 1 <= before <= 1024):
-        raise UserError(f"the checkpoint is damaged: it says that {str(before)[:40]!r} threads computed")
+def settle_threads(args, device, checkpoint, say):
+    """Replace None in args.num_threads by what the run so far had, or a new one takes. It goes into
+    the checkpoint, since sums in another number of parts are rounded otherwise."""
+    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones don't say
     chosen = "--num_threads" if args.num_threads else set_by_user()
     num_threads = take_threads(args.num_threads, before)
     if device.type != "cpu":
@@ -340,14 +336,13 @@ def train(args, argv, device, rank, num_ranks, stack):
     say = print if rank == 0 else lambda *a, **k: None
 
     # 1) what to go on from, the data, the model and its optimizer
-    checkpoint, out_dir, threads_before = None, None, None
+    checkpoint, out_dir = None, None
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         checkpoint = load_checkpoint(out_dir / "ckpt.pt")
-        threads_before = checkpoint["args"].pop("num_threads", None)  # OMP_NUM_THREADS goes before it
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
-    settle_threads(args, device, threads_before, say)
+    settle_threads(args, device, checkpoint, say)
     source = open_data(args, checkpoint, num_ranks)
     if args.init_from in GPT2:
         refuse_other_tokens(source.datasets[0], args.init_from)

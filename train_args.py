@@ -241,7 +241,7 @@ def parse_args(argv=None, saved=None):
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
                             f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
-        args = argparse.Namespace(**{**saved, "overwrite": False, **given})
+        args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
     if args.init_from in GPT2:
         take_sizes(args, given, problems)
     if saved or args.init_from != "resume":

@@ -237,13 +237,10 @@ def write_rows(folder, args, files, text="{text}", *, percentage_train=0.99):
 def write_documents(folder, args, read, files, *, percentage_train=0.99):
     """The same for documents that are not rows. read(paths): an iterable of strings.
 
-    A document ends with the tokenizer's eot_token; with characters or bytes, which have none, with
-    a newline. Empty ones are left out.
+    A document ends as write_dataset() has it: with the tokenizer's eot_token, or with a newline.
     """
     train, val = (_Documents(read, paths) for paths in (files.train, files.val))
     tokenizer = tokenizer_for(args, train, val)
-    if tokenizer.eot_token is None:
-        train.end = val.end = "\n"
     write_dataset(folder, train, tokenizer, val_text=val if files.val else None,
                   percentage_train=percentage_train, source=files.source)
 
@@ -252,18 +249,18 @@ class _Documents:
     """An iterable that can be read again: characters are looked for before the text is written.
 
     size, position: bytes of the files, and how many of them are read, for the progress line.
+    num_rows, ...: of the last reading, for the line at the end.
     """
 
     def __init__(self, read, paths):
-        self.read, self.paths, self.end = read, paths, ""
+        self.read, self.paths = read, paths
         self.size, self._reading = sum(path.stat().st_size for path in paths), None
 
-    @property
-    def position(self):
-        return getattr(self._reading, "position", 0)
+    def __getattr__(self, name):
+        if name in ("position", "num_rows", "num_bad", "num_empty"):
+            return getattr(self._reading, name, 0)
+        raise AttributeError(name)
 
     def __iter__(self):
         self._reading = self.read(self.paths) if self.paths else ()
-        for text in self._reading:
-            if text:
-                yield text if text.endswith(self.end) else text + self.end
+        yield from self._reading

@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from data.bins import SPLITS, Bins
-from data.encode import GOES_ON, UNIT, check_share, encode_all, split_pieces, units, workers_of
+from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
 from data.files import lock, sync_folder
 from data.inputs import Ids, TextFile
-from data.threads import cores
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
@@ -42,15 +41,19 @@ def token_dtype(vocab_size):
 
 @resumable()
 def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source=None, split_seed=0,
-                  end_of_text=True, num_workers=None, dask=None, unit_size=UNIT, more=None):
+                  end_of_text=True, document_end=None, inputs=(), num_workers=None, dask=None, unit_size=UNIT,
+                  more=None):
     """Tokenize text into folder's train.bin, val.bin and meta.pkl, print one line of counts, return the meta dict.
 
     text: a string or a TextFile (inputs.py), cut into train and val after int(length * percentage_train) characters; or
         an iterable of strings, the documents, each sent to train or val by a hash of split_seed and its content (copies
         stay together, shares are approximate) and followed by the tokenizer's eot_token where it has one, unless
-        end_of_text is False; or Ids.
+        end_of_text is False; or Ids. Empty documents are left out; a list of one string is one text.
     val_text: the validation text, of any kind, where it is given; then all of text is train.
-    source: what the text is, kept in meta.pkl. more: further keys of meta.pkl, a dict of plain values.
+    document_end: text that is put behind each document which does not end with it; default: a newline where no
+        eot_token ends documents, else nothing.
+    source: what the text is, kept in meta.pkl; default: the name of `inputs`, which are the files that text and
+        val_text were read from, edited or not. more: further keys of meta.pkl, a dict of plain values.
     num_workers, dask: who encodes, see encode_all(). unit_size: bytes of text a unit of work.
 
     Holds a few units in memory, whatever the size of the text; what units hold changes no byte of the bins. All or
@@ -59,15 +62,21 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     """
     folder, t0 = Path(folder), time.perf_counter()
     check_share(percentage_train, val_text)
-    source = source or getattr(text, "name", "input.txt")
+    text, given, inputs = one_text(text, val_text), text, inputs or [text, val_text]
+    _refuse_glued(text, inputs)
+    source = source or _source(given, inputs)
     meta = tokenizer_meta(tokenizer)
     meta["dtype"] = token_dtype(meta["vocab_size"]).name
     meta["eot_token"] = getattr(tokenizer, "eot_token", None)
     meta["table_sha256"] = table_hash(meta["itos"])
+    if document_end is None:
+        document_end = "\n" if meta["eot_token"] is None or not end_of_text else ""
+    if document_end and any(map(_is_documents, (text, val_text))):
+        _refuse_unknown_end(tokenizer, document_end)
     with lock(folder, "prepare.py"):
         bins = Bins(folder, token_dtype(meta["vocab_size"]), _identity(meta, end_of_text))
         try:
-            pieces = split_pieces(text, val_text, percentage_train, split_seed)
+            pieces = split_pieces(text, val_text, percentage_train, split_seed, document_end)
             workers = (num_workers or cores()) if workers_of(tokenizer) else 1
             progress = _progress(text, val_text, workers=dask or f"{workers} worker{'s' * (workers > 1)}")
             source_hash = _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size)
@@ -92,8 +101,35 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
             _commit(folder, meta)
         finally:
             bins.discard()
-    _print_counts(folder, meta, time.perf_counter() - t0)
+    _print_counts(folder, meta, inputs, time.perf_counter() - t0)
     return meta
+
+
+def _is_documents(text):
+    return text is not None and not isinstance(text, (str, TextFile, Ids))
+
+
+def _source(text, inputs):
+    """What a text is, by the files that it was read from."""
+    name = getattr(inputs[0], "name", None)
+    return name and (name if text is inputs[0] else f"{name}, edited by prepare.py") or "a text of prepare.py"
+
+
+def _refuse_glued(text, inputs):
+    """UserError for documents that prepare.py has joined with nothing between one's last word and the next one's first."""
+    for joint in [j for part in inputs for j in getattr(part, "joints", ())] if isinstance(text, str) else ():
+        if joint in text or joint.lower() in text:
+            raise UserError(f"the text joins documents with nothing between them: {joint!r}. Put a line end there, "
+                            f'"\\n".join(text); or keep them apart: text = [... for t in text]')
+
+
+def _refuse_unknown_end(tokenizer, document_end):
+    try:
+        tokenizer.encode(document_end)
+    except Exception as error:  # a tokenizer of one's own may raise anything
+        raise UserError(f"each document is to end with {document_end!r}, and the tokenizer cannot encode that "
+                        f"({type(error).__name__}: {error}). Add it to the tokens, or choose another end: --document_end, "
+                        f"document_end= of write_dataset(); '' for none") from None
 
 
 def _identity(meta, end_of_text):
@@ -104,12 +140,25 @@ def _identity(meta, end_of_text):
     return None if meta["tokenizer"] == "custom" else hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-def _print_counts(folder, meta, seconds):
+def _print_counts(folder, meta, inputs, seconds):
     splits = meta["splits"]
     tokens, num_bytes = (sum(splits[split][what] for split in SPLITS) for what in ("tokens", "bytes"))
     counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
     density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({meta['source']}); {density}{seconds:.1f} s")
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({meta['source']}{_rows(inputs)}); {density}"
+          f"{seconds:.1f} s")
+    wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
+    if meta["split_rule"] == "documents by hash" and abs(val - wanted) > min(wanted, 1 - wanted) / 2:
+        print(f"note: val has {val:.1%} of the tokens, where {wanted:.1%} was asked for: documents are shared out whole, "
+              f"and {splits['train']['documents'] + splits['val']['documents']:,} of unequal length cannot come closer. "
+              f"Another --split_seed, more documents or a validation text (-v) would")
+
+
+def _rows(inputs):
+    """", 5 rows, 1 bad one left out", of all inputs together; "" where there are no rows."""
+    rows, bad, empty = (sum(getattr(part, f"num_{what}", 0) for part in inputs) for what in ("rows", "bad", "empty"))
+    left_out = "".join(f", {count:,} {what} left out" for count, what in ((bad, "bad"), (empty, "empty")) if count)
+    return f", {rows:,} rows{left_out}" if rows or bad else ""
 
 
 def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):
@@ -179,7 +228,7 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
             ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
-            if not isinstance(text, (str, TextFile, Ids)) else
+            if _is_documents(text) else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 

@@ -28,12 +28,13 @@ UNIT = 1 << 19  # bytes; with more, buffers leave the caches and are memory fres
 GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # how a piece ends; only a document is followed by <|endoftext|>
 
 
-def split_pieces(text, val_text, percentage_train, seed=0):
+def split_pieces(text, val_text, percentage_train, seed=0, document_end=""):
     """(split, piece, how it ends) for each piece of the input, in order: UTF-8 of a text, or ids.
 
-    See write_dataset() for the arguments.
+    See write_dataset() for the arguments. Empty documents are left out; the others end with document_end.
     """
-    for split, part in (("train", text), ("val", val_text)):
+    end = document_end.encode()
+    for split, part in (("train", one_text(text, val_text)), ("val", val_text)):
         if part is None:
             continue
         if isinstance(part, (str, TextFile, Ids)):
@@ -43,10 +44,23 @@ def split_pieces(text, val_text, percentage_train, seed=0):
             pieces = [to_utf8(part)] if isinstance(part, str) else part.utf8() if isinstance(part, TextFile) else part
             yield from _one_text(split, pieces, cut)
             continue
-        for raw in map(to_utf8, part):
-            if val_text is None:
+        for number, document in enumerate(part, 1):
+            if not isinstance(document, str):
+                raise UserError(f"document number {number:,} is {document!r:.40}; each must be a string")
+            if not document:
+                continue
+            raw = to_utf8(document)
+            if val_text is None:  # by the document alone: how it ends changes no split
                 split = "train" if _share(raw, seed) < percentage_train else "val"
+            if not raw.endswith(end):
+                raw += end
             yield split, raw, ENDS_DOCUMENT
+
+
+def one_text(text, val_text):
+    """text, or the string in a list of one: with nothing else for val, it is a text to be cut in two."""
+    is_list_of_one = val_text is None and isinstance(text, (list, tuple)) and len(text) == 1
+    return text[0] if is_list_of_one and isinstance(text[0], str) else text
 
 
 def check_share(percentage_train, val_text):
@@ -55,10 +69,11 @@ def check_share(percentage_train, val_text):
                         f"a validation text is given")
 
 
-def train_pieces(text, val_text, percentage_train, seed=0):
+def train_pieces(text, val_text, percentage_train, seed=0, document_end=""):
     """The pieces of text that split_pieces() gives to train. Raises UserError at once for a share that is none."""
     check_share(percentage_train, val_text)
-    return (raw.decode() for split, raw, _ in split_pieces(text, val_text, percentage_train, seed) if split == "train")
+    return (raw.decode() for split, raw, _ in
+            split_pieces(text, val_text, percentage_train, seed, document_end) if split == "train")
 
 
 def _share(raw, seed):

@@ -1,24 +1,23 @@
 """Text in, files out: strict UTF-8, all-or-nothing writes, one process a folder."""
-import codecs
 import contextlib
 import ctypes
-import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 
+from data.encodings import utf8_blocks
 from data.errors import UserError
 
 
-def read_text(path, instead="name the file that holds it"):
-    """The text of a UTF-8 file, to the character: no newline is translated; a byte order mark is dropped.
+def read_text(path, instead="name the file that holds it", encoding=None):
+    """The text of a file, to the character: no newline is translated; a byte order mark is dropped.
 
-    Raises UserError with the offset of the first byte that is not UTF-8. instead: what else to do, for the message,
-    where there is no such file.
+    encoding: where it is not UTF-8. Raises UserError with the offset of the first byte that is not text. instead: what
+    else to do, for the message, where there is no such file.
     """
     with open_input(path, instead) as file:
-        return "".join(map(bytes.decode, utf8_blocks([file.read()], path)))
+        return "".join(map(bytes.decode, utf8_blocks([file.read()], path, encoding, flag=None)))
 
 
 def open_input(path, instead="name the file that holds it"):
@@ -29,24 +28,6 @@ def open_input(path, instead="name the file that holds it"):
         raise UserError(f"{path} is a folder, not a text file") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
-
-
-def utf8_blocks(blocks, path):
-    """Blocks of a file's bytes -> the same bytes in blocks of whole characters, proven to be UTF-8, without a byte order
-    mark. `path` is for messages.
-    """
-    rest, offset = b"", 0
-    for block in itertools.chain(blocks, [b""]):
-        raw = rest + block
-        if not offset and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt")
-        try:
-            _, end = codecs.utf_8_decode(raw, "strict", not block)  # a character that goes on in the next block waits
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: byte 0x{raw[error.start]:02x} at offset {offset + error.start:,} is not UTF-8. Convert "
-                            f"the file, for example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt") from None
-        yield raw[:end] if offset else raw[:end].removeprefix(codecs.BOM_UTF8)
-        rest, offset = raw[end:], offset + end
 
 
 def num_characters(raw):

@@ -1,4 +1,4 @@
-"""Files -> text, in bounded memory: one text (TextFile) or documents (Documents), each plain, .gz, .zst or .xz.
+"""Files -> text, in bounded memory: one text (TextFile) or documents (Documents).
 
     read_documents(["a.jsonl.gz", "more/*.parquet"], text_template="Q: {question}\\nA: {answer}")
     open_inputs(["input.txt"])     a single text file is one text, cut into train and val by characters
@@ -8,52 +8,52 @@ All of them can be read again and again, and know how far they have been read, f
 """
 import codecs
 import contextlib
-import csv
 import glob
-import gzip
+import itertools
 import json
-import lzma
+import math
 import os
+import re
 import shutil
 import string
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError, optional
-from data.files import give_memory_back, num_characters, open_input, utf8_blocks
-
-BLOCK = 1 << 19  # bytes read at once
-TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # what holds rows; all else is plain text
-PACKED = (".gz", ".zst", ".xz")
-SHOWN = 3  # bad rows that are printed, of those that are allowed
+from data.contents import BLOCK, HEAD, kind_of, packing_of, unpacked
+from data.encodings import check_encoding, encoding_of_mark, utf8_blocks
+from data.errors import UserError
+from data.files import give_memory_back, num_characters, open_input
+from data.rows import SHOWN, BadRow, parquet_rows, rows_of
 
 
-def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0):
+def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, **told):
     """The documents of the files, an iterable of strings that can be read again and again.
 
     paths: a path or glob, or a list of them, read in the order given (those of a glob sorted). A file of plain text is
         one document; each row of a .jsonl, .json, .csv, .tsv or .parquet file is one.
     text_template: "Q: {question}" (as str.format: "{a[b]}" reaches into a row), or a function of the row, a dict, that
-        returns the text, or None to leave the row out. Without it the text is what stands in `column`.
+        returns the text, or None to leave the row out. Without it the text is the string that stands in `column`.
     max_bad_rows: so many rows that cannot be read (no JSON, a field missing, ...) are left out, the first of them
         printed; one more is a UserError with file and line.
+    told: what the files are, where that is not what their names and first bytes say: format="jsonl",
+        encoding="cp1252", quoting="none" or "csv", delimiter=";". See contents.py, encodings.py, rows.py.
     """
-    return Documents(expand(paths), text_template, column, max_bad_rows)
+    return Documents(expand(paths), text_template, column, max_bad_rows, **told)
 
 
-def open_inputs(paths, **rows):
+def open_inputs(paths, *, text_template=None, max_bad_rows=0, **told):
     """What the files hold: TextFile for a single plain text, Shards for .bin files, else Documents.
 
-    rows: as read_documents() takes them.
+    The arguments are those of read_documents().
     """
     paths = expand(paths)
     if Path(paths[0]).suffix == ".bin":
         return Shards(paths)
-    return TextFile(paths[0]) if len(paths) == 1 and kind_of(paths[0]) == "text" else Documents(paths, **rows)
+    found = Documents(paths, text_template, "text", max_bad_rows, **told)
+    return TextFile(found) if found.kinds == ["text"] else found
 
 
 def expand(paths):
@@ -72,73 +72,133 @@ def expand(paths):
     return found
 
 
-def kind_of(path):
-    """"text", or the suffix of a table: ".jsonl", ...; a suffix of compression does not count."""
-    suffixes = [s.lower() for s in Path(path).suffixes]
-    suffix = next((s for s in reversed(suffixes) if s not in PACKED), "")
-    return suffix if suffix in TABLES else "text"
+class _NoLength(UserError, TypeError):
+    """A TypeError too, as list() asks for a length and goes on without one."""
 
 
-class _Input:
+class _Unlike:
+    """For what stands for a text and is not a string: what is done to a string is one line that says how to do it."""
+
+    def _edit(self, how):
+        raise UserError(f"this text is read from {self.name} when it is written, and is not a string yet. Edit what is "
+                        f"read: text = [{how} for t in text]")
+
+    def __getattr__(self, name):
+        if name in dir(str) and not name.startswith("__"):
+            self._edit(f"t.{name}(...)")
+        raise AttributeError(name)
+
+    def __getitem__(self, key):
+        self._edit("t[...]")
+
+    def __add__(self, other):
+        self._edit("t + ...")
+
+    __radd__ = __mod__ = __add__
+
+    def __str__(self):
+        self._edit("t")
+
+    def __len__(self):
+        raise _NoLength(f"the length of this text is known when it has been read from {self.name}: sum(len(t) for t in "
+                        f"text)")
+
+    def __bool__(self):
+        return True
+
+
+class _Files(_Unlike):
     """Some files, and how far they are read: `size` and `position`, in bytes on the disk."""
 
-    def __init__(self, paths):
-        self.paths, self.position, self._spools, self.size = [], 0, [], 0
+    def __init__(self, paths, encoding=None):
+        self.paths, self.position, self._spools, self.size = [], 0, {}, 0
+        self.encoding = encoding
+        if encoding:
+            check_encoding(encoding)
         for path in paths:
             comes_once = path == "-" or Path(path).is_fifo()  # and is read more often
             self.paths.append(self._spooled(path) if comes_once else Path(path))
         for path in self.paths:
-            with open_input(path) as file:
+            with self.open(path) as file:
                 self.size += os.fstat(file.fileno()).st_size
+        self.name = Path(self.paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
     def _spooled(self, path):
-        """A temporary file of what a pipe, or standard input (-), gives."""
+        """What a pipe, or standard input (-), gives, in a temporary file without a name: it goes with this process."""
         if path == "-" and sys.stdin is None:
             raise UserError("- stands for standard input, which is closed")
-        self._spools.append(spool := tempfile.NamedTemporaryFile(prefix="stdin-"))
+        spool = tempfile.TemporaryFile()
         with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as stream:
             shutil.copyfileobj(stream, spool)
         spool.flush()
-        return Path(spool.name)
+        path = Path("standard input") if path == "-" else Path(path)
+        self._spools[path] = spool
+        return path
+
+    def open(self, path):
+        if path not in self._spools:
+            return open_input(path)
+        file = os.fdopen(os.dup(self._spools[path].fileno()), "rb")
+        file.seek(0)
+        return file
+
+    def head(self, path):
+        """The first HEAD bytes, unpacked."""
+        with self.open(path) as file:
+            parts, size = [], 0
+            for block in unpacked(file, path):
+                parts.append(block)
+                if (size := size + len(block)) >= HEAD:
+                    break
+            return b"".join(parts)[:HEAD]
 
     def blocks(self, path):
         """The bytes of a file, unpacked, a block at a time."""
-        with open_input(path) as file, _in_words(path):
+        with self.open(path) as file:
             before = 0
-            for number, block in enumerate(_UNPACK.get(path.suffix.lower(), _plain)(file, path), 1):
+            for number, block in enumerate(unpacked(file, path), 1):
                 if number % 64 == 0:
                     give_memory_back()
                 self.position += file.tell() - before
                 before = file.tell()
                 yield block
 
-    def pieces(self, path):
-        """The text of a file, in pieces."""
-        return map(bytes.decode, utf8_blocks(self.blocks(path), path))
+    def utf8(self, path):
+        """The text of a file, as UTF-8 in blocks of whole characters."""
+        return utf8_blocks(self.blocks(path), path, self.encoding)
 
 
-class TextFile(_Input):
-    """One text, as an iterable of the pieces that it is joined of; utf8() gives them as bytes."""
+class TextFile(_Unlike):
+    """One text. Iterating gives it whole, as the one string that it is; utf8() in blocks, for texts of any size."""
 
     def __init__(self, path):
-        super().__init__([path])
-        self.name = "standard input" if path == "-" else Path(path).name
-        self._length = None
+        self._files = path if isinstance(path, _Files) else _Files([path])
+        self._path, self._length = self._files.paths[0], None
+        self.name, self.size = self._files.name, self._files.size
+
+    @property
+    def position(self):
+        return self._files.position
 
     def utf8(self):
-        self.position = 0
-        return utf8_blocks(self.blocks(self.paths[0]), self.paths[0])
+        self._files.position = 0
+        return self._files.utf8(self._path)
 
     def __iter__(self):
-        return map(bytes.decode, self.utf8())
+        yield "".join(map(bytes.decode, self.utf8()))
 
     def characters(self):
         """The set of its characters. ASCII ones that are known already are left out before the rest is decoded."""
-        self.position, length, seen, known = 0, 0, set(), b""
+        self._files.position, length, seen, known = 0, 0, set(), b""
         decoder = codecs.getincrementaldecoder("utf-8")()
+        blocks = self._files.blocks(self._path)
+        first = next(blocks, b"")
+        if self._files.encoding or encoding_of_mark(first):
+            blocks = self.utf8()
+        else:
+            blocks = itertools.chain([first.removeprefix(codecs.BOM_UTF8)], blocks)
         try:
-            for at, raw in enumerate(self.blocks(self.paths[0])):
-                raw = raw.removeprefix(codecs.BOM_UTF8) if at == 0 else raw
+            for raw in blocks:
                 rest = raw.translate(None, known)
                 if others := decoder.decode(rest):
                     seen |= set(others)
@@ -146,7 +206,7 @@ class TextFile(_Input):
                 length += len(raw) - len(rest) + len(others)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:  # found by reading it strictly, which says where
-            seen = set().union(*self)
+            seen = set().union(*map(bytes.decode, self.utf8()))
         self._length = length
         return seen
 
@@ -202,31 +262,69 @@ class Shards(Ids):
         return sum(map(len, self._shards))
 
 
-class Documents(_Input):
+class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
-    def __init__(self, paths, text_template=None, column="text", max_bad_rows=0):
-        self.name = f"{Path(paths[0]).name} and {len(paths) - 1} more" if len(paths) > 1 else Path(paths[0]).name
-        super().__init__(paths)
+    def __init__(self, paths, text_template=None, column="text", max_bad_rows=0, *, format=None, encoding=None,
+                 quoting=None, delimiter=None):
+        super().__init__(paths, encoding)
         self.max_bad_rows, self._told = max_bad_rows, False
-        self._text_of = text_template if callable(text_template) else _template(text_template or f"{{{column}}}")
+        self._how = dict(quoting=quoting, delimiter=delimiter)
+        self._text_of, self._columns = _text_of(text_template, column)
+        self.kinds = [self._kind(path, format) for path in self.paths]
+        if (quoting or delimiter) and not {"csv", "tsv"} & set(self.kinds):
+            raise UserError(f"--quoting and --delimiter are for CSV and TSV, and {self.name} is {self.kinds[0]}")
+        self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
+        self.joints = []  # some places where one document would run into the next if they were joined
+
+    def _kind(self, path, format):
+        head = b"" if format else self.head(path)
+        return kind_of(path, head, format, self.encoding or encoding_of_mark(head) or "utf-8")
 
     def __iter__(self):
-        self.position, bad_rows = 0, 0
-        for path in self.paths:
-            if (kind := kind_of(path)) == "text":
-                yield "".join(self.pieces(path))
+        before, joints = " ", []
+        for text in self._texts():
+            if len(joints) < 8 and not before[-1:].isspace() and text and not text[0].isspace():
+                joints.append(before[-20:] + text[:20])
+            before = text or before
+            yield text
+        self.joints = joints
+
+    def _texts(self):
+        self.position = self.num_rows = self.num_bad = self.num_empty = 0
+        for path, kind in zip(self.paths, self.kinds):
+            if kind == "text":
+                yield "".join(map(bytes.decode, self.utf8(path)))
                 continue
-            for line, row in _ROWS[kind](self, path):
-                text, why = (None, row) if isinstance(row, _Bad) else self._document(row)
+            for where, row in self._rows(path, kind):
+                text, why = (None, row) if isinstance(row, BadRow) else self._document(row)
                 if why is not None:
-                    bad_rows += 1
-                    self._count(bad_rows, f"{path} {line}: {why}")
-                elif text is not None:
+                    self._count(why, f"{path} {where}: {why}")
+                    continue
+                self.num_rows += 1
+                if text is not None:
+                    self.num_empty += not text
                     yield text
-        if bad_rows and not self._told:
-            print(f"note: {bad_rows:,} bad rows were left out", file=sys.stderr)
+        if self.num_bad and not self._told:
+            print(f"note: {self.num_bad:,} bad rows were left out", file=sys.stderr)
         self._told = True
+
+    def _rows(self, path, kind):
+        if kind != "parquet":
+            pieces = map(bytes.decode, self.utf8(path))
+            yield from rows_of(kind, pieces, path, note=self._note, **self._how)
+            return
+        with contextlib.ExitStack() as stack:
+            file, before = stack.enter_context(self.open(path)), self.position
+            if packing_of(file.read(16), path):  # its table of contents is at the end
+                file = stack.enter_context(tempfile.TemporaryFile())
+                for block in self.blocks(path):
+                    file.write(block)
+            size = os.fstat(file.fileno()).st_size if path in self._spools else path.stat().st_size
+
+            def progress(share):
+                self.position = before + int(size * share)
+            yield from parquet_rows(file, path, self._columns, progress)
 
     def _document(self, row):
         """(the row's text or None, what is wrong with the row or None)."""
@@ -241,38 +339,47 @@ class Documents(_Input):
             return None, f"it has no {error} (there are: {columns})"
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return None, f"{error} in the text template"
-        if text is None and row:
-            return None, None
+        if text is None and self._columns is None:
+            return None, None  # the function leaves it out
         if not isinstance(text, str):
-            return None, f"its text is {text!r:.40}, no string"
+            return None, f"its text is {json.dumps(text, default=str)[:40]}, no string"
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
             return None, "it holds half a character (a lone surrogate)"
         return text, None
 
-    def _count(self, bad_rows, what):
-        if bad_rows > self.max_bad_rows:
-            raise UserError(f"{what}. It is bad row number {bad_rows:,}; --max_bad_rows allows {self.max_bad_rows:,}")
-        if bad_rows <= SHOWN and not self._told:
-            print(f"note: {what}; left out", file=sys.stderr)
+    def _count(self, why, what):
+        self.num_bad += getattr(why, "num_rows", 1)
+        if self.num_bad > self.max_bad_rows:
+            raise UserError(f"{what}. It is bad row number {self.num_bad:,}; --max_bad_rows allows {self.max_bad_rows:,}")
+        if self.num_bad <= SHOWN:
+            self._note(f"note: {what}; left out")
 
-
-class _Bad(str):
-    """What is wrong with a row, in its place."""
+    def _note(self, line):
+        if not self._told:
+            print(line, file=sys.stderr)
 
 
 class _StrictFormatter(string.Formatter):
-    """str.format, but a missing value (None) is an error and not the word None."""
+    """str.format for strings and numbers: a missing value (None, NaN) is an error, and not the word for it."""
 
     def format_field(self, value, spec):
-        if not isinstance(value, (str, int, float)):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(value, str) and not is_number:
             raise ValueError(f"{json.dumps(value, default=str)[:40]} stands for a text")
         return super().format_field(value, spec)
 
 
-def _template(template):
-    """A function of a row: the template filled in. A template that is none is a UserError at once."""
+def _text_of(template, column):
+    """(a function of a row that gives its text, the columns that it needs or None for all).
+
+    A template that is none is a UserError at once.
+    """
+    if callable(template):
+        return template, None
+    if not template:
+        return lambda row: row[column], [column]
     formatter = _StrictFormatter()
     try:
         fields = [field for _, field, _, _ in formatter.parse(template) if field is not None]
@@ -280,181 +387,4 @@ def _template(template):
         raise UserError(f"text_template {template!r} cannot be read: {error}. Write a brace as {{{{ or }}}}") from None
     if not fields or not all(fields):
         raise UserError(f"text_template {template!r} names no column; write one as {{column}}")
-    return lambda row: formatter.vformat(template, (), row)
-
-
-# ---- bytes of a file, unpacked
-
-
-def _plain(file, path):
-    while block := file.read(BLOCK):
-        yield block
-
-
-def _gz(file, path):
-    with gzip.GzipFile(fileobj=file) as unpacked:
-        yield from _plain(unpacked, path)
-
-
-def _xz(file, path):
-    with lzma.LZMAFile(file) as unpacked:
-        yield from _plain(unpacked, path)
-
-
-def _zst(file, path):
-    zstandard = optional("zstandard", path)
-    frame = None  # its stream_reader takes a file that is cut short for whole; this does not
-    for packed in _plain(file, path):
-        while packed:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            if block := frame.decompress(packed):  # empty frames, and those to skip, hold nothing
-                yield block
-            packed = frame.unused_data
-            if frame.eof:
-                frame = None
-    if frame:
-        raise EOFError("it ends in the middle of a frame")
-
-
-_UNPACK = {".gz": _gz, ".xz": _xz, ".zst": _zst}
-
-
-@contextlib.contextmanager
-def _in_words(path):
-    """A damaged file of any kind, as one line."""
-    def damaged():  # asked when it has failed: the first .zst imports zstandard
-        zstandard = sys.modules.get("zstandard")
-        return EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, *([zstandard.ZstdError] if zstandard else [])
-
-    try:
-        yield
-    except damaged() as error:
-        raise UserError(f"{path} is damaged or cut short ({error}). Get it again") from None
-
-
-# ---- rows of a table: (where, dict or _Bad)
-
-
-def _lines(pieces):
-    """Lines, by "\\n" alone, without it; JSON may hold other line ends within a string."""
-    rest = []
-    for piece in pieces:
-        first, *others = piece.split("\n")
-        rest.append(first)
-        if others:
-            yield "".join(rest)
-            yield from others[:-1]
-            rest = [others[-1]]
-    if last := "".join(rest):
-        yield last
-
-
-def _jsonl(source, path):
-    for number, line in enumerate(_lines(source.pieces(path)), 1):
-        if line.strip():
-            try:
-                yield f"line {number:,}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"line {number:,}", _Bad(f"no JSON ({error})")
-
-
-def _json(source, path):
-    """The elements of an array, or values one after another; only one of them is in memory."""
-    decoder, pieces, text, at, number = json.JSONDecoder(), source.pieces(path), "", 0, 0
-    in_array = None
-
-    def more():  # True while there is more of the file; as much again as is there, so that no value is read often
-        nonlocal text, at
-        parts, size = [text[at:]], 0
-        for piece in pieces:
-            parts.append(piece)
-            if (size := size + len(piece)) >= len(parts[0]):
-                break
-        if size:
-            text, at = "".join(parts), 0
-        return size > 0
-
-    def next_character():
-        nonlocal at
-        while True:
-            while at < len(text) and text[at] in " \t\r\n":
-                at += 1
-            if at < len(text) or not more():
-                return text[at : at + 1]
-
-    in_array = next_character() == "["
-    at += in_array
-    while (character := next_character()) and not (in_array and character == "]"):
-        number += 1
-        while True:
-            try:
-                value, end = decoder.raw_decode(text, at)
-                if end + 4 < len(text) or not more():  # near the end of what is read, a number (1.5e+3) could go on
-                    break
-            except (ValueError, RecursionError) as error:
-                unfinished = isinstance(error, json.JSONDecodeError) and (
-                    error.msg.startswith("Unterminated") or len(text) - error.pos < 64)
-                if not unfinished or not more():
-                    raise UserError(f"{path}: element {number:,} is no JSON ({error})") from None
-        at = end
-        yield f"element {number:,}", value
-        if in_array and next_character() == ",":
-            at += 1
-        elif in_array and next_character() != "]":
-            raise UserError(f"{path} is cut short or no JSON array: after element {number:,} comes neither , nor ]")
-    if in_array:
-        if character != "]":
-            raise UserError(f"{path} is cut short: its array has no end")
-        at += 1
-        if next_character():
-            raise UserError(f"{path} goes on after the end of its array")
-
-
-def _csv(source, path, delimiter=","):
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader((line + "\n" for line in _lines(source.pieces(path))), delimiter=delimiter, strict=True)
-    header = None
-    while True:
-        line = f"line {reader.line_num + 1:,}"
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, _Bad(f"no {'CSV' if delimiter == ',' else 'TSV'} ({error})")
-            continue
-        if header is None:
-            header = fields
-        elif len(fields) == len(header):
-            yield line, dict(zip(header, fields))
-        elif fields:  # else an empty line
-            yield line, _Bad(f"it has {len(fields)} fields, the header {len(header)}")
-
-
-def _tsv(source, path):
-    return _csv(source, path, "\t")
-
-
-def _parquet(source, path):
-    pyarrow = optional("pyarrow", path)
-    parquet = optional("pyarrow.parquet", path)
-    with contextlib.ExitStack() as stack:
-        name, before = path, source.position
-        if path.suffix.lower() in PACKED:  # its table of contents is at the end
-            name = stack.enter_context(tempfile.TemporaryFile())
-            for block in source.blocks(path):
-                name.write(block)
-            source.position = before
-        try:
-            file = stack.enter_context(parquet.ParquetFile(name))
-            number, total = 0, file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number:,}", row
-                source.position = before + path.stat().st_size * number // total
-        except (pyarrow.ArrowException, OSError) as error:  # what thrift cannot read is an OSError
-            raise UserError(f"{path} is no Parquet file, or damaged ({str(error).splitlines()[0][:100]})") from None
-
-
-_ROWS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
+    return lambda row: formatter.vformat(template, (), row), [re.match(r"[^.\[]*", field)[0] for field in fields]

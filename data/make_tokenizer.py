@@ -17,10 +17,10 @@ PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\
 
 
 def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto", additional_tokens_file=None,
-                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=4096, train_text=None):
+                   tokens_file=None, byte_fallback=False, spm_model_file=None, vocab_size=4096, train_text=None, document_end="\n"):
     """The tokenizer of a --method. texts: all the text (char needs it); train_text: train's, for those that are trained."""
     if method == "char":
-        return CharTokenizer.from_text(*texts)
+        return CharTokenizer.from_text(*texts, document_end=document_end)
     if method == "byte":
         return ByteTokenizer()
     if method == "custom":

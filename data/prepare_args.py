@@ -8,11 +8,11 @@
 import argparse
 
 from data.dataset import dataset_folder, read_meta
-from data.encode import train_pieces
+from data.contents import FORMATS
+from data.encode import cores, one_text, train_pieces
 from data.errors import Parser, UserError, typed
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
-from data.threads import cores
 from data.tokenizer import tokenizer_from_meta
 
 ONLY_WITH = {  # flag: the methods that read it
@@ -26,14 +26,22 @@ def parse_args(doc, here, argv=None):
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group("the text")
     group.add_argument("-t", "--train_input", nargs="+", default=[here / "input.txt"], help="files or globs: text, .jsonl, "
-                       ".json, .csv, .tsv, .parquet, each plain or .gz, .zst, .xz; - for standard input; .bin shards of "
-                       "llm.c (default: input.txt)")
+                       ".json, .csv, .tsv, .parquet, each plain or .gz, .zst, .xz, .bz2; - for standard input; .bin "
+                       "shards of llm.c (default: input.txt)")
     group.add_argument("-v", "--val_input", nargs="+", help="the same for validation; then all of --train_input is train")
     group.add_argument("-p", "--percentage_train", type=float, help="share of the text for train (default: 0.9)")
     group.add_argument("--split_seed", type=int, default=0, help="which documents go to val (default: 0)")
+    group.add_argument("--format", choices=FORMATS, help="what the files hold (default: by their names and contents)")
+    group.add_argument("--encoding", help="how the text is encoded: cp1252, utf-16-le, shift_jis, ... (default: utf-8)")
+    group.add_argument("--quoting", choices=["csv", "none"], help="whether quotes in .csv and .tsv hold cells together, or "
+                       "are text (default: csv for .csv, none for .tsv)")
+    group.add_argument("--delimiter", type=typed, help="what stands between the cells of .csv and .tsv: ';' (default: a "
+                       "comma, a tab)")
     group.add_argument("--text_template", type=typed, help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
     group.add_argument("--max_bad_rows", type=int, default=0, help="rows that may be left out (default: 0)")
     group.add_argument("--no_end_of_text", action="store_true", help="do not end documents with <|endoftext|>")
+    group.add_argument("--document_end", type=typed, metavar="TEXT", help="text that ends each document which lacks it "
+                       "(default: \\n where <|endoftext|> does not end it, else nothing)")
     group = parser.add_argument_group("the tokenizer")
     group.add_argument("--method", choices=METHODS, help="what a token is (default: char)")
     group.add_argument("-e", "--tiktoken_encoding", help="gpt2, cl100k_base, o200k_base, ... (default: gpt2)")
@@ -79,8 +87,10 @@ def _refuse_unread(parser, args):
 
 def inputs(args):
     """(text, val_text or None), to be read as often as needed. See inputs.py."""
-    rows = dict(text_template=args.text_template, max_bad_rows=args.max_bad_rows)
-    return tuple(open_inputs(paths, **rows) if paths else None for paths in (args.train_input, args.val_input))
+    how = {flag: getattr(args, flag) for flag in ("text_template", "max_bad_rows", "format", "encoding", "quoting",
+                                                  "delimiter")}
+    args.inputs = [open_inputs(paths, **how) for paths in (args.train_input, args.val_input) if paths]
+    return args.inputs[0], args.inputs[1] if args.val_input else None
 
 
 def tokenizer_of(args, text, val_text):
@@ -91,12 +101,18 @@ def tokenizer_of(args, text, val_text):
     if of_text and (ids := [part.name for part in (text, val_text) if isinstance(part, Ids)]):
         raise UserError(f"{ids[0]} holds ids, and --method {args.method} takes its vocabulary from a text. Say whose "
                         f"ids they are: --method tiktoken, or --reuse_vocab_of")
+    if args.method in ("bpe", "sentencepiece") and iter(text) is text:
+        raise UserError("a generator can be read only once, and the tokens must be known before the text is written. Give "
+                        "a list: text = [... for t in text]")
     choices = {flag: getattr(args, flag) for flag in ONLY_WITH if getattr(args, flag) is not None}
+    end = "\n" if args.document_end is None else args.document_end
     train_text = train_pieces(text, val_text, args.percentage_train, args.split_seed)
-    return make_tokenizer(args.method, *(t for t in (text, val_text) if t is not None), train_text=train_text, **choices)
+    texts = [one_text(text, val_text), *([val_text] if val_text is not None else [])]
+    return make_tokenizer(args.method, *texts, train_text=train_text, document_end=end, **choices)
 
 
 def writing(args):
     """The arguments of write_dataset()."""
     return dict(percentage_train=args.percentage_train, split_seed=args.split_seed,
-                end_of_text=not args.no_end_of_text, num_workers=args.num_workers, dask=args.dask)
+                end_of_text=not args.no_end_of_text, document_end=args.document_end,
+                inputs=getattr(args, "inputs", ()), num_workers=args.num_workers, dask=args.dask)

@@ -1,8 +1,10 @@
-"""How many threads compute, and how they wait for each other. Imports neither torch nor numpy.
+"""A machine that other programs use, too: how many threads compute, how they wait for each other.
+Imports neither torch nor numpy.
 
     set_environment()             first in a script: what the libraries of numpy and torch read
     take_threads(wanted, before)  once torch is loaded: its number of threads
     cores()                       those that this process may use: by affinity and quota
+    SlowSteps(device, ...)        tells when steps take far longer than they did
 
 Whatever the user has set stays: OMP_NUM_THREADS, MKL_NUM_THREADS, OPENBLAS_NUM_THREADS, and how
 to wait (HOW_TO_WAIT).
@@ -15,9 +17,9 @@ from pathlib import Path
 
 # A thread that waits for the others at the end of an operation spins before it sleeps, since to be
 # woken takes as long as many an operation. By default it spins for 10 ms. Where another program has
-# a core, that time is taken from the very thread that is waited for, in each of a thousand operations
-# a step. 3,000 turns are 0.15 ms: longer than Python takes from one operation to the next, and a few
-# times as long as to be woken. On 64-bit ARM a turn is far shorter, and the default stays.
+# a core, that time is taken from the very thread that is waited for, in each of the step's thousand
+# operations. 3,000 turns are 0.15 ms: longer than Python takes from one operation to the next, and
+# a few times as long as to be woken. On 64-bit ARM a turn is far shorter, and the default stays.
 WAITING = {"KMP_BLOCKTIME": "1"}  # in ms (default 200), of torch's OpenMP on macOS and Windows
 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686"):
     WAITING["GOMP_SPINCOUNT"] = "3000"  # in turns (default 300,000), of torch's OpenMP on Linux
@@ -25,7 +27,7 @@ HOW_TO_WAIT = ("KMP_BLOCKTIME", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_LIBRAR
 
 
 def set_environment():
-    """Set in os.environ what the libraries read as they are loaded; nothing where torch is loaded."""
+    """Set in os.environ what the libraries read as they are loaded, unless torch is loaded."""
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in HOW_TO_WAIT):
@@ -125,3 +127,39 @@ def _limit(group):
         except (OSError, ValueError, ZeroDivisionError):  # no such file; "max"
             continue
     return math.inf
+
+
+class SlowSteps:
+    """Tells when steps have come to take more than 3 times as long as they did: once, until they no
+    longer do.
+
+    It is given the times between progress lines, less evaluations and checkpoints: no GPU is waited
+    for on its behalf.
+    """
+
+    def __init__(self, device, num_threads):
+        self.device, self.num_threads = device, num_threads
+        self.length, self.told = None, False
+
+    def note(self, seconds, num_steps, length):
+        """What to print, or "". seconds: those of the last num_steps steps. length: tokens of their
+        windows."""
+        if length != self.length:  # other work; its first steps may compile, so they don't count
+            self.length, self.recent, self.least, self.slow_for = length, [], math.inf, 0.0
+            return ""
+        self.recent = [*self.recent[-2:], seconds / num_steps]
+        if len(self.recent) < 3:
+            return ""
+        now = sorted(self.recent)[1]  # one alone may be the closed lid of a laptop
+        self.least = min(self.least, now)
+        slow = now > (2 if self.told else 3) * self.least
+        self.slow_for = self.slow_for + seconds if slow else 0.0
+        told, self.told = self.told, slow and (self.told or self.slow_for > 2)  # seconds
+        if told or not self.told:
+            return ""
+        text = (f"note: a step now takes {now:.2g} s and took {self.least:.2g} s before. Other "
+                f"programs may be using the ")
+        if self.device.type != "cpu":
+            return f"{text}{self.device.type} device or the processors"
+        return (f"{text}processors. This run computes with {self.num_threads} threads "
+                f"(--num_threads, OMP_NUM_THREADS); beside other programs fewer can be faster")

@@ -123,8 +123,12 @@ class CharTokenizer:
             self._id_of_byte, self._known = ids.tobytes() + b"\xff" * 128, np.flatnonzero(ids < 255).astype(np.uint8).tobytes()
 
     @classmethod
-    def from_text(cls, *texts):
-        """The characters of all the texts, sorted by code point. texts: strings, or iterables that can be read again."""
+    def from_text(cls, *texts, document_end="\n"):
+        """The characters of all the texts, sorted by code point.
+
+        texts: strings, TextFiles, or documents: iterables that can be read again. document_end: what write_dataset()
+        ends documents with.
+        """
         for text in texts:
             if iter(text) is text:
                 raise UserError("a generator can be read only once, and the characters must be known before the text is "
@@ -134,6 +138,7 @@ class CharTokenizer:
             if hasattr(text, "characters"):
                 seen |= text.characters()
                 continue
+            seen |= set() if isinstance(text, str) else set(document_end)
             for piece in [text] if isinstance(text, str) else text:
                 raw = to_utf8(piece)
                 seen.update(raw.translate(None, bytes(c for c in range(256) if c > 127 or chr(c) in seen)).decode())

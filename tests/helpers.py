@@ -53,8 +53,8 @@ class RangeTokenizer:
 def arange_dataset(folder, num_train, num_val=100, vocab_size=None):
     """A folder whose token number i is i, in both splits. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_dataset(folder, [f"0:{num_train}"], RangeTokenizer(vocab_size or max(num_train, num_val)),
-                  val_text=[f"0:{num_val}"])
+    write_dataset(folder, f"0:{num_train}", RangeTokenizer(vocab_size or max(num_train, num_val)),
+                  val_text=f"0:{num_val}")
     return folder
 
 

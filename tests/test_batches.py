@@ -248,7 +248,7 @@ def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
     whole = read(dataset, max_iters=3000)
     reader = batches(dataset, max_iters=3000)
     first = [next(reader).numpy() for _ in range(10)]
-    write_dataset(folder, ["500:900"], RangeTokenizer(1000), val_text=["0:50"])
+    write_dataset(folder, "500:900", RangeTokenizer(1000), val_text="0:50")
     rest = [w.numpy() for w in reader]
     reader.close()
     assert (np.stack(first + rest) == whole).all()
@@ -296,7 +296,7 @@ def test_resident_memory_does_not_grow_with_the_file(tmp_path, method):
     """An epoch and a full evaluation of 256 MB hold a part of it in memory, at most 128 MB."""
     folder = tmp_path / "big"
     folder.mkdir()
-    write_dataset(folder, ("0:65536" for _ in range(2048)), RangeTokenizer(65_536), val_text=["0:1000"])
+    write_dataset(folder, ("0:65536" for _ in range(2048)), RangeTokenizer(65_536), val_text="0:1000", document_end="")
     with open(folder / "train.bin") as file:  # what was just written may lie in memory in pieces of 2 MB, which count as
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # ours once touched; from the disk they come small
     child = python("-c", RSS_CHILD, f"{folder}/", method)

@@ -91,7 +91,7 @@ def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsy
     train, val = ids_in(folder)
     decode = tokenizer_from_meta(meta).decode
     assert (decode(train), decode(val)) == (text[:750], text[750:])
-    assert re.fullmatch(r"mine: train 750 tokens, val 251 tokens, vocab_size 11 \(input.txt\); 1.00 bytes a token, "
+    assert re.fullmatch(r"mine: train 750 tokens, val 251 tokens, vocab_size 11 \(a text of prepare.py\); 1.00 bytes a token, "
                         r"\d+\.\d s\n", capsys.readouterr().out)
     assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
 
@@ -157,7 +157,7 @@ def test_a_share_outside_0_to_1_is_refused(folder, share):
     ([], None, "the text for {} is empty. Put some text in, then run prepare.py again"),
     ("a", None, "{}: no text is left for the train split at percentage_train 0.9. Give more text, another share, or a "
                 "validation text of its own"),
-    (["a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Join them "
+    (["a", "a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Join them "
                   "into one string, or give val_text"),
     ("abc", "", "{}: no text is left for the val split. Give it some text"),
     ("", "abc", "{}: no text is left for the train split. Give it some text"),
@@ -208,7 +208,7 @@ def test_a_tokenizer_that_loses_characters_is_noted_at_the_first_one(folder, cap
     lossy = custom(encode=lambda text: ["abc".index(c) for c in text],
                    decode=lambda ids: "".join("ab?"[i] for i in ids))
     for text in ("abcabc" * 10, ["abcabc" * 10, "abc"]):
-        write_dataset(folder, text, lossy, val_text="abc")
+        write_dataset(folder, text, lossy, val_text="abc", document_end="")
         assert capsys.readouterr().out.splitlines()[:-1] == [
             "note: decode(encode(text)) differs from the text at character 2: 'cabcabcabc' became '?ab?ab?ab?'"]
 
@@ -257,7 +257,7 @@ def test_each_document_is_closed_by_eot_and_copies_stay_on_one_side(tmp_path, mo
     tokenizer = ClosedBytes()
     meta = write_dataset(tmp_path, iter(documents), tokenizer, percentage_train=0.5)
     sides = [documents_in(ids, tokenizer.eot_token) for ids in ids_in(tmp_path)]
-    encoded = [tokenizer.encode(d).tolist() for d in documents]
+    encoded = [tokenizer.encode(d).tolist() for d in documents if d]  # an empty one is left out
     assert sorted(sides[0] + sides[1]) == sorted(encoded)
     assert not {tuple(d) for d in sides[0]} & {tuple(d) for d in sides[1]}
     for side in sides:  # and in the order they came in
@@ -274,15 +274,53 @@ def test_a_documents_side_depends_on_nothing_but_its_content(tmp_path):
         (tmp_path / name).mkdir()
         write_dataset(tmp_path / name, some, ByteTokenizer())
         sides.append({d: side for side, ids in enumerate(ids_in(tmp_path / name))
-                      for d in bytes(ids.astype(np.uint8)).decode().split(";")[:-1]})
-    assert {d + ";" for d in sides[0]} == set(documents) and sides[1] == sides[0]
+                      for d in bytes(ids.astype(np.uint8)).decode().splitlines()})
+    assert set(sides[0]) == set(documents) and sides[1] == sides[0]
     assert sides[2] == {d: sides[0][d] for d in sides[2]}
     assert 5 <= sum(sides[0].values()) <= 40  # a tenth of 200, give or take
 
 
-def test_documents_of_a_tokenizer_without_eot_are_not_separated(folder):
-    write_dataset(folder, ["ab", "cd"], ByteTokenizer(), val_text=["ef", "gh"])
-    assert [bytes(ids.astype(np.uint8)) for ids in ids_in(folder)] == [b"abcd", b"efgh"]
+def test_documents_of_a_tokenizer_without_eot_end_with_a_newline_or_what_is_asked_for(folder, gpt2):
+    documents, val = ["ab", "", "cd\n", "e"], ["ef", "gh"]
+    for end, told in ((None, [b"ab\ncd\ne\n", b"ef\ngh\n"]), ("", [b"abcd\ne", b"efgh"]), (";", [b"ab;cd\n;e;", b"ef;gh;"])):
+        meta = write_dataset(folder, documents, ByteTokenizer(), val_text=val, document_end=end)
+        assert [bytes(ids.astype(np.uint8)) for ids in ids_in(folder)] == told
+        assert [meta["splits"][split]["documents"] for split in SPLITS] == [3, 2]
+        assert [meta["splits"][split]["bytes"] for split in SPLITS] == [len(part) for part in told]
+    write_dataset(folder, documents, gpt2, val_text=val, end_of_text=False)
+    assert [gpt2.decode(ids) for ids in ids_in(folder)] == ["ab\ncd\ne\n", "ef\ngh\n"]
+    write_dataset(folder, documents, gpt2, val_text=val, document_end="\n")
+    assert gpt2.decode(ids_in(folder)[0]) == "ab\n<|endoftext|>cd\n<|endoftext|>e\n<|endoftext|>"
+
+
+def test_how_documents_end_changes_no_documents_side(tmp_path, gpt2):
+    documents, vals = [f"document {i}" for i in range(200)], []
+    for number, (tokenizer, kw) in enumerate([(ByteTokenizer(), {}), (ByteTokenizer(), {"document_end": "."}), (gpt2, {})]):
+        (folder := tmp_path / str(number)).mkdir()
+        write_dataset(folder, documents, tokenizer, **kw)
+        val = tokenizer.decode(ids_in(folder)[1])
+        vals.append(re.findall(r"document \d+", val))
+    assert vals[0] == vals[1] == vals[2] and 5 <= len(vals[0]) <= 40
+
+
+def test_an_end_that_the_tokenizer_cannot_encode_is_one_line(folder):
+    told = refused(folder, ["ab", "c"], custom(encode=lambda text: ["abc".index(c) for c in text]), val_text=["a"])
+    assert "'\\n'" in told and "--document_end" in told
+
+
+@pytest.mark.parametrize("text", [["a", None], ["a", 5], [b"a", "b"], b"ab"])
+def test_a_document_that_is_no_string_is_one_line(folder, text):
+    told = refused(folder, text, ByteTokenizer(), val_text="b")
+    assert "document number" in told and "must be a string" in told
+
+
+def test_val_that_is_far_from_the_share_that_was_asked_for_is_said(folder, capsys):
+    write_dataset(folder, [f"{i}" for i in range(2000)], ByteTokenizer())
+    assert "note:" not in capsys.readouterr().out
+    write_dataset(folder, ["a" * 5000, "b", "c" * 4000, "d" * 3000, *"efghijklmno"], ByteTokenizer())
+    out = capsys.readouterr().out
+    val = len(ids_in(folder)[1]) / sum(map(len, ids_in(folder)))
+    assert not 0.05 < val < 0.15 and f"note: val has {val:.1%} of the tokens, where 10.0% was asked for" in out
 
 
 def test_documents_with_validation_documents_of_their_own_keep_their_sides(folder, gpt2):
@@ -301,7 +339,8 @@ def test_a_string_is_no_document_and_gets_no_eot(folder, gpt2):
 
 @pytest.mark.parametrize("raw, text", [
     (b"", ""), (b"x", "x"), (b"\xef\xbb\xbfmarked", "marked"), (b"a\r\nb\rc\n", "a\r\nb\rc\n"),
-    (b"nul\x00nul", "nul\x00nul"), ("\U0001f600é".encode(), "\U0001f600é"),
+    ("\ufeffmarked é".encode("utf-16-be"), "marked é"), ("\ufeff\U0001f600".encode("utf-32-le"), "\U0001f600"),
+    ("\U0001f600é".encode(), "\U0001f600é"),
     (b"\xef\xbb\xbf\xef\xbb\xbfx", "\ufeffx"), (b"a\xef\xbb\xbf", "a\ufeff")])
 def test_text_is_read_to_the_character_less_one_byte_order_mark(tmp_path, raw, text):
     (tmp_path / "a.txt").write_bytes(raw)
@@ -316,17 +355,18 @@ def test_a_byte_that_is_no_utf_8_is_named_with_file_and_offset(tmp_path, raw, by
     path.write_bytes(raw)
     with pytest.raises(UserError) as error:
         read_text(path)
-    assert str(error.value) == (f"{path}: byte 0x{byte} at offset {offset} is not UTF-8. Convert the file, for "
-                                f"example: iconv -f LATIN1 -t UTF-8 {path} > utf8.txt")
+    assert str(error.value).startswith(f"{path}: byte 0x{byte} at offset {offset} is not UTF-8")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_is_named_with_the_command_that_converts_it(tmp_path, encoding):
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "cp1252"])
+def test_another_encoding_is_named_with_the_command_that_converts_it(tmp_path, encoding):
     path = tmp_path / "a.txt"
-    path.write_bytes("\ufeffhello".encode(encoding))
+    path.write_bytes("a naïve “quote”, hello\n".encode(encoding))
     with pytest.raises(UserError) as error:
         read_text(path)
-    assert str(error.value) == f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.txt"
+    command = str(error.value)[str(error.value).index("iconv -f "):]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert read_text(tmp_path / "utf8.txt") == "a naïve “quote”, hello\n" == read_text(path, encoding=encoding)
 
 
 def test_a_text_that_is_not_there_is_named(tmp_path):

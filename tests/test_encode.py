@@ -181,7 +181,7 @@ def test_documents_give_the_same_bins_for_any_unit_size(tmp_path, gpt2):
     one = written(tmp_path / "a", documents, gpt2, num_workers=1)
     for size in (100, 1 << 16):
         assert written(tmp_path / "a", iter(documents), gpt2, unit_size=size) == one
-    plain = written(tmp_path / "a", documents, gpt2, end_of_text=False)
+    plain = written(tmp_path / "a", documents, gpt2, end_of_text=False, document_end="")
     assert [len(b) for b in plain] < [len(b) for b in one]
     assert not any(gpt2.eot_token in np.frombuffer(b, "<u2") for b in plain)
 

@@ -260,13 +260,12 @@ BAD_TEXTS = {  # what is in input.txt, the flags, the message
                                             "again"),
     "one character": (b"a", [], "{folder}: no text is left for the train split at percentage_train 0.9. Give more "
                                 "text, another share, or a validation text of its own"),
-    "a wrong byte": (b"caf\xe9", [], "{folder}/input.txt: byte 0xe9 at offset 3 is not UTF-8. Convert the file, for "
-                                     "example: iconv -f LATIN1 -t UTF-8 {folder}/input.txt > utf8.txt"),
-    "half a character": (b"\xed\xa0\x80", [], "{folder}/input.txt: byte 0xed at offset 0 is not UTF-8. Convert the "
-                                              "file, for example: "
-                                              "iconv -f LATIN1 -t UTF-8 {folder}/input.txt > utf8.txt"),
-    "UTF-16": ("\ufeffabc".encode("utf-16-le"), [], "{folder}/input.txt is UTF-16. Convert it: iconv -f UTF-16 -t "
-                                                    "UTF-8 {folder}/input.txt > utf8.txt"),
+    "a wrong byte": (b"caf\xe9", [], "{folder}/input.txt: byte 0xe9 at offset 3 is not UTF-8. It may be cp1252, and then "
+                                     "reads 'café' there. If that is right: Add --encoding cp1252"),
+    "half a character": (b"\xed\xa0\x80", [], "{folder}/input.txt: byte 0xed at offset 0 is not UTF-8, and what it is "
+                                              "could not be told. If it is text, name its encoding in --encoding"),
+    "UTF-16": ("\ufeffabc\ud800".encode("utf-16-le", "surrogatepass"), [], "{folder}/input.txt is not utf-16 at offset 8. "
+                                                    "Add another --encoding, or get the file again"),
     "-p 1": (b"abc", ["-p", "1"], "percentage_train is 1.0; it must lie between 0 and 1, both excluded, unless a "
                                   "validation text is given"),
     "-p 90": (b"abc", ["-p90"], "percentage_train is 90.0; it must lie between 0 and 1, both excluded, unless a "
@@ -330,7 +329,7 @@ def test_a_flag_that_would_do_nothing_is_not_accepted_in_silence(new_dataset, fl
 def test_a_byte_order_mark_is_no_token_and_line_ends_are_kept(new_dataset):
     folder = new_dataset("marked")
     (folder / "input.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\x00\rc\n" + b"a\r\nb" * 10)
-    prepared(folder)
+    prepared(folder, "--encoding=utf-8")  # the flag takes a NUL for text
     assert text_of(folder, "train") + text_of(folder, "val") == "a\r\nb\x00\rc\n" + "a\r\nb" * 10
 
 
@@ -493,7 +492,8 @@ def test_a_folder_of_files_is_the_templates_second_line_uncommented(new_dataset)
         (folder / "texts" / f"{i:02}.txt").write_text(f"story {i}")
     program = (folder / "prepare.py").read_text()
     program = program.replace("    text, val_text = inputs(args)\n", "").replace(
-        "    #    text, val_text = [", "    text, val_text = [")
+        "    # text, val_text = [", "    text, val_text = [")
+    assert "\n    text, val_text = [read_text" in program
     (folder / "prepare.py").write_text(program)
     prepared(folder)
     both = text_of(folder, "train") + text_of(folder, "val")

@@ -518,7 +518,9 @@ def test_a_method_names_its_tokenizer():
 
 
 def test_the_characters_of_lists_of_documents_are_those_of_all_their_texts():
-    assert CharTokenizer.from_text(["ab", "c"], "d", []).chars == list("abcd")
+    assert CharTokenizer.from_text(["ab", "c"], "d", []).chars == list("\nabcd")  # and of what documents end with
+    assert CharTokenizer.from_text("ab", "d").chars == list("abd")
+    assert CharTokenizer.from_text(["ab", "c"], document_end="").chars == list("abc")
 
 
 def test_the_characters_of_a_generator_are_refused_for_it_could_not_be_written_afterwards():

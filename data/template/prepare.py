@@ -22,9 +22,14 @@ from data.prepare_args import inputs, parse_args, tokenizer_of, writing
 def main():
     args = parse_args(__doc__, HERE)
 
-    # 1) read the text: files, a string, or a list of strings, a document each. Instead, a folder of files:
-    #    text, val_text = [read_text(path) + "\n" for path in sorted((HERE / "texts").glob("*.txt"))], None
+    # 1) read the text: one text, or documents (several files, or the rows of tables)
     text, val_text = inputs(args)
+    # edited, for example (a list of one string is one text, cut in two):
+    # text = [t.lower() for t in text]
+    # text = [t.strip() for t in text if "<html" not in t]
+    # text = [paragraph for t in text for paragraph in t.split("\n\n")]
+    # or read otherwise, for example from a folder of files, a document each:
+    # text, val_text = [read_text(path) for path in sorted((HERE / "texts").glob("*.txt"))], None
 
     # 2) make stoi and itos, the vocabulary
     tokenizer = tokenizer_of(args, text, val_text)
