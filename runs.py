@@ -67,15 +67,14 @@ def newest_run(parent="out"):
 
 def save_checkpoint(out_dir, state, is_best):
     """Replace ckpt.pt, and best.pt too when is_best; a kill at any moment leaves the files from before, whole."""
-    path = out_dir / "ckpt.pt"
+    path, link = out_dir / "ckpt.pt", out_dir / "best.pt.tmp"
     try:
+        link.unlink(missing_ok=True)  # a killed run's
         with replacing(path) as file:
             torch.save(state, file)
             file.flush()
             if is_best:  # the same bytes under a second name, so that the two never disagree
                 os.fsync(file.fileno())
-                link = out_dir / "best.pt.tmp"
-                link.unlink(missing_ok=True)
                 try:
                     os.link(file.name, link)
                 except OSError:  # a file system without hard links
@@ -194,8 +193,12 @@ class RunLog:
 
     def line(self, text, end="\n"):
         """A line of the terminal, in place of the progress line."""
-        if self.enabled:
+        if not self.enabled:
+            return
+        try:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def scalars_of(row):

@@ -41,8 +41,8 @@ import plot_runs
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
-from data.sampler import seed_of
-from data.sources import open_source
+from data.sampler import ORDER_VERSION, seed_of
+from data.sources import open_source, start_tokens
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
@@ -107,17 +107,30 @@ def sum_over_ranks(values, device, num_ranks):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; the same once more ends the process at once."""
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the step at
+    hand.
+
+    More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on
+    each that it gets. Only a person's second Ctrl-C, which comes later than a program's, ends the
+    process at once. Under torchrun, which sends the ranks signals of its own, none does.
+    """
+    AT_ONCE = 1.0  # seconds in which a second Ctrl-C is not a person's
 
     def __init__(self, num_ranks):
-        self.signal = 0
+        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
         # on the CPUs, so that asking does not wait for the GPUs
         self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
-        self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        # what nohup, or a script in which we are a background job, has us ignore stays ignored
+        self.previous = {number: signal.signal(number, self.ask) for number in numbers
+                         if signal.getsignal(number) != signal.SIG_IGN}
 
     def ask(self, number, frame):
-        self.signal = number
-        signal.signal(number, self.previous[number])  # this one only: torchrun sends SIGTERM after a Ctrl-C
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
+                time.monotonic() - self.asked > self.AT_ONCE):
+            raise KeyboardInterrupt
+        if not self.signal:
+            self.signal, self.asked = number, time.monotonic()
 
     def agreed(self):
         """The signal to stop for, or 0: the same on all ranks, whichever of them got it."""
@@ -137,7 +150,13 @@ class StopRequest:
 
 def open_data(args, checkpoint, num_ranks):
     """The source, checked against the arguments and, when resuming, against what the run began with."""
-    source = open_source(args)
+    # checkpoints of the first version say none
+    order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)
+    if order_version not in range(1, ORDER_VERSION + 1):
+        raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the "
+                        f"order of the data, and this train.py knows the versions up to "
+                        f"{ORDER_VERSION}. Go on with the train.py that began it")
+    source = open_source(args, order_version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
     for dataset in source.datasets if checkpoint else ():
         if checkpoint["data"].get(dataset.name) != dataset.fingerprint():
@@ -167,13 +186,19 @@ def wrap(model, args, device, num_ranks):
                          broadcast_buffers=False)  # the rotation's tables, the same on every rank
 
 
-def claim_out_dir(args, out_dir, rank, num_ranks, stack):
-    """The run's folder, locked by rank 0 until the end. out_dir: that of the run to go on with, or None for a new one."""
-    is_new, error = out_dir is None, None
+def claim_out_dir(args, rank, num_ranks, stack):
+    """The folder of the new run, or of the one to go on with, chosen by rank 0 and locked by it
+    until the end; for looking alone, by --plan and --eval_only, it is not locked."""
+    is_new, out_dir, error = args.init_from != "resume", None, None
     if rank == 0:
         try:
-            out_dir = new_out_dir(args) if is_new else out_dir
-            stack.enter_context(lock(out_dir, "train.py"))
+            out_dir = (new_out_dir(args) if is_new else
+                       Path(args.out_dir) if args.out_dir else newest_run())
+            # where there is no checkpoint, loading it says so
+            if is_new or (out_dir / "ckpt.pt").exists() and not (args.plan or args.eval_only):
+                stack.enter_context(lock(out_dir, "train.py"))
+            if is_new and args.out_dir:  # look again, now that no other run can begin there
+                new_out_dir(args, make=False)
         except (UserError, OSError) as caught:
             error = caught
     if num_ranks > 1:  # all ranks go on, or none
@@ -186,8 +211,20 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
         for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
             for path in out_dir.glob(name):  # of the run that --overwrite gives up
                 path.unlink()
-    args.out_dir = str(out_dir)
     return out_dir
+
+
+def load_same_checkpoint(out_dir, num_ranks):
+    """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save
+    between their reads."""
+    while True:
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        iter_nums = [checkpoint["iter_num"]]
+        if num_ranks > 1:
+            iter_nums *= num_ranks
+            torch.distributed.all_gather_object(iter_nums, checkpoint["iter_num"])
+        if iter_nums == iter_nums[:1] * num_ranks:
+            return checkpoint
 
 
 @torch.no_grad()
@@ -294,11 +331,12 @@ def refuse_not_finite(what, out_dir):
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
-def print_sample(model, metas, training_mode, max_new_tokens, device):
+def print_sample(model, metas, starts, args, device):
     model.eval()
     try:
         print()
-        speak(model, metas, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
+        given = sample_args([f"--max_new_tokens={args.max_sample_tokens}"])
+        speak(model, metas, starts, args.training_mode, given, device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
     model.train()
@@ -338,8 +376,9 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 1) what to go on from, the data, the model and its optimizer
     checkpoint, out_dir = None, None
     if args.init_from == "resume":
-        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        # locked before it is read: another process may be saving there
+        out_dir = claim_out_dir(args, rank, num_ranks, stack)
+        checkpoint = load_same_checkpoint(out_dir, num_ranks)
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     settle_threads(args, device, checkpoint, say)
@@ -381,9 +420,11 @@ def train(args, argv, device, rank, num_ranks, stack):
         return
 
     # 2) its folder, its log, its batches
-    out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
-    trackers = ()
+    out_dir = out_dir or claim_out_dir(args, rank, num_ranks, stack)
+    args.out_dir = str(out_dir)
+    trackers, starts = (), {}
     if rank == 0:
+        starts = start_tokens(source)
         describe_run(out_dir, args, argv, iter_num)
         trackers = open_trackers(args, out_dir, iter_num, stack)
     log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
@@ -399,8 +440,10 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "metas": source.metas, "model_args": asdict(model.config),
-                "data": source.fingerprint(), "evaluated": columns}, is_best)
+                "args": vars(args), "metas": source.metas, "starts": starts,
+                "model_args": asdict(model.config),
+                "data": source.fingerprint(), "evaluated": columns,
+                "order_version": source.order_version}, is_best)
 
     batches = TrainBatches(
         source, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,
@@ -454,21 +497,24 @@ def train(args, argv, device, rank, num_ranks, stack):
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
             if args.sample_every_eval and rank == 0:
-                print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+                print_sample(model, source.metas, starts, args, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
     # 5) the end
     if stopping and iter_num < args.max_iters:
         save()
+        with contextlib.suppress(RuntimeError):  # rank 0 could not save, and has said so
+            stop.agreed()  # wait for it: when one rank ends, torchrun gives the others 30 seconds
         log.line(f"stopped at iteration {iter_num:,}. Go on: {resume_command(out_dir)}")
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
+    stop.restore()  # what is left can be lost
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
-            print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+            print_sample(model, source.metas, starts, args, device)
 
 
 if __name__ == "__main__":

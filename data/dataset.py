@@ -8,6 +8,7 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import contextlib
 import difflib
+import errno
 import functools
 import hashlib
 import io
@@ -19,15 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
-from data.files import lock, sync_folder
+from data.files import lock, replacing, sync_folder, written
 from data.inputs import Ids, TextFile
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
+WINDOWS_A_MAP = 1024
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -98,7 +101,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                     meta["splits"][split]["documents"] = part.documents
             if hasattr(tokenizer, "backend"):
                 meta["backend"] = tokenizer.backend
-            _commit(folder, meta)
+            _commit(folder, meta, bins.finished())
+            bins.over = True
+        except UserError:  # after the last unit, it refuses the text as a whole
+            bins.over = bins.complete
+            raise
         finally:
             bins.discard()
     _print_counts(folder, meta, inputs, time.perf_counter() - t0)
@@ -232,27 +239,31 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
-def _commit(folder, meta):
-    """Swap the finished .tmp files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not."""
+def _commit(folder, meta, finished):
+    """Swap the finished files in. meta.pkl.new, there all the while, says why meta.pkl is not.
+
+    finished: (temporary file, bin) pairs. An OSError of the swap says how the folder is left.
+    """
     raw = pickle.dumps(meta, protocol=4)
     load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
-    meta_path, temporary = folder / "meta.pkl", folder / "meta.pkl.new"
+    meta_path, new_meta = folder / "meta.pkl", folder / "meta.pkl.new"
+    with replacing(new_meta) as file:  # an interrupted swap's stays until this one is whole
+        file.write(raw)
     try:
-        with open(temporary, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:  # a full disk: nothing was touched yet
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
-    meta_path.unlink(missing_ok=True)
-    sync_folder(folder)
-    for split in SPLITS:
-        os.replace(folder / f"{split}.bin.tmp", folder / f"{split}.bin")
-    sync_folder(folder)
-    os.replace(temporary, meta_path)
-    sync_folder(folder)
+        meta_path.unlink(missing_ok=True)
+        sync_folder(folder)
+        for temporary, path in finished:
+            os.replace(temporary, path)
+        sync_folder(folder)
+        os.replace(new_meta, meta_path)
+        sync_folder(folder)
+    except OSError as error:
+        whole = meta_path.exists()
+        state = "is whole and can be read" if whole else "is half-written and cannot be read"
+        cure = "Free some space, then run" if error.errno == errno.ENOSPC else "Run"
+        raise OSError(f"{error.filename or folder}: {error.strerror}, while the finished files "
+                      f"took the place of the older ones. {folder} {state}. {cure} the same "
+                      f"command again: it goes on where this one stopped") from None
 
 
 def _warn_if_lossy(tokenizer, raw):
@@ -278,6 +289,7 @@ class Dataset:
     dtype: np.dtype
     files: dict  # split -> the open file
     num_tokens: dict  # split -> count
+    written: dict  # split -> (bytes, time of the last change) of its file when it was opened
 
     def path(self, split):
         return self.folder / f"{split}.bin"
@@ -285,6 +297,45 @@ class Dataset:
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+
+    def read(self, split, starts, length):
+        """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
+
+        UserError where the file has been cut short or written over since it was opened. The files are
+        mapped anew for each WINDOWS_A_MAP of them, as each may pull 64 KB of file into resident memory.
+        """
+        assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
+        self._check_unchanged(split)
+        try:
+            windows = [sliding_window_view(self.tokens(split), length)[starts[i : i + WINDOWS_A_MAP]]
+                       for i in range(0, len(starts), WINDOWS_A_MAP)]
+        except ValueError:  # it is too short to be mapped
+            self._check_unchanged(split)
+            raise
+        self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
+        return windows[0] if len(windows) == 1 else np.concatenate(windows)
+
+    def _check_unchanged(self, split):
+        """UserError where the file has another length than when it was opened, or was written to
+        and has lost its hash."""
+        path, (size, time) = self.path(split), (now := written(self.files[split]))
+        if now == self.written[split]:
+            return
+        before, changed = self.written[split][0], f"{path} has changed since it was opened"
+        as_it_was = (f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the "
+                     f"last checkpoint")
+        if size != before:
+            raise UserError(f"{changed}: it has {size:,} bytes and had {before:,}. {as_it_was}")
+        # other programs state none
+        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
+        digest = hashlib.sha256()
+        for start in range(0, self.num_tokens[split] if stated else 0, 1 << 24):
+            digest.update(self.tokens(split)[start : start + (1 << 24)])
+        if stated and digest.hexdigest() != stated:
+            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
+                            f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
+                            f"{as_it_was}")
+        self.written[split] = now  # a copy, a network file system or touch may set a new time
 
     def blocks(self, split, size=1 << 20):
         """The ids of a split in arrays of up to `size`; what has been read is not kept in memory."""
@@ -376,6 +427,7 @@ def open_dataset(name):
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
+            times = {split: written(file) for split, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
             error = None
         except (UserError, FileNotFoundError) as caught:
@@ -389,7 +441,7 @@ def open_dataset(name):
         # other programs count the ranks, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
-    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens)
+    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens, times)
     if "max_id" in meta:
         if meta["max_id"] >= vocab_size:
             raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size {vocab_size:,}; an id "
