@@ -14,6 +14,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from data.threads import set_environment, take_threads
+
+if __name__ == "__main__":
+    set_environment()  # before numpy and torch, which read it as they are imported
+
 import numpy as np
 import torch
 
@@ -111,6 +116,7 @@ def encode_prompt(tokenizer, text, start, flag="--start"):
 def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
+    take_threads()
     if args.init_from in GPT2:
         metas = {args.init_from: TiktokenTokenizer("gpt2", backend="tiktoken").to_meta()}
         starts, training_mode = None, "single"

@@ -22,6 +22,11 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from data.threads import SlowSteps, set_by_user, set_environment, take_threads
+
+if __name__ == "__main__":
+    set_environment()  # before numpy and torch, which read it as they are imported
+
 from data.errors import UserError, one_line_errors
 from train_args import GPT2, parse_args
 
@@ -66,6 +71,21 @@ def settle_precision(args, device):
     if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
         long_enough = args.max_iters >= 2000
         args.compile = "true" if device.type == "cuda" and sys.platform == "linux" and long_enough else "false"
+
+
+def settle_threads(args, device, checkpoint, say):
+    """Replace None in args.num_threads by what the run so far had, or a new one takes. It goes into
+    the checkpoint, since sums in another number of parts are rounded otherwise."""
+    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones don't say
+    chosen = "--num_threads" if args.num_threads else set_by_user()
+    num_threads = take_threads(args.num_threads, before)
+    if device.type != "cpu":
+        return
+    args.num_threads = num_threads
+    if before not in (None, num_threads):
+        say(f"note: the number of threads was {before} until now and is {num_threads} from here on "
+            f"({chosen or 'there are no more cores'}), so this run is no longer equal to the bit to "
+            f"one that was never stopped. For equality resume with --num_threads={before}")
 
 
 def keep_freed_memory():
@@ -333,6 +353,7 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook's, as it was
         if num_ranks > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(torch.distributed.destroy_process_group)
@@ -360,6 +381,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         checkpoint = load_same_checkpoint(out_dir, num_ranks)
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
+    settle_threads(args, device, checkpoint, say)
     source = open_data(args, checkpoint, num_ranks)
     if args.init_from in GPT2:
         refuse_other_tokens(source.datasets[0], args.init_from)
@@ -438,7 +460,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
     t_look = time.perf_counter()
     t_start = t_look - seconds  # as if the run had never stopped
-    looked_at, wait_before = iter_num, 0.0
+    looked_at, wait_before, slow_steps = iter_num, 0.0, SlowSteps(device, args.num_threads)
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
         share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
@@ -462,6 +484,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         row["mfu"] = estimate_mfu(model, row["tokens_per_s"], device, num_ranks)
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
+        if note := slow_steps.note(dt, iter_num - looked_at, length):
+            log.line(note)
         if evaluate:
             losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
             columns = {"iter": iter_num, **loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)}

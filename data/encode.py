@@ -24,6 +24,7 @@ import numpy as np
 from data.errors import UserError, optional
 from data.files import num_characters
 from data.inputs import Ids, TextFile
+from data.threads import cores
 from data.tokenizer import UnknownText, to_utf8
 
 UNIT = 1 << 19  # bytes; with more, buffers leave the caches and are memory fresh from the system
@@ -245,11 +246,6 @@ def encode_all(units, job, num_workers=None, dask=None):
 def workers_of(tokenizer):
     """"threads", "processes", or None, for a tokenizer that is as fast as the reading and writing around it."""
     return getattr(tokenizer, "workers", "processes")
-
-
-def cores():
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
