@@ -34,6 +34,11 @@ def typed(text):
     return re.sub(r"\\[ntr\\]", lambda match: named[match[0]], text)
 
 
+def printable(text, most=100):
+    """Text of a stranger's, for a message: one line without control characters, and not long."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors in one line as all others, and the nearest flag for one that there is not."""
 
@@ -93,7 +98,7 @@ def one_line_errors():
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {printable(message, 10_000)}", file=sys.stderr)  # whatever it quotes
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(f"\ninterrupted{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
