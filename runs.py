@@ -1,7 +1,6 @@
 """What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt),
 args.json and log.csv."""
 import csv
-import difflib
 import io
 import json
 import math
@@ -13,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from checkpoints import load_checkpoint  # noqa: F401  (where it was before)
 from data.errors import UserError
 from data.files import replacing
 from data.sources import dataset_names
@@ -86,27 +85,6 @@ def save_checkpoint(out_dir, state, is_best):
         kept = f"The one before it is kept; free some space, then go on: {resume_command(out_dir)}" if path.exists() else (
             "There was none before it. Free some space and start again")
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
-
-
-def load_checkpoint(path):
-    """The dict that save_checkpoint wrote. Nothing but tensors and plain values is read, and no code is run."""
-    runs = [str(found.parent) for found in Path("out").glob("*/ckpt.pt") if found.parent != path.parent]
-    near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
-    if not path.exists():
-        do = f"Did you mean --out_dir={near[0]}?" if near else "Train first: python train.py, or name the run: --out_dir=..."
-        raise FileNotFoundError(f"{path} not found. {do}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say of a stranger's file
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
-                        f"values; nothing of that was run ({type(error).__name__}). "
-                        f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew") from None
-    held = checkpoint if isinstance(checkpoint, dict) else {}
-    if lacking := [key for key in ("model", "model_args", "args", "metas", "iter_num") if key not in held]:
-        raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
-    return checkpoint
 
 
 def pick_device(name, local_rank=0):

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from checkpoints import config_of, load_checkpoint, refuse_lack_of, take_state
 from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
 from data.streams import STREAMS, StreamMap
 from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
-from model import GPT, GPTConfig, draw
+from model import GPT, draw
 from pretrained import published_gpt2
-from runs import load_checkpoint, newest_run, pick_device
+from runs import newest_run, pick_device
 from train_args import GPT2, count, likelihood, not_negative, seed, whole
 
 LINE = 79  # characters
@@ -60,9 +61,15 @@ def parse_args(argv=None):
 def load_run(out_dir):
     """(model, metas, training_mode) of a run of train.py."""
     best = out_dir / "best.pt"
-    checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
-    model = GPT(GPTConfig(**checkpoint["model_args"]))
-    model.load_state_dict(checkpoint["model"])
+    path = best if best.exists() else out_dir / "ckpt.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint, path)
+    try:
+        model = GPT(config)
+    except (MemoryError, RuntimeError) as error:
+        refuse_lack_of(error, path)
+        raise
+    take_state(checkpoint, path, model)
     return model, checkpoint["metas"], checkpoint["args"]["training_mode"]
 
 

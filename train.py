@@ -33,6 +33,7 @@ import torch
 
 import plan
 import plot_runs
+from checkpoints import RESUMED, load_checkpoint, take_state
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
@@ -41,8 +42,8 @@ from data.sources import open_source
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
-                  pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, new_out_dir, newest_run, open_trackers, pick_device,
+                  resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -318,7 +319,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     checkpoint, out_dir = None, None
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt", RESUMED)
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     source = open_data(args, checkpoint, num_ranks)
@@ -332,8 +333,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations
     columns = {}  # of log.csv, from the last evaluation
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        take_state(checkpoint, out_dir / "ckpt.pt", model, optimizer)
         if scaler.is_enabled() and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
         iter_num, best_val_loss, seconds, columns = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds", "evaluated"))

@@ -2,7 +2,6 @@
 import codecs
 import contextlib
 import ctypes
-import errno
 import itertools
 import os
 import stat
@@ -35,21 +34,9 @@ def open_input(path, instead="name the file that holds it"):
 
 def open_regular(path):
     """An ordinary file, open for its bytes. Raises UserError for a folder, a pipe or a device, and does not wait for one."""
-    def opener(name, flags):
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    try:
-        file = open(path, "rb", opener=opener)
-    except IsADirectoryError:
-        file = None
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # a socket
-            raise
-        file = None
-    if file and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    if file:
-        file.close()
-    raise UserError(f"{path} is no ordinary file (but a folder, a pipe or a device). Move it away")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path} is no ordinary file (but a folder, a pipe or a device). Move it away")
+    return Path(path).open("rb")
 
 
 def utf8_blocks(blocks, path):

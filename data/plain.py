@@ -8,6 +8,7 @@ A pickle is a program. Six bytes of it can ask for gigabytes, 40 can double a va
 So its instructions are looked through first: they may only make dict, list, str, bytes, int, float, bool and None, name no
 length beyond the file's end, and be no more than a large vocabulary takes. Then the unpickler in C does the work.
 """
+import collections
 import io
 import pickle
 import pickletools
@@ -37,9 +38,9 @@ STEPS_OF_TENSORS = _steps(("QRb", 1))  # a storage of the checkpoint; a call; th
 NAMES_OF_TENSORS = re.compile(r"collections\.OrderedDict|torch\._utils\._rebuild_tensor_v2|torch\.[A-Z]\w*Storage|_codecs\.encode")
 
 
-def check_opcodes(raw, steps=STEPS):
+def check_opcodes(raw, steps=STEPS, times=1):
     """Raises ValueError unless a pickle makes plain values and is not larger than they are; and UserError for what is
-    refused by name. steps: STEPS_OF_TENSORS allows what torch.save() writes of tensors, too.
+    refused by name. steps: STEPS_OF_TENSORS allows what torch.save() writes of tensors, too. times: of MAX_VALUES.
 
     It ends early at the name of a class or function, as the unpickler does, which says it.
     """
@@ -57,7 +58,7 @@ def check_opcodes(raw, steps=STEPS):
                 at += step
             else:
                 at += 1 - step + int.from_bytes(raw[at + 1 : at + 1 - step], "little")
-            if count > MAX_VALUES or containers > MAX_CONTAINERS:
+            if count > times * MAX_VALUES or containers > MAX_CONTAINERS:
                 raise ValueError(f"more than {MAX_VALUES:,} values, or {MAX_CONTAINERS:,} lists and dicts")
     except IndexError:
         raise ValueError(f"it ends within a value, after {len(raw):,} bytes") from None
@@ -90,10 +91,10 @@ def _size(raw, at, op, count, steps):
                      f"beyond the file's")
 
 
-def check_tree(tree):
+def check_tree(tree, times=1):
     """Raises ValueError where lists and dicts are nested deep or hold themselves, or hold one value so often that written
     out it would fill the memory; or for text that is no Unicode."""
-    left, waiting = MAX_BYTES, [(tree, 0)]
+    left, waiting = times * MAX_BYTES, [(tree, 0)]
     while waiting:
         value, depth = waiting.pop()
         parts = [*value, *value.values()] if isinstance(value, dict) else value
@@ -108,7 +109,7 @@ def check_tree(tree):
             waiting += [(part, depth + 1) for part in parts if isinstance(part, (dict, list, tuple))]
 
 
-CONTAINERS = {dict, list, tuple}
+CONTAINERS = {dict, list, tuple, collections.OrderedDict}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -216,9 +217,11 @@ def wrong_keys(held, table, needed=()):
     return [key for key, (holds, _) in table.items() if not (holds(held[key]) if key in held else key not in needed)]
 
 
-def check_meta(meta, path):
-    """meta, the dict of a meta.pkl, if the keys that a reader goes by hold what they should; else raises UserError."""
-    again = "Prepare the dataset again"
+def check_meta(meta, path, again="Prepare the dataset again"):
+    """meta, the dict of a meta.pkl, if the keys that a reader goes by hold what they should; else raises UserError.
+
+    again: what to do then.
+    """
     if not isinstance(meta, dict) or wrong_keys(meta, META, ("vocab_size",))[:1] == ["vocab_size"]:
         raise UserError(f"{path} holds no vocab_size from 1 to 2**32. {again}")
     if wrong := wrong_keys(meta, META):
