@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import plot_runs
 from checkpoints import load_checkpoint  # noqa: F401  (where it was before)
 from data.errors import UserError
 from data.files import replacing
@@ -107,10 +108,7 @@ def describe_run(out_dir, args, argv, iter_num):
     """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
     path, starts = out_dir / "args.json", []
     if iter_num and path.exists():
-        try:
-            starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged. Move it away and run the same command again") from None
+        starts = plot_runs.read_args(path)["starts"]
     git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
@@ -139,12 +137,11 @@ class RunLog:
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
             try:
-                with open(path, newline="", encoding="utf-8") as file:
-                    rows = [row for row in csv.DictReader(file)
-                            if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
-            except (KeyError, UnicodeDecodeError, csv.Error):  # as a spreadsheet saves it
-                raise UserError(f"{path} is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save "
-                                f"it so, or move it away; then run the same command again") from None
+                rows = [row for row in plot_runs.read_rows(path) if int(row["iter"]) <= iter_num]
+                if rows and not set(rows[0]) <= set(columns):
+                    raise UserError(f"{path} {plot_runs.REWRITTEN}")
+            except UserError as error:  # as a spreadsheet saves it
+                raise UserError(f"{error}, or move it away; then run the same command again") from None
         with replacing(path) as file:
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, columns, extrasaction="ignore")
