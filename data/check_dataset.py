@@ -123,15 +123,16 @@ def check_table(dataset):
     meta, path = dataset.meta, dataset.folder / "meta.pkl"
     if not meta.get("itos"):
         return []
-    rebuilt = tokenizer_meta(tokenizer_from_meta(meta))
+    tokenizer = tokenizer_from_meta(meta)
     if "source_sha256" not in meta:  # other programs keep a part of the table
         return []
     stoi = tables(meta["itos"])["stoi"] | (meta.get("special_tokens") or {})
     if stoi != meta.get("stoi"):
         return [f"{path} has a stoi that is not its itos turned round. Prepare the dataset again"]
-    if table_hash(rebuilt["itos"]) != table_hash(meta["itos"]):
-        return [f"{path} holds another table of tokens than its tokenizer ({meta.get('tokenizer')}) has. Prepare the dataset "
-                f"again"]
+    if table_hash(tokenizer_meta(tokenizer)["itos"]) != table_hash(meta["itos"]) or (
+            meta["tokenizer"] not in ("custom", "token_list") and tokenizer.eot_token != meta["eot_token"]):
+        return [f"{path} holds another table of tokens, or another eot_token, than its tokenizer ({meta['tokenizer']}) has. "
+                f"Prepare the dataset again"]
     return []
 
 
