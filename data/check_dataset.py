@@ -26,6 +26,7 @@ from data.tokenizer import TiktokenTokenizer, as_bytes, table_hash, tables, toke
 CHUNK = 1 << 22  # tokens read at once
 MAX_ID = 1 << 22  # the ids that are counted; each takes 32 bytes
 LOSSLESS = ("char", "byte", "tiktoken", "bpe", "sentencepiece", "token_list")  # tokens that are the bytes of their text
+OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")  # what write_dataset() always says
 SHIFTS = range(-3, 4)  # tokens by which a stream is tried against the first
 
 
@@ -99,11 +100,11 @@ def check_split(dataset, split):
         if len(piece) and piece.max() > MAX_ID:
             raise UserError(f"{path} has id {piece.max():,}; up to {MAX_ID:,} ids are counted. Prepare the dataset again")
         counts = _sum([counts, np.bincount(piece)])
-    if stated.get("sha256", digest.hexdigest()) != digest.hexdigest():
+    foreign = "source_sha256" not in dataset.meta  # what write_dataset() wrote has a hash, and the width that it says
+    if stated.get("sha256", digest.hexdigest() if foreign else "nothing") != digest.hexdigest():
         problems.append(f"{path} is not what was prepared: its sha256 is {digest.hexdigest()}, meta.pkl says "
-                        f"{stated['sha256']}. Prepare it again")
+                        f"{stated.get('sha256')}. Prepare it again")
     head = tokens[: 1 << 20]
-    foreign = "source_sha256" not in dataset.meta  # what write_dataset() wrote has the width that it says
     if foreign and dataset.dtype.itemsize == 2 and len(head) > 99 and head[::2].any() and not head[1::2].any():
         problems.append(f"{path}: every second id is 0, so these are ids of 4 bytes, read as {dataset.dtype.name}. "
                         f"State the width: --dtype uint32")
@@ -121,6 +122,8 @@ def _sum(counts):
 def check_table(dataset):
     """meta.pkl's tables, one against the other, and against the tokenizer that is rebuilt from it."""
     meta, path = dataset.meta, dataset.folder / "meta.pkl"
+    if "source_sha256" in meta and (lacking := [key for key in OURS if key not in meta]):
+        return [f"{path} lacks {', '.join(lacking)}. Prepare the dataset again"]
     if not meta.get("itos"):
         return []
     tokenizer = tokenizer_from_meta(meta)

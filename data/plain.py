@@ -176,9 +176,9 @@ def _itos(given):
     return dict_of({int}, TOKEN, _ids)(given) or type(given) is list and {*map(type, given)} <= TOKEN
 
 
-def _splits(*needed):
-    return lambda given: type(given) is dict and all(
-        type(given.get(split)) is dict and not wrong_keys(given[split], SPLIT, needed) for split in ("train", "val"))
+def _splits(given):
+    return type(given) is dict and all(type(given.get(split)) is dict and not wrong_keys(given[split], SPLIT, ("tokens",))
+                                       for split in ("train", "val"))
 
 
 TOKEN = {str, bytes, int}
@@ -192,7 +192,7 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "max_id": (whole(0, 2**63 - 1), "a whole number"),
     "dtype": (("uint16", "uint32").__contains__, "uint16 or uint32"),
     "eot_token": (or_none(whole(0, 2**32 - 1)), "an id or None"),
-    "splits": (_splits("tokens"), "counts (tokens, bytes, documents) and a sha256 for train and val"),
+    "splits": (_splits, "counts (tokens, bytes, documents) and a sha256 for train and val"),
     "itos": (or_none(_itos), "a dict of ids and tokens (str or bytes)"),
     "stoi": (or_none(dict_of(TOKEN, {int})), "a dict of tokens (str or bytes) and ids"),
     "table_sha256": (digest, "a sha256"),
@@ -212,10 +212,6 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
 }
 
 
-META_OF_OURS = {**META, "splits": (_splits(*SPLIT), META["splits"][1])}
-OURS = ("tokenizer", "itos", "stoi", "dtype", "eot_token", "max_id", "splits")
-
-
 def wrong_keys(held, table, needed=()):
     """The keys of `held` whose values will not do by `table`, and those needed that it lacks."""
     return [key for key, (holds, _) in table.items() if not (holds(held[key]) if key in held else key not in needed)]
@@ -228,14 +224,14 @@ def check_meta(meta, path, again="Prepare the dataset again"):
     """
     if not isinstance(meta, dict) or wrong_keys(meta, META, ("vocab_size",))[:1] == ["vocab_size"]:
         raise UserError(f"{path} holds no vocab_size from 1 to 2**32. {again}")
-    ours = "source_sha256" in meta  # write_dataset() wrote it; other programs keep less
-    if wrong := wrong_keys(meta, META_OF_OURS, OURS) if ours else wrong_keys(meta, META):
-        given = meta.get(wrong[0], "nowhere")
+    if wrong := wrong_keys(meta, META):
+        given = meta[wrong[0]]
         given = given[:100] if isinstance(given, (str, bytes)) else given
         shown = type(given).__name__ if isinstance(given, (dict, list)) else printable(repr(given))
         raise UserError(f"{path} says {wrong[0]} {shown}; it must be {META[wrong[0]][1]}. {again}")
     itos, size = meta.get("itos") or {}, meta["vocab_size"]
     top = max(itos) + 1 if isinstance(itos, dict) and itos else len(itos)
+    ours = "source_sha256" in meta  # write_dataset() wrote it
     ranks = meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta
     # other programs count tiktoken's ranks, which leaves out <|endoftext|>
     if ours and top != size or top > size and not ranks or (meta.get("eot_token") or 0) >= size:

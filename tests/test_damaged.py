@@ -81,7 +81,7 @@ def told(work):
                 work()
         except SystemExit as stop:
             assert stop.code == 2
-    lines = err.getvalue().splitlines()
+    lines = [line for line in err.getvalue().splitlines() if not line.startswith("note: ")]
     assert all(c.isprintable() or c == "\n" for c in out.getvalue() + err.getvalue())
     assert not lines or len(lines) == 1 and lines[0].startswith("error: ") and "memory" not in lines[0].lower(), lines
     return lines[0] if lines else None
@@ -275,7 +275,7 @@ def of_records(raw, rng, odd):
         plain = of_values(plain, rng, odd)
     given = plain.get("model", {})
     if isinstance(given, dict):
-        plain["model"] = {k: model.get(k, torch.zeros(3)) if v == 0 and type(v) is int else v for k, v in given.items()}
+        plain["model"] = {k: model.get(k, torch.zeros(3)) if type(v) is int and v == 0 else v for k, v in given.items()}
     if isinstance(plain.get("optimizer"), dict):
         plain["optimizer"]["state"] = optimizer
     if rng.random() < 0.2 and isinstance(plain.get("model"), dict) and plain["model"]:
