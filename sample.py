@@ -21,7 +21,7 @@ from checkpoints import config_of, load_checkpoint, refuse_lack_of, take_state
 from data.errors import Parser, UserError, one_line_errors
 from data.files import read_text
 from data.streams import STREAMS, StreamMap
-from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
+from data.tokenizer import CharTokenizer, TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
 from model import GPT, draw
 from pretrained import published_gpt2
 from runs import newest_run, pick_device
@@ -192,8 +192,9 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
     agree; the rest are drawn from their heads, each on its own.
     """
     names = list(metas)
-    made_of = {name: meta["stream"]["text"] for name, meta in metas.items()
-               if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    made_of = {name: meta["stream"].get("text") for name, meta in metas.items() if meta.get("stream", {}).get("map") in STREAMS}
+    made_of = {name: of for name, of in made_of.items() if isinstance(tokenizers.get(of), CharTokenizer) and
+               getattr(tokenizers[name], "chars", None) == sorted(STREAMS[metas[name]["stream"]["map"]][0])}
     made_of = {name: of for name, of in made_of.items() if of not in made_of}  # a stream of a stream is drawn
     maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
     computed = {} if args.draw_all_streams else made_of

@@ -447,14 +447,14 @@ class SentencePieceTokenizer:
         self.model = bytes(model).removesuffix(plain) + plain
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
-        except RuntimeError:
+            self.vocab_size = self._sp.get_piece_size()
+            self._table = {i: self._token(i) for i in range(self.vocab_size)}
+        except (RuntimeError, ValueError):  # a piece that is no UTF-8
             raise UserError("the SentencePiece model is damaged, or is none") from None
-        self.vocab_size = self._sp.get_piece_size()
         self.eot_token = self._sp.eos_id() if self._sp.eos_id() >= 0 else None
         self._unknown = self._sp.unk_id()
         self._bytes = [self._sp.piece_to_id(f"<0x{i:02X}>") for i in range(256)]
         self._has_bytes = self._unknown not in self._bytes
-        self._table = {i: self._token(i) for i in range(self.vocab_size)}
         self._raw = [as_bytes(token) for token in self._table.values()]
 
     def _token(self, i):
