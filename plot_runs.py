@@ -23,40 +23,46 @@ KINDS = ("val_loss", "train_loss", "batch_loss")
 NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "tensorboard", "wandb")  # these say nothing of a curve
 
 REWRITTEN = "is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so"
-ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")  # columns that each row fills
-NUMBER = re.compile(r"-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e(\+[0-9]{1,2}|-[0-9]{1,3}))?")  # as Python writes it; no spreadsheet's, no NaN
+# columns that each row fills; a number as Python writes it: no spreadsheet's, no NaN
+ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")
+NUMBER = re.compile(r"-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e(\+[0-9]{1,2}|-[0-9]{1,3}))?")
 MAX_BYTES = 1 << 26  # of log.csv and of args.json
 
 
 def read_rows(path):
-    """The rows of a log.csv, each a dict of its header's columns. The last may be half-written, and is left out then. Raises
-    UserError for a file that train.py did not leave so."""
+    """The rows of a log.csv, each a dict of its header's columns. The last is left out where it is
+    half-written. Raises UserError for a file that train.py did not leave so."""
     with open_regular(path) as file:
         raw = file.read(MAX_BYTES + 1)
     try:
         if len(raw) > MAX_BYTES:
             raise ValueError
         text = raw[: raw.rfind(b"\n") + 1].decode("utf-8")
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True) if text else [list(ALWAYS)]
+        lines = io.StringIO(text, newline="")
+        header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
     except (ValueError, csv.Error):
         raise UserError(f"{path} {REWRITTEN}") from None
     rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
     if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
         raise UserError(f"{path} {REWRITTEN}")
-    for number, row in enumerate(rows):
-        named, before = dict(zip(header, row)), int(rows[number - 1][header.index("iter")]) if number else -1
-        if (len(row) != len(header) or not all(value == "" or NUMBER.fullmatch(value) for value in row)
-                or not all(named[name] for name in ALWAYS) or not named["iter"].isdecimal() or int(named["iter"]) <= before):
-            raise UserError(f"{path}: row {number + 2:,} is damaged or was changed. Take that row out")
+    before = -1
+    for number, row in enumerate(rows, 2):
+        named = dict(zip(header, row))
+        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
+            value == "" or NUMBER.fullmatch(value) for value in row)
+        if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
+            raise UserError(f"{path}: row {number:,} is damaged or was changed. Take that row out")
+        before = int(named["iter"])
     return [dict(zip(header, row)) for row in rows]
 
 
 def read_args(path):
-    """The dict of an args.json: `args`, a dict, and `starts`, a list of dicts. Raises UserError for anything else."""
+    """The dict of an args.json: `args`, a dict, and `starts`, a list of dicts. Raises UserError."""
     try:
         with open_regular(path) as file:
             held = json.loads(file.read(MAX_BYTES))
-        if type(held["args"]) is dict and type(held["starts"]) is list and {*map(type, held["starts"])} <= {dict}:
+        starts = held["starts"]
+        if type(held["args"]) is dict and type(starts) is list and {*map(type, starts)} <= {dict}:
             return held
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -79,10 +85,12 @@ def read_log(out_dir):
 
 def labels_of(out_dirs):
     """What to call each run: the arguments in which they differ, or its folder's name where they do not."""
-    args = [read_args(path)["args"] if (path := out_dir / "args.json").exists() else {} for out_dir in out_dirs]
+    paths = [out_dir / "args.json" for out_dir in out_dirs]
+    args = [read_args(path)["args"] if path.exists() else {} for path in paths]
     names = dict.fromkeys(name for one in args for name in one if name not in NO_SETTINGS)
     differing = [name for name in names if len({str(one.get(name)) for one in args}) > 1]
-    labels = [", ".join(printable(f"{name}={one[name]}") for name in differing if one.get(name) is not None) for one in args]
+    labels = [", ".join(printable(f"{name}={one[name]}") for name in differing
+                        if one.get(name) is not None) for one in args]
     return [label if label and labels.count(label) == 1 else f"{out_dir.name}: {label}".rstrip(": ")
             for label, out_dir in zip(labels, out_dirs)]
 
@@ -101,10 +109,12 @@ def plot(out_dirs, path):
     settled = []  # losses after the first tenth of a run, where they fall from so high that the rest would look flat
     for i, (log, label) in enumerate(zip(logs, labels)):
         time = [s / seconds for s in log["seconds"]]
-        curves = {name: losses for name, losses in log.items() if name.partition("/")[0] in KINDS and any(losses)}
+        curves = {name: losses for name, losses in log.items()
+                  if name.partition("/")[0] in KINDS and any(losses)}
         if several:  # the mean over datasets; single batches only where nothing smoother was measured
             means = ("val_loss", "train_loss" if "train_loss" in curves else "batch_loss")
-            curves = {name: curves[name] for name in means if name in curves}  # a young run has no val_loss yet
+            # a young run has no val_loss yet
+            curves = {name: curves[name] for name in means if name in curves}
         datasets = list(dict.fromkeys(name.partition("/")[2] for name in curves))
         for name, losses in curves.items():
             kind, _, dataset = name.partition("/")
@@ -135,7 +145,8 @@ def plot(out_dirs, path):
         ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
     lines, names = over_tokens.get_legend_handles_labels()
-    figure.legend(lines, [textwrap.fill(name, 100).replace("$", r"\$") for name in names], loc="outside lower left", frameon=False,
+    names = [textwrap.fill(name, 100).replace("$", r"\$") for name in names]
+    figure.legend(lines, names, loc="outside lower left", frameon=False,
                   ncols=1 if several else 4, alignment="left", title="val (train dashed):" if several else None)
     figure.suptitle("" if several else printable(str(out_dirs[0])).replace("$", r"\$"))
     figure.savefig(path, dpi=80)

@@ -192,9 +192,11 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
     agree; the rest are drawn from their heads, each on its own.
     """
     names = list(metas)
-    made_of = {name: meta["stream"].get("text") for name, meta in metas.items() if meta.get("stream", {}).get("map") in STREAMS}
-    made_of = {name: of for name, of in made_of.items() if isinstance(tokenizers.get(of), CharTokenizer) and
-               getattr(tokenizers[name], "chars", None) == sorted(STREAMS[metas[name]["stream"]["map"]][0])}
+    mapped = {name: meta["stream"] for name, meta in metas.items()
+              if meta.get("stream", {}).get("map") in STREAMS}
+    made_of = {name: stream.get("text") for name, stream in mapped.items()
+               if isinstance(tokenizers.get(stream.get("text")), CharTokenizer) and
+               getattr(tokenizers[name], "chars", None) == sorted(STREAMS[stream["map"]][0])}
     made_of = {name: of for name, of in made_of.items() if of not in made_of}  # a stream of a stream is drawn
     maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
     computed = {} if args.draw_all_streams else made_of

@@ -233,7 +233,8 @@ def parse_args(argv=None, saved=None):
     args, given = _parse(argv, problems)
     if saved and not problems:
         refuse_damaged(saved)
-        saved = {name: saved.get(name, value) for name, value in vars(args).items()}  # an older one lacks the newer flags
+        # an older checkpoint lacks the newer flags
+        saved = {name: saved.get(name, value) for name, value in vars(args).items()}
         changed = [f"--{k} {_words(given[k])} (it is {_words(saved[k])})" for k in FROZEN if k in given and given[k] != saved[k]]
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
@@ -253,16 +254,19 @@ def parse_args(argv=None, saved=None):
 
 
 def refuse_damaged(saved):
-    """Raises UserError unless the arguments in a checkpoint are such as a command line gives: each is written as its flag and
-    read again."""
+    """Raises UserError unless the arguments in a checkpoint are such as a command line gives: each is
+    written as its flag and read again."""
     defaults, problems = vars(_parse([], [])[0]), []
     given = {name: value for name, value in saved.items() if name in defaults and value is not None}
     args = vars(_parse([f"--{name}={_words(value)}" for name, value in given.items()], problems)[0])
-    wrong = [name for name, value in given.items() if type(value) is not type(args[name]) or value != args[name]]
-    wrong += [name for name, value in saved.items() if value is None and defaults.get(name) is not None and name != "dataset"]
+    wrong = [name for name, value in given.items()
+             if type(value) is not type(args[name]) or value != args[name]]
+    wrong += [name for name, value in saved.items()
+              if value is None and defaults.get(name) is not None and name != "dataset"]
     if wrong:
-        raise UserError(f"the checkpoint is damaged: its {wrong[0]} is {printable(repr(saved[wrong[0]]))}, which --{wrong[0]} does not "
-                        f"take. Take another run, or train anew")
+        shown = printable(repr(saved[wrong[0]]))
+        raise UserError(f"the checkpoint is damaged: its {wrong[0]} is {shown}, which --{wrong[0]} does "
+                        f"not take. Take another run, or train anew")
 
 
 def fill_in(args):

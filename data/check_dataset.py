@@ -21,12 +21,14 @@ sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from data.dataset import SPLITS, check_ids, dataset_folder, open_dataset, read_meta, token_dtype
 from data.errors import Parser, UserError, one_line_errors, printable
 from data.files import lock, open_regular, replacing
-from data.tokenizer import TiktokenTokenizer, as_bytes, table_hash, tables, tokenizer_from_meta, tokenizer_meta
+from data.tokenizer import (TiktokenTokenizer, as_bytes, table_hash, tables, tokenizer_from_meta,
+                            tokenizer_meta)
 
 CHUNK = 1 << 22  # tokens read at once
 MAX_ID = 1 << 22  # the ids that are counted; each takes 32 bytes
-LOSSLESS = ("char", "byte", "tiktoken", "bpe", "sentencepiece", "token_list")  # tokens that are the bytes of their text
-OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")  # what write_dataset() always says
+# whose tokens are the bytes of their text; and what write_dataset() always says
+LOSSLESS = ("char", "byte", "tiktoken", "bpe", "sentencepiece", "token_list")
+OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")
 SHIFTS = range(-3, 4)  # tokens by which a stream is tried against the first
 
 
@@ -98,9 +100,11 @@ def check_split(dataset, split):
             problems += [str(error)] if not problems else []
             piece = piece[piece < dataset.vocab_size]
         if len(piece) and piece.max() > MAX_ID:
-            raise UserError(f"{path} has id {piece.max():,}; up to {MAX_ID:,} ids are counted. Prepare the dataset again")
+            raise UserError(f"{path} has id {piece.max():,}; up to {MAX_ID:,} ids are counted. Prepare "
+                            f"the dataset again")
         counts = _sum([counts, np.bincount(piece)])
-    foreign = "source_sha256" not in dataset.meta  # what write_dataset() wrote has a hash, and the width that it says
+    # what write_dataset() wrote has a hash, and the width that it says
+    foreign = "source_sha256" not in dataset.meta
     if stated.get("sha256", digest.hexdigest() if foreign else "nothing") != digest.hexdigest():
         problems.append(f"{path} is not what was prepared: its sha256 is {digest.hexdigest()}, meta.pkl says "
                         f"{stated.get('sha256')}. Prepare it again")
@@ -120,7 +124,7 @@ def _sum(counts):
 
 
 def check_table(dataset):
-    """meta.pkl's tables, one against the other, and against the tokenizer that is rebuilt from it."""
+    """meta.pkl's tables, one against the other and against the tokenizer rebuilt from it."""
     meta, path = dataset.meta, dataset.folder / "meta.pkl"
     if "source_sha256" in meta and (lacking := [key for key in OURS if key not in meta]):
         return [f"{path} lacks {', '.join(lacking)}. Prepare the dataset again"]
@@ -132,24 +136,27 @@ def check_table(dataset):
     stoi = tables(meta["itos"])["stoi"] | (meta.get("special_tokens") or {})
     if stoi != meta.get("stoi"):
         return [f"{path} has a stoi that is not its itos turned round. Prepare the dataset again"]
+    own_eot = meta["tokenizer"] in ("custom", "token_list")
     if table_hash(tokenizer_meta(tokenizer)["itos"]) != table_hash(meta["itos"]) or (
-            meta["tokenizer"] not in ("custom", "token_list") and tokenizer.eot_token != meta["eot_token"]):
-        return [f"{path} holds another table of tokens, or another eot_token, than its tokenizer ({meta['tokenizer']}) has. "
-                f"Prepare the dataset again"]
+            not own_eot and tokenizer.eot_token != meta["eot_token"]):
+        return [f"{path} holds another table of tokens, or another eot_token, than its tokenizer "
+                f"({meta['tokenizer']}) has. Prepare the dataset again"]
     return []
 
 
 def check_counts(dataset, counts):
     """meta.pkl's counts of bytes and documents against those of the ids in the bins."""
     meta, problems = dataset.meta, []
-    eot, lossless = meta.get("eot_token"), "source_sha256" in meta and meta.get("tokenizer") in LOSSLESS
+    eot = meta.get("eot_token")
+    lossless = "source_sha256" in meta and meta.get("tokenizer") in LOSSLESS
     for split in SPLITS:
         stated = meta.get("splits", {}).get(split, {})
         told = f"{dataset.folder}/meta.pkl says that {split} has"
         found = sum(int(counts[split][i]) * len(as_bytes(meta["itos"].get(i, b""))) for i in
                     np.flatnonzero(counts[split]).tolist() if i != eot) if lossless else None
         if lossless and stated.get("bytes") != found:
-            problems.append(f"{told} {stated.get('bytes')} bytes of text; its tokens stand for {found:,}")
+            problems.append(f"{told} {stated.get('bytes')} bytes of text; its tokens stand for "
+                            f"{found:,}")
         ends = int(counts[split][eot]) if eot is not None and eot < len(counts[split]) else 0
         documents, last = stated.get("documents"), ends and dataset.tokens(split)[-1] != eot
         if documents is not None and ends and not ends <= documents <= ends + bool(last):
@@ -266,8 +273,9 @@ def show(dataset, counts, num_windows, width, seed):
 
 def check(dataset, streams=(), num_windows=3, width=24, seed=0):
     """All checks of a dataset, what is found printed; returns the lines that say what is wrong."""
+    source = printable(dataset.meta.get("source") or "another program", 1000)
     print(f"{dataset.name}: " + ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
-          + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {printable(dataset.meta.get('source') or 'another program', 1000)}")
+          + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {source}")
     problems, counts = check_table(dataset), {}
     for split in SPLITS:
         found, counts[split] = check_split(dataset, split)

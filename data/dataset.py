@@ -63,7 +63,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     meta["dtype"] = token_dtype(meta["vocab_size"]).name
     meta["eot_token"] = getattr(tokenizer, "eot_token", None)
     meta["table_sha256"] = table_hash(meta["itos"])
-    load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")  # before hours of work, not after
+    # whether it can be read again is asked before hours of work, too
+    load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
     with lock(folder, "prepare.py"):
         bins = Bins(folder, token_dtype(meta["vocab_size"]), _identity(meta, end_of_text))
         try:
@@ -109,7 +110,8 @@ def _print_counts(folder, meta, seconds):
     tokens, num_bytes = (sum(splits[split][what] for split in SPLITS) for what in ("tokens", "bytes"))
     counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
     density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({printable(meta['source'], 1000)}); {density}{seconds:.1f} s")
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
+          f"({printable(meta['source'], 1000)}); {density}{seconds:.1f} s")
 
 
 def _encode(bins, pieces, tokenizer, meta, progress, end_of_text, num_workers, dask, unit_size):

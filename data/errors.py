@@ -36,7 +36,8 @@ def typed(text):
 
 def printable(text, most=100):
     """Text of a stranger's, for a message: one line without control characters, and not long."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode()
+                   for c in text[:most])
 
 
 class Parser(argparse.ArgumentParser):

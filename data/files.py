@@ -33,9 +33,11 @@ def open_input(path, instead="name the file that holds it"):
 
 
 def open_regular(path):
-    """An ordinary file, open for its bytes. Raises UserError for a folder, a pipe or a device, and does not wait for one."""
+    """An ordinary file, open for its bytes. Raises UserError for a folder, a pipe or a device, and
+    does not wait for one."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UserError(f"{path} is no ordinary file (but a folder, a pipe or a device). Move it away")
+        raise UserError(f"{path} is no ordinary file (but a folder, a pipe or a device). Move it "
+                        f"away")
     return Path(path).open("rb")
 
 

@@ -82,12 +82,13 @@ def tables(itos):
 def table_hash(itos):
     """sha256 of the id -> token table: equal for two datasets exactly when their ids mean the same."""
     tokens = [(i, as_bytes(itos[i])) for i in sorted(itos)]
-    return hashlib.sha256(b"".join([b"%d %d %b" % (i, len(raw), raw) for i, raw in tokens])).hexdigest()
+    table = b"".join([b"%d %d %b" % (i, len(raw), raw) for i, raw in tokens])
+    return hashlib.sha256(table).hexdigest()
 
 
 def hash_of_table(meta):
-    """table_hash() of the tokenizer that a meta.pkl (its dict) describes, whoever wrote it. What it states itself was compared
-    with its table when it was read."""
+    """table_hash() of the tokenizer that a meta.pkl (its dict) describes, whoever wrote it. The one
+    that it states was compared with its table when it was read."""
     return meta.get("table_sha256") or table_hash(tokenizer_meta(tokenizer_from_meta(meta))["itos"])
 
 
@@ -205,7 +206,7 @@ class TiktokenTokenizer:
     def __init__(self, name="gpt2", encoding=None, *, additional_tokens=None, backend="auto", kind="tiktoken"):
         self.name, self.kind, self.additional_tokens = name, kind, dict(additional_tokens or {})
         self._encoding = encoding or get_encoding(name)
-        refuse_unknown_pattern(self._encoding._pat_str)  # what could not be read again is not written
+        refuse_unknown_pattern(self._encoding._pat_str)  # it could not be read again
         if self.additional_tokens:
             self._encoding = _with_tokens(self._encoding, self.additional_tokens)
         self._of_thread = threading.local()
@@ -271,18 +272,18 @@ class TiktokenTokenizer:
 
 
 BYTES = {bytes([i]) for i in range(256)}
-# sha256 (its beginning) of the regular expressions that cut a text into words: of tiktoken's encodings, now and in its older
-# versions. GPT-2's is that of --method bpe too
-PATTERNS = {"bf51d578af571878", "bb958e5e1894a73a", "ce1b78ffb1073964",  # gpt2, r50k_base, p50k_base, p50k_edit
-            "f021c3d976978e62", "a4bb8cc38b305a24", "d98f9631be1e9607",  # cl100k_base
-            "2d1b8dc11e89af71"}  # o200k_base, o200k_harmony
+# sha256 (its beginning) of the regular expressions that cut a text into words: of tiktoken's
+# encodings, now and in its older versions. GPT-2's is that of --method bpe too
+PATTERNS = {"bf51d578af571878", "bb958e5e1894a73a", "ce1b78ffb1073964",  # gpt2, r50k, p50k
+            "f021c3d976978e62", "a4bb8cc38b305a24", "d98f9631be1e9607",  # cl100k
+            "2d1b8dc11e89af71"}  # o200k
 
 
 def refuse_unknown_pattern(pattern):
-    """Raises UserError for a regular expression that is not known here: one can take hours, or end the process."""
+    """Raises UserError for a regular expression unknown here: one can take hours, or panic."""
     if hashlib.sha256(pattern.encode()).hexdigest()[:16] not in PATTERNS:
-        raise UserError("the byte-pair tokens of this dataset cut words by a pattern (pat_str) that is none of tiktoken's. "
-                        "Prepare the dataset again, with --method tiktoken or bpe")
+        raise UserError("the byte-pair tokens of this dataset cut words by a pattern (pat_str) that is "
+                        "none of tiktoken's. Prepare the dataset again, with --method tiktoken or bpe")
 
 
 def _bpe_from_meta(meta, backend="tiktoken"):
@@ -294,9 +295,10 @@ def _bpe_from_meta(meta, backend="tiktoken"):
     named = meta.get("special_tokens") or {}
     ids = set(named.values())
     ranks = {as_bytes(token): i for i, token in meta["itos"].items() if i not in ids}
-    if len(ranks) + len(ids) != len(ids | set(meta["itos"])) or not ranks.keys() >= BYTES or b"" in ranks:
-        raise UserError("meta.pkl holds no table of byte-pair tokens: each must be there once, and the 256 bytes be among them. "
-                        "Prepare the dataset again")
+    twice = len(ranks) + len(ids) != len(ids | set(meta["itos"]))
+    if twice or not ranks.keys() >= BYTES or b"" in ranks:
+        raise UserError("meta.pkl holds no table of byte-pair tokens: each must be there once, and the "
+                        "256 bytes be among them. Prepare the dataset again")
     refuse_unknown_pattern(meta["pat_str"])
     special_tokens = {token: i for token, i in named.items() if token not in (additional or {})}
     encoding = tiktoken.Encoding(name, pat_str=meta["pat_str"], mergeable_ranks=ranks, special_tokens=special_tokens)

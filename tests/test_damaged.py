@@ -1,7 +1,8 @@
-"""Damaged and hostile files of ours and of strangers (meta.pkl, checkpoints, log.csv, args.json): one line, or right.
+"""Damaged and hostile meta.pkl, checkpoints, log.csv and args.json: one line, or right.
 
 Run: python -m pytest tests/test_damaged.py            (10,000 mutations of each: -m long)
 """
+
 import collections
 import contextlib
 import io
@@ -31,8 +32,15 @@ from data.dataset import open_dataset, write_dataset
 from data.errors import UserError, one_line_errors
 from data.make_tokenizer import PATTERN
 from data.plain import load_plain
-from data.tokenizer import (ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, hash_of_table,
-                            tokenizer_from_meta)
+from data.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    TableTokenizer,
+    TiktokenTokenizer,
+    TokenList,
+    hash_of_table,
+    tokenizer_from_meta,
+)
 from model import GPT, GPTConfig
 from optim import configure_optimizer
 from train_args import parse_args
@@ -58,8 +66,10 @@ class Hang(BaseException):  # no Exception, so that nothing swallows it
 @contextlib.contextmanager
 def limits():
     """A case has so many seconds, and so much memory beyond what the process has now."""
+
     def stop(*_):
         raise Hang
+
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGALRM, stop)
@@ -74,9 +84,13 @@ def limits():
 
 
 def told(work):
-    """What `work` says on stderr as a command would: None where it ends well, else one line; all else fails."""
+    """What `work` says on stderr as a command would: None where it ends well, else one line."""
     err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()) as out, limits():
+    with (
+        contextlib.redirect_stderr(err),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        limits(),
+    ):
         try:
             with one_line_errors():
                 work()
@@ -84,18 +98,30 @@ def told(work):
             assert stop.code == 2
     lines = [line for line in err.getvalue().splitlines() if not line.startswith("note: ")]
     assert all(c.isprintable() or c == "\n" for c in out.getvalue() + err.getvalue())
-    assert not lines or len(lines) == 1 and lines[0].startswith("error: ") and "memory" not in lines[0].lower(), lines
+    assert (
+        not lines
+        or len(lines) == 1
+        and lines[0].startswith("error: ")
+        and "memory" not in lines[0].lower()
+    ), lines
     return lines[0] if lines else None
 
 
 def campaign(seed, number, mutate, case):
-    """case(mutated) for so many random mutations; Counter of what came of them. A failure names the seed of its mutation."""
+    """case(mutated) for so many random mutations; Counter of what came of them. A failure names its
+    seed."""
     came, failed = collections.Counter(), []
     for i in range(number):
         try:
             came[case(mutate(random.Random(f"{seed} {i}")), i)] += 1
         except Exception as error:
-            failed.append((f"mutation {seed} {i}", error, error.__traceback__.tb_next and error.__traceback__.tb_next.tb_lineno))
+            failed.append(
+                (
+                    f"mutation {seed} {i}",
+                    error,
+                    error.__traceback__.tb_next and error.__traceback__.tb_next.tb_lineno,
+                )
+            )
     print(came)
     assert not failed, (len(failed), failed[:10])
     return came
@@ -126,26 +152,92 @@ def of_bytes(raw, rng):
     return bytes(raw)
 
 
-OPCODES = [bytes([op]) + argument for op in range(256) for argument in (
-    b"", b"\x00", b"\xff" * 4, b"\x00\x00\x00\x40\x00\x00\x00\x00", b"7\n", b"\x01a")]
+OPCODES = [
+    bytes([op]) + argument
+    for op in range(256)
+    for argument in (
+        b"",
+        b"\x00",
+        b"\xff" * 4,
+        b"\x00\x00\x00\x40\x00\x00\x00\x00",
+        b"7\n",
+        b"\x01a",
+    )
+]
 
 
 def of_opcodes(raw, rng):
     """An instruction of a pickle replaced, or one more, or one taken out, or one many times."""
     places = [place for _, _, place in pickletools.genops(raw)] + [len(raw)]
     i = rng.randrange(len(places) - 1)
-    new = rng.choice([rng.choice(OPCODES), rng.choice(OPCODES) * rng.randrange(1, 60), b"", raw[places[i] : places[i + 1]] * 2])
+    new = rng.choice(
+        [
+            rng.choice(OPCODES),
+            rng.choice(OPCODES) * rng.randrange(1, 60),
+            b"",
+            raw[places[i] : places[i + 1]] * 2,
+        ]
+    )
     return raw[: places[i]] + new + raw[places[rng.choice([i, i + 1])] :]
 
 
-ODD = [None, True, False, 0, 1, -1, 7, 2**31, 2**32, 2**63, -2**70, 10**300, 0.0, -1.5, float("nan"), float("inf"), "", "7", "x" * 5000,
-       "a\x1b[2Jb\n", "\u202e", "../../x", "$x", "cvp", b"", b"\xff", b"x" * 3000, [], [1], ["a"], [None], [[]], {}, {"a": 1}, {1: "a"},
-       {"train": 1, "val": 2}, {"train": {"tokens": 9}, "val": {"tokens": 9}}, {None: None}, "(a+)+$", "uint32", "char", "bpe",
-       "tiktoken", "sentencepiece", "byte", "token_list", "custom", [{}] * 3, "e" * 64, {b"\xff": 1}, {0: 5, 1: b"a"}]
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    7,
+    2**31,
+    2**32,
+    2**63,
+    -(2**70),
+    10**300,
+    0.0,
+    -1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "7",
+    "x" * 5000,
+    "a\x1b[2Jb\n",
+    "\u202e",
+    "../../x",
+    "$x",
+    "cvp",
+    b"",
+    b"\xff",
+    b"x" * 3000,
+    [],
+    [1],
+    ["a"],
+    [None],
+    [[]],
+    {},
+    {"a": 1},
+    {1: "a"},
+    {"train": 1, "val": 2},
+    {"train": {"tokens": 9}, "val": {"tokens": 9}},
+    {None: None},
+    "(a+)+$",
+    "uint32",
+    "char",
+    "bpe",
+    "tiktoken",
+    "sentencepiece",
+    "byte",
+    "token_list",
+    "custom",
+    [{}] * 3,
+    "e" * 64,
+    {b"\xff": 1},
+    {0: 5, 1: b"a"},
+]
 
 
 def of_values(tree, rng, odd=ODD):
-    """A copy of a tree of dicts and lists with another value, key or place somewhere; or without one."""
+    """A copy of a tree of dicts and lists with another value, key or place somewhere."""
     tree = pickle.loads(pickle.dumps(tree))
     parent, value = None, tree
     while isinstance(value, (dict, list)) and value and (parent is None or rng.random() < 0.7):
@@ -161,7 +253,13 @@ def of_values(tree, rng, odd=ODD):
         other = rng.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
         parent[key], parent[other] = parent[other], parent[key]
     elif kind == 3 and type(value) in (int, float, str, bytes) and value != "":
-        parent[key] = value + 1 if type(value) in (int, float) else value[:-1] if rng.random() < 0.5 else value + value[:1]
+        parent[key] = (
+            value + 1
+            if type(value) in (int, float)
+            else value[:-1]
+            if rng.random() < 0.5
+            else value + value[:1]
+        )
     else:
         parent[key] = rng.choice(odd)
     return tree
@@ -179,19 +277,32 @@ class Own(TableTokenizer):
 
 def small_bpe():
     import tiktoken
+
     ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" q": 258}
-    return TiktokenTokenizer("bpe", tiktoken.Encoding("bpe", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={
-        "<|endoftext|>": 259}), backend="tiktoken", kind="bpe")
+    return TiktokenTokenizer(
+        "bpe",
+        tiktoken.Encoding(
+            "bpe", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 259}
+        ),
+        backend="tiktoken",
+        kind="bpe",
+    )
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """{kind: a small prepared folder of it}."""
     home, folders = tmp_path_factory.mktemp("folders"), {}
-    documents = [f"{TEXT[:50]}{i}\n".translate({ord(c): "x" for c in "0123456789"}) for i in range(20)]
-    for name, tokenizer, text in (("char", CharTokenizer.from_text(TEXT), TEXT), ("byte", ByteTokenizer(), TEXT),
-                                  ("bpe", small_bpe(), documents), ("token_list", TokenList(["the ", *sorted(set(TEXT))]), TEXT),
-                                  ("custom", Own(), documents)):
+    documents = [
+        f"{TEXT[:50]}{i}\n".translate({ord(c): "x" for c in "0123456789"}) for i in range(20)
+    ]
+    for name, tokenizer, text in (
+        ("char", CharTokenizer.from_text(TEXT), TEXT),
+        ("byte", ByteTokenizer(), TEXT),
+        ("bpe", small_bpe(), documents),
+        ("token_list", TokenList(["the ", *sorted(set(TEXT))]), TEXT),
+        ("custom", Own(), documents),
+    ):
         folders[name] = home / name
         folders[name].mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -199,7 +310,8 @@ def folders(tmp_path_factory):
     return folders
 
 
-# what a hash or a count states of a folder; the rest (the name of the source, its hash, the share asked for) nothing can tell
+# what a hash or a count states of a folder; the rest (the name of the source, its hash, the share
+# asked for) nothing can tell
 STATED = ("vocab_size", "stoi", "itos", "dtype", "max_id", "eot_token")
 
 
@@ -207,9 +319,17 @@ def what_matters(folder):
     dataset = open_dataset(f"{folder}/")
     meta, tokenizer = dataset.meta, tokenizer_from_meta(dataset.meta)
     ids = np.concatenate([dataset.tokens(split) for split in ("train", "val")])
-    counts = [[meta["splits"][split][what] for what in ("tokens", "sha256")] for split in ("train", "val")]
-    return [[meta[key] for key in STATED], counts, hash_of_table(meta), tokenizer.decode(ids),
-            tokenizer.encode("the dog").tolist(), getattr(tokenizer, "eot_token", None)]
+    counts = [
+        [meta["splits"][split][what] for what in ("tokens", "sha256")] for split in ("train", "val")
+    ]
+    return [
+        [meta[key] for key in STATED],
+        counts,
+        hash_of_table(meta),
+        tokenizer.decode(ids),
+        tokenizer.encode("the dog").tolist(),
+        getattr(tokenizer, "eot_token", None),
+    ]
 
 
 def attack_meta(folders, number, seed):
@@ -221,8 +341,13 @@ def attack_meta(folders, number, seed):
         raw, kind = originals[name], rng.randrange(3)
         if rng.random() < 0.3:
             raw = pickle.dumps(pickle.loads(raw), protocol=rng.randrange(3, 6))
-        return name, (of_bytes(raw, rng) if kind == 0 else of_opcodes(raw, rng) if kind == 1 else
-                      pickle.dumps(of_values(pickle.loads(raw), rng), protocol=rng.randrange(3, 6)))
+        return name, (
+            of_bytes(raw, rng)
+            if kind == 0
+            else of_opcodes(raw, rng)
+            if kind == 1
+            else pickle.dumps(of_values(pickle.loads(raw), rng), protocol=rng.randrange(3, 6))
+        )
 
     def case(mutation, i):
         name, raw = mutation
@@ -234,6 +359,7 @@ def attack_meta(folders, number, seed):
         if said is None:
             assert what_matters(folder) == right[name]
         return "right" if said is None else "one line"
+
     try:
         return campaign(seed, number, mutate, case)
     finally:
@@ -258,8 +384,17 @@ def trained(folders, tmp_path_factory):
     """{kind of model: the folder of a run of two steps}."""
     home, trained = tmp_path_factory.mktemp("runs"), {}
     flags = ["--n_layer=1", "--n_embd=8", "--n_head=2", "--max_iters=2", "--eval_interval=2"]
-    for name, more in (("char", []), ("bpe", ["--arch=gpt2", "--optimizer=adamw"]),
-                       ("both", ["--training_mode=multicontext", f"--multicontext_datasets={folders['char']},{folders['byte']}"])):
+    for name, more in (
+        ("char", []),
+        ("bpe", ["--arch=gpt2", "--optimizer=adamw"]),
+        (
+            "both",
+            [
+                "--training_mode=multicontext",
+                f"--multicontext_datasets={folders['char']},{folders['byte']}",
+            ],
+        ),
+    ):
         trained[name] = home / name
         data = [] if name == "both" else [f"--dataset={folders[name]}/"]
         with contextlib.redirect_stdout(io.StringIO()):
@@ -276,14 +411,28 @@ def of_records(raw, rng, odd):
         plain = of_values(plain, rng, odd)
     given = plain.get("model", {})
     if isinstance(given, dict):
-        plain["model"] = {k: model.get(k, torch.zeros(3)) if type(v) is int and v == 0 else v for k, v in given.items()}
+        plain["model"] = {
+            k: model.get(k, torch.zeros(3)) if type(v) is int and v == 0 else v
+            for k, v in given.items()
+        }
     if isinstance(plain.get("optimizer"), dict):
         plain["optimizer"]["state"] = optimizer
     if rng.random() < 0.2 and isinstance(plain.get("model"), dict) and plain["model"]:
         name = rng.choice(list(plain["model"]))
-        plain["model"][name] = rng.choice([torch.zeros(2, 3), torch.zeros(0), torch.zeros(()), torch.full((32, 8), float("nan")),
-                                           torch.zeros(1).expand(10**6, 10**6), torch.zeros(8, dtype=torch.int64), 5,
-                                           torch.zeros(1, dtype=torch.float64), torch.eye(3).to_sparse(), torch.zeros(3, dtype=torch.complex64)])
+        plain["model"][name] = rng.choice(
+            [
+                torch.zeros(2, 3),
+                torch.zeros(0),
+                torch.zeros(()),
+                torch.full((32, 8), float("nan")),
+                torch.zeros(1).expand(10**6, 10**6),
+                torch.zeros(8, dtype=torch.int64),
+                5,
+                torch.zeros(1, dtype=torch.float64),
+                torch.eye(3).to_sparse(),
+                torch.zeros(3, dtype=torch.complex64),
+            ]
+        )
     file = io.BytesIO()
     torch.save(plain, file)
     return file.getvalue()
@@ -291,7 +440,9 @@ def of_records(raw, rng, odd):
 
 def attack_checkpoints(trained, number, seed):
     originals = {name: (folder / "ckpt.pt").read_bytes() for name, folder in trained.items()}
-    right = {name: torch.load(io.BytesIO(raw), weights_only=True) for name, raw in originals.items()}
+    right = {
+        name: torch.load(io.BytesIO(raw), weights_only=True) for name, raw in originals.items()
+    }
     odd = [*ODD, (), (1, 2), ((),), torch.zeros(2)]
     for folder in trained.values():
         (folder / "best.pt").unlink(missing_ok=True)
@@ -303,10 +454,16 @@ def attack_checkpoints(trained, number, seed):
             return name, kind, of_bytes(raw, rng)
         if kind == 1:
             return name, kind, of_records(raw, rng, odd)
-        with zipfile.ZipFile(io.BytesIO(raw)) as old, zipfile.ZipFile(file := io.BytesIO(), "w") as new:
+        with (
+            zipfile.ZipFile(io.BytesIO(raw)) as old,
+            zipfile.ZipFile(file := io.BytesIO(), "w") as new,
+        ):
             for info in old.infolist():
                 record = old.read(info)
-                new.writestr(info.filename, of_opcodes(record, rng) if info.filename.endswith("data.pkl") else record)
+                new.writestr(
+                    info.filename,
+                    of_opcodes(record, rng) if info.filename.endswith("data.pkl") else record,
+                )
         return name, kind, file.getvalue()
 
     def case(mutation, i):
@@ -314,13 +471,30 @@ def attack_checkpoints(trained, number, seed):
         path = trained[name] / "ckpt.pt"
         path.write_bytes(raw)
         flags = ["--multicontext_start", "the"] if name == "both" else ["--start=the"]
-        said = told(lambda: sample.main([f"--out_dir={path.parent}", "--max_new_tokens=2", "--device=cpu", *flags]))
+        said = told(
+            lambda: sample.main(
+                [f"--out_dir={path.parent}", "--max_new_tokens=2", "--device=cpu", *flags]
+            )
+        )
         if said is None or i % 8 == 0:
-            said = told(lambda: train.main(["--init_from=resume", f"--out_dir={path.parent}", "--eval_only", "--device=cpu",
-                                            "--eval_iters=1"])) or said
+            said = (
+                told(
+                    lambda: train.main(
+                        [
+                            "--init_from=resume",
+                            f"--out_dir={path.parent}",
+                            "--eval_only",
+                            "--device=cpu",
+                            "--eval_iters=1",
+                        ]
+                    )
+                )
+                or said
+            )
         if kind == 0 and said is None:  # what the file's own CRCs could tell
             assert_same(load_checkpoint(path), right[name])
         return "right" if said is None else "one line"
+
     try:
         return campaign(seed, number, mutate, case)
     finally:
@@ -342,11 +516,24 @@ def test_10000_mutated_checkpoints_are_one_line_or_right(trained, quarter):
 
 
 HEADER = [*runs.CSV_COLUMNS]
-ROWS = [[str(i * 10), str(i * 640), "", "", "", "", f"{4 / i:.6g}", "0.01", "900.5", "", "0.01", str(i)] for i in range(1, 30)]
+ROWS = [
+    [str(i * 10), str(i * 640), "", "", "", "", f"{4 / i:.6g}", "0.01", "900.5", "", "0.01", str(i)]
+    for i in range(1, 30)
+]
 ROWS[9][2:6] = ROWS[19][2:6] = ["2.5", "2.75", "3.5", "3.75"]
 LOG = "".join(",".join(row) + "\r\n" for row in [HEADER, *ROWS]).encode()
-ARGS = {"args": {"seed": 1, "dataset": "x", "dataset_list": None, "learning_rate": 0.1}, "starts": [
-    {"iter": 0, "date": "2026-11-25", "command": "python train.py", "commit": None, "versions": {"python": "3"}}]}
+ARGS = {
+    "args": {"seed": 1, "dataset": "x", "dataset_list": None, "learning_rate": 0.1},
+    "starts": [
+        {
+            "iter": 0,
+            "date": "2026-11-25",
+            "command": "python train.py",
+            "commit": None,
+            "versions": {"python": "3"},
+        }
+    ],
+}
 
 
 def of_cells(rng):
@@ -355,8 +542,38 @@ def of_cells(rng):
     row = rng.choice(rows)
     at, kind = rng.randrange(len(row)), rng.randrange(9)
     if kind == 0:
-        row[at] = rng.choice(["", "²", "NaN", "inf", "1e400", "0,5", "1.234,5", "1 000", "12:30", "01/02/26", "=A1", "\0", "-", "x" * 200_000,
-                              "1_0", "٣", '"', '"1"', "\n", "1e5", "-7", "iter", "#REF!", "TRUE", "\x1b[2J", " 7", "7 ", "9" * 30])
+        row[at] = rng.choice(
+            [
+                "",
+                "²",
+                "NaN",
+                "inf",
+                "1e400",
+                "0,5",
+                "1.234,5",
+                "1 000",
+                "12:30",
+                "01/02/26",
+                "=A1",
+                "\0",
+                "-",
+                "x" * 200_000,
+                "1_0",
+                "٣",
+                '"',
+                '"1"',
+                "\n",
+                "1e5",
+                "-7",
+                "iter",
+                "#REF!",
+                "TRUE",
+                "\x1b[2J",
+                " 7",
+                "7 ",
+                "9" * 30,
+            ]
+        )
     elif kind == 1:
         del row[at:]
     elif kind == 2:
@@ -369,7 +586,9 @@ def of_cells(rng):
         rows = [[cell for i, cell in enumerate(row) if i != at] for row in rows]
     elif kind == 6:
         rows.insert(rng.randrange(len(rows) + 1), [])
-    separator, end = rng.choice([(",", "\r\n")] * 4 + [(",", "\n"), (";", "\n"), ("\t", "\n"), (",", "\r"), (", ", "\n")])
+    separator, end = rng.choice(
+        [(",", "\r\n")] * 4 + [(",", "\n"), (";", "\n"), ("\t", "\n"), (",", "\r"), (", ", "\n")]
+    )
     text = "".join(separator.join(row) + end for row in rows)
     return text.encode(rng.choice(["utf-8"] * 8 + ["utf-8-sig", "utf-16", "utf-16-le"]))
 
@@ -389,14 +608,24 @@ def attack_logs(number, seed):
             log = runs.RunLog(folder, 250, True)
             log.row(**dict.fromkeys(HEADER, 1.0) | {"iter": 260})
             log.file.close()
+
         again = told(resumed)
         if again is None:
-            rows = plot_runs.read_rows(folder / "log.csv")  # what a resume has kept can be read for ever
-            assert [row["iter"] for row in rows] == sorted({row["iter"] for row in rows}, key=int) and rows[-1]["iter"] == "260"
-            if raw.count(b"\n") == LOG.count(b"\n") and raw.replace(b"\r", b"") == LOG.replace(b"\r", b""):
+            rows = plot_runs.read_rows(
+                folder / "log.csv"
+            )  # what a resume has kept can be read for ever
+            assert [row["iter"] for row in rows] == sorted(
+                {row["iter"] for row in rows}, key=int
+            ) and rows[-1]["iter"] == "260"
+            if raw.count(b"\n") == LOG.count(b"\n") and raw.replace(b"\r", b"") == LOG.replace(
+                b"\r", b""
+            ):
                 assert rows[:-1] == whole[:25]
         return "right" if said is None and again is None else "one line"
-    return campaign(seed, number, lambda rng: of_bytes(LOG, rng) if rng.random() < 0.5 else of_cells(rng), case)
+
+    return campaign(
+        seed, number, lambda rng: of_bytes(LOG, rng) if rng.random() < 0.5 else of_cells(rng), case
+    )
 
 
 def attack_args(number, seed, monkeypatch):
@@ -404,15 +633,32 @@ def attack_args(number, seed, monkeypatch):
     folder.mkdir(exist_ok=True)
     (folder / "log.csv").write_bytes(LOG)
     args = parse_args(["--max_iters=2"])
-    monkeypatch.setattr("subprocess.run", lambda *a, **k: (_ for _ in ()).throw(OSError()))  # no git
+    monkeypatch.setattr(
+        "subprocess.run", lambda *a, **k: (_ for _ in ()).throw(OSError())
+    )  # no git
 
     def mutate(rng):
         if rng.random() < 0.4:
             return of_bytes(raw, rng)
         if rng.random() < 0.1:
-            return rng.choice([b"[" * 100_000, b"", b"null", b"1" * 10_000, b'{"args": ' * 50_000, b"\xff\xfe{}", b'{"args":{},"starts":[]'])
-        odd = [one for one in ODD if not isinstance(one, bytes) and (not isinstance(one, dict) or not any(type(k) is bytes for k in one))
-               and not (isinstance(one, dict) and any(isinstance(v, bytes) for v in one.values()))]
+            return rng.choice(
+                [
+                    b"[" * 100_000,
+                    b"",
+                    b"null",
+                    b"1" * 10_000,
+                    b'{"args": ' * 50_000,
+                    b"\xff\xfe{}",
+                    b'{"args":{},"starts":[]',
+                ]
+            )
+        odd = [
+            one
+            for one in ODD
+            if not isinstance(one, bytes)
+            and (not isinstance(one, dict) or not any(type(k) is bytes for k in one))
+            and not (isinstance(one, dict) and any(isinstance(v, bytes) for v in one.values()))
+        ]
         tree = of_values(ARGS, rng, odd)
         return json.dumps({str(k): v for k, v in tree.items()}, skipkeys=True).encode()
 
@@ -424,6 +670,7 @@ def attack_args(number, seed, monkeypatch):
             held = json.loads((folder / "args.json").read_bytes())
             assert held["args"]["max_iters"] == 2 and held["starts"][-1]["iter"] == 1
         return "right" if said is None and again is None else "one line"
+
     return campaign(seed, number, mutate, case)
 
 
@@ -450,7 +697,9 @@ def test_a_row_cut_in_its_first_field_does_not_survive_a_resume():
     for cut in (b"12", b"12,", b"123,64", LOG[-40:-2]):
         Path("run/log.csv").write_bytes(LOG + cut)
         runs.RunLog(Path("run"), 250, True).file.close()
-        assert [row["iter"] for row in plot_runs.read_rows(Path("run/log.csv"))] == [str(10 * i) for i in range(1, 26)]
+        assert [row["iter"] for row in plot_runs.read_rows(Path("run/log.csv"))] == [
+            str(10 * i) for i in range(1, 26)
+        ]
 
 
 # ---- a few bytes that would fill the memory, hang or end the process
@@ -462,21 +711,44 @@ def bombs():
     shared = b"]\x94" + b"".join(b"]\x94(h%ch%ce" % (i, i) for i in range(40))
     deep = b"}" + b"K\x01}" * 2000 + b"s" * 2000 + b"."
     return {
-        "bytearray of 4 GB": b"\x96" + pack("<Q", 4 << 30) + b".", "bytes of 4 GB": b"\x8e" + pack("<Q", 4 << 30) + b".",
-        "text of 4 GB": b"\x8d" + pack("<Q", 4 << 30) + b".", "long bytes of 2 GB": b"B" + pack("<I", 2 << 30) + b"x.",
-        "a frame of 4 GB": b"\x80\x04\x95" + pack("<Q", 4 << 30) + b".", "a number of 2 GB": b"\x8b" + pack("<I", 2 << 30 - 1) + b".",
-        "tuples doubled 40 times": b"}K\x01" + b"2\x86" * 40 + b"Ns.", "lists doubled 40 times": shared + b".",
-        "5,000,000 tuples in one another": b")" + b"\x85" * 5_000_000 + b".", "dicts 2,000 deep": deep,
-        "dtype 2,000 deep": dump({"vocab_size": 3})[:-1] + b"X\x05\x00\x00\x00dtype" + b"]" * 2000 + b"a" * 1999 + b"s.",
-        "a list of itself": b"}\x94X\x0a\x00\x00\x00vocab_sizeK\x03sK\x01h\x00s.", "sets": dump({"vocab_size": 3, "x": {1, 2}}),
-        "a frozenset": dump({"vocab_size": 3, "x": frozenset([1])}), "a tuple": dump({"vocab_size": 3, "x": (1, 2)}),
-        "4,000,000 lists": b"]" * 4_000_000 + b".", "4,000,000 memos": b"N" + b"\x94" * 4_000_000 + b".",
-        "4,000,000 values": b"(" + b"N" * 4_000_000 + b"l.", "a memo at 2**31": b"Nr" + pack("<I", 2**31) + b".",
-        "a memo by text": b"Np" + b"9" * 18 + b"\n.", "a million digits": b"L" + b"9" * 10**6 + b"L\n.",
-        "a thousand digits": dump({"vocab_size": 3, "max_id": 10**1000}), "one long text 10,000 times": (
-            b"}X\x0a\x00\x00\x00vocab_sizeK\x03sX\x04\x00\x00\x00itos](X" + pack("<I", 10**6) + b"x" * 10**6 + b"\x94"
-            + b"h\x00" * 10_000 + b"es."), "half a character": dump({"vocab_size": 1, "itos": {0: "\ud800"}}),
-        "a dict as a key": b"}}K\x01s.", "an end within a value": b"\x8c", "no end": b"}",
+        "bytearray of 4 GB": b"\x96" + pack("<Q", 4 << 30) + b".",
+        "bytes of 4 GB": b"\x8e" + pack("<Q", 4 << 30) + b".",
+        "text of 4 GB": b"\x8d" + pack("<Q", 4 << 30) + b".",
+        "long bytes of 2 GB": b"B" + pack("<I", 2 << 30) + b"x.",
+        "a frame of 4 GB": b"\x80\x04\x95" + pack("<Q", 4 << 30) + b".",
+        "a number of 2 GB": b"\x8b" + pack("<I", 2 << 30 - 1) + b".",
+        "tuples doubled 40 times": b"}K\x01" + b"2\x86" * 40 + b"Ns.",
+        "lists doubled 40 times": shared + b".",
+        "5,000,000 tuples in one another": b")" + b"\x85" * 5_000_000 + b".",
+        "dicts 2,000 deep": deep,
+        "dtype 2,000 deep": dump({"vocab_size": 3})[:-1]
+        + b"X\x05\x00\x00\x00dtype"
+        + b"]" * 2000
+        + b"a" * 1999
+        + b"s.",
+        "a list of itself": b"}\x94X\x0a\x00\x00\x00vocab_sizeK\x03sK\x01h\x00s.",
+        "sets": dump({"vocab_size": 3, "x": {1, 2}}),
+        "a frozenset": dump({"vocab_size": 3, "x": frozenset([1])}),
+        "a tuple": dump({"vocab_size": 3, "x": (1, 2)}),
+        "4,000,000 lists": b"]" * 4_000_000 + b".",
+        "4,000,000 memos": b"N" + b"\x94" * 4_000_000 + b".",
+        "4,000,000 values": b"(" + b"N" * 4_000_000 + b"l.",
+        "a memo at 2**31": b"Nr" + pack("<I", 2**31) + b".",
+        "a memo by text": b"Np" + b"9" * 18 + b"\n.",
+        "a million digits": b"L" + b"9" * 10**6 + b"L\n.",
+        "a thousand digits": dump({"vocab_size": 3, "max_id": 10**1000}),
+        "one long text 10,000 times": (
+            b"}X\x0a\x00\x00\x00vocab_sizeK\x03sX\x04\x00\x00\x00itos](X"
+            + pack("<I", 10**6)
+            + b"x" * 10**6
+            + b"\x94"
+            + b"h\x00" * 10_000
+            + b"es."
+        ),
+        "half a character": dump({"vocab_size": 1, "itos": {0: "\ud800"}}),
+        "a dict as a key": b"}}K\x01s.",
+        "an end within a value": b"\x8c",
+        "no end": b"}",
     }
 
 
@@ -500,10 +772,14 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(tmp_path, name, what):
     folder = char_dataset(tmp_path / "x")
     no_file(folder / name, what)
     with limits():
-        assert list_datasets.describe(folder)["prepared"] == ({"train": 12_150, "val": 1_350} if name == "README.md" else None)
+        assert list_datasets.describe(folder)["prepared"] == (
+            {"train": 12_150, "val": 1_350} if name == "README.md" else None
+        )
     if name != "README.md":
         said = told(lambda: check_dataset.main([f"{folder}/"]))
-        assert f"x/{name}" in said and ("no ordinary file" in said or what == "no permission" and "Permission denied" in said)
+        assert f"x/{name}" in said and (
+            "no ordinary file" in said or what == "no permission" and "Permission denied" in said
+        )
 
 
 def no_file(path, what):
@@ -518,6 +794,7 @@ def no_file(path, what):
         path.symlink_to("/dev/zero")
     elif what == "socket":
         import socket
+
         with socket.socket(socket.AF_UNIX) as it, contextlib.chdir(path.parent):
             it.bind(path.name)
     else:
@@ -531,10 +808,13 @@ def no_file(path, what):
 @pytest.mark.parametrize("name", ["ckpt.pt", "log.csv", "args.json"])
 def test_what_is_no_file_of_a_run_is_one_line(trained, tmp_path, name, what):
     import shutil
+
     shutil.copytree(trained["char"], "x")
     Path("x/best.pt").unlink(missing_ok=True)
     no_file(Path("x") / name, what)
-    said = told(lambda: train.main(["--init_from=resume", "--out_dir=x", "--max_iters=3", "--device=cpu"]))
+    said = told(
+        lambda: train.main(["--init_from=resume", "--out_dir=x", "--max_iters=3", "--device=cpu"])
+    )
     assert f"x/{name}" in said and "damaged" not in said
     if name != "ckpt.pt":
         assert f"x/{name}" in told(lambda: plot_runs.plot([Path("x"), Path("x")], "a.png"))
@@ -542,13 +822,22 @@ def test_what_is_no_file_of_a_run_is_one_line(trained, tmp_path, name, what):
 
 def test_no_permission_and_a_bad_disk_are_not_called_damage(trained, monkeypatch, tmp_path):
     path, plain = trained["char"] / "ckpt.pt", Path.open
-    for error, words in ((PermissionError(13, "Permission denied", str(path)), "Permission denied"),
-                         (OSError(5, "Input/output error"), "Input/output error"), (MemoryError(), "more memory")):
+    for error, words in (
+        (PermissionError(13, "Permission denied", str(path)), "Permission denied"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (MemoryError(), "more memory"),
+    ):
+
         def fail(*_, error=error):
             raise error
+
         with monkeypatch.context() as patch:
-            patch.setattr("torch.load" if not isinstance(error, PermissionError) else "checkpoints.open_regular",
-                          lambda *a, **k: fail())
+            patch.setattr(
+                "torch.load"
+                if not isinstance(error, PermissionError)
+                else "checkpoints.open_regular",
+                lambda *a, **k: fail(),
+            )
             with pytest.raises((UserError, OSError)) as caught:
                 load_checkpoint(path)
         assert words in str(caught.value) and "damage" not in str(caught.value)
@@ -561,6 +850,7 @@ def test_no_permission_and_a_bad_disk_are_not_called_damage(trained, monkeypatch
 @pytest.mark.parametrize("kind", ["char", "bpe", "token_list", "custom"])
 def test_two_tokens_swapped_are_found_wherever_the_table_is_read(folders, kind, tmp_path):
     import shutil
+
     shutil.copytree(folders[kind], "x")
     meta = pickle.loads(Path("x/meta.pkl").read_bytes())
     itos = meta["itos"]
@@ -569,15 +859,30 @@ def test_two_tokens_swapped_are_found_wherever_the_table_is_read(folders, kind, 
         if also:
             meta["stoi"] |= {itos[3]: 3, itos[4]: 4}
         Path("x/meta.pkl").write_bytes(pickle.dumps(meta))
-        for work in (lambda: check_dataset.main(["./x"]), lambda: open_dataset("./x"), lambda: train.main([*TINY, "--dataset=./x"])):
+        for work in (
+            lambda: check_dataset.main(["./x"]),
+            lambda: open_dataset("./x"),
+            lambda: train.main([*TINY, "--dataset=./x"]),
+        ):
             assert "table_sha256" in told(work)
 
 
-@pytest.mark.parametrize("kind, split, key, words", [
-    ("char", "train", "bytes", "says that train has 7 bytes of text; its tokens stand for 1,215"),
-    ("bpe", "val", "bytes", "says that val has 7 bytes"), ("bpe", "train", "documents", "says that train has 7 documents")])
+@pytest.mark.parametrize(
+    "kind, split, key, words",
+    [
+        (
+            "char",
+            "train",
+            "bytes",
+            "says that train has 7 bytes of text; its tokens stand for 1,215",
+        ),
+        ("bpe", "val", "bytes", "says that val has 7 bytes"),
+        ("bpe", "train", "documents", "says that train has 7 documents"),
+    ],
+)
 def test_counts_that_the_bins_do_not_bear_out_are_found(folders, kind, split, key, words):
     import shutil
+
     shutil.copytree(folders[kind], "x")
     meta = pickle.loads(Path("x/meta.pkl").read_bytes())
     meta["splits"][split][key] = 7
@@ -587,6 +892,7 @@ def test_counts_that_the_bins_do_not_bear_out_are_found(folders, kind, split, ke
 
 def test_what_a_stranger_calls_things_reaches_the_terminal_without_control_codes(folders):
     import shutil
+
     shutil.copytree(folders["char"], "x")
     meta = pickle.loads(Path("x/meta.pkl").read_bytes())
     Path("x/meta.pkl").write_bytes(pickle.dumps({**meta, "source": "a\x1b[2J\nerror: b\u202e"}))
@@ -601,18 +907,28 @@ def test_what_a_stranger_calls_things_reaches_the_terminal_without_control_codes
 # ---- checkpoints of strangers
 
 
-@pytest.mark.parametrize("values, words", [
-    (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "refers to builtins.bytearray"),
-    (b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", "refers to posix.system"),
-    (b"\x80\x02}" + b")" + b"\x85" * 5_000_000 + b"Ns.", "more than"), (b"}K\x01" + b"2\x86" * 40 + b"Ns.", "DUP at byte 3"),
-    (b"\x80\x02}(X\xff\xff\xff\x7fx.", "ends within a value"), (b"\x80\x02\x8b\xff\xff\xff\x7fx.", "LONG4 at byte 2")],
-    ids=["bytearray", "system", "tuples", "doubled", "long text", "long number"])
-def test_what_a_checkpoint_asks_for_beyond_tensors_and_plain_values_is_refused_before_it_is_done(trained, values, words):
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "refers to builtins.bytearray"),
+        (b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", "refers to posix.system"),
+        (b"\x80\x02}" + b")" + b"\x85" * 5_000_000 + b"Ns.", "more than"),
+        (b"}K\x01" + b"2\x86" * 40 + b"Ns.", "DUP at byte 3"),
+        (b"\x80\x02}(X\xff\xff\xff\x7fx.", "ends within a value"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7fx.", "LONG4 at byte 2"),
+    ],
+    ids=["bytearray", "system", "tuples", "doubled", "long text", "long number"],
+)
+def test_what_a_checkpoint_asks_for_beyond_tensors_and_plain_values_is_refused_before_it_is_done(
+    trained, values, words
+):
     path = trained["char"] / "ckpt.pt"
     good = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w") as new:
         for info in old.infolist():
-            new.writestr(info.filename, values if info.filename.endswith("data.pkl") else old.read(info))
+            new.writestr(
+                info.filename, values if info.filename.endswith("data.pkl") else old.read(info)
+            )
     try:
         said = told(lambda: sample.main([f"--out_dir={path.parent}", "--device=cpu"]))
     finally:
@@ -623,14 +939,19 @@ def test_what_a_checkpoint_asks_for_beyond_tensors_and_plain_values_is_refused_b
 def test_a_checkpoint_of_packed_records_is_refused_unread(trained):
     path = trained["char"] / "ckpt.pt"
     good = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(good)) as old,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for info in old.infolist():
             new.writestr(info.filename, old.read(info))
         with new.open("archive/data/99", "w") as bomb:
             for _ in range(100):
                 bomb.write(bytes(1 << 20))
     try:
-        assert "its records are compressed" in told(lambda: sample.main([f"--out_dir={path.parent}", "--device=cpu"]))
+        assert "its records are compressed" in told(
+            lambda: sample.main([f"--out_dir={path.parent}", "--device=cpu"])
+        )
     finally:
         path.write_bytes(good)
 
@@ -642,7 +963,11 @@ def test_every_flipped_bit_in_the_weights_of_a_checkpoint_is_found(trained):
     path = trained["char"] / "ckpt.pt"
     good = path.read_bytes()
     with zipfile.ZipFile(path) as records:
-        places = [(info.header_offset + 200, info.file_size) for info in records.infolist() if "/data/" in info.filename]
+        places = [
+            (info.header_offset + 200, info.file_size)
+            for info in records.infolist()
+            if "/data/" in info.filename
+        ]
     rng = random.Random(0)
     try:
         for _ in range(100):
