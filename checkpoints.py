@@ -2,11 +2,10 @@
 
     load_checkpoint(path)                  the dict, whole and plain, or UserError
     config_of(checkpoint, path)            its model's sizes, with which arguments and weights agree
-    take_state(model, optimizer, ...)      its weights and the optimizer's state, where they fit
+    take_state(checkpoint, path, model)    its weights and the optimizer's state, where they fit
 
 Nothing but tensors and plain values is read, and no code is run. The zip's own CRC of each record
-is compared first: torch
-does not, and would load a flipped bit as another weight.
+is compared first: torch does not, and would load a flipped bit as another weight.
 """
 
 import collections
