@@ -33,7 +33,7 @@ import torch
 
 import plan
 import plot_runs
-from checkpoints import RESUMED, load_checkpoint, take_state
+from checkpoints import RESUMED, config_of, load_checkpoint, take_state
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
@@ -320,6 +320,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     if args.init_from == "resume":
         out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         checkpoint = load_checkpoint(out_dir / "ckpt.pt", RESUMED)
+        config_of(checkpoint, out_dir / "ckpt.pt")  # what its arguments ask for is there
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     source = open_data(args, checkpoint, num_ranks)

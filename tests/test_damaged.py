@@ -936,6 +936,19 @@ def test_what_a_checkpoint_asks_for_beyond_tensors_and_plain_values_is_refused_b
     assert words in said and f"{path} is no checkpoint of train.py" in said
 
 
+def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(trained):
+    path = trained["char"] / "ckpt.pt"
+    good = path.read_bytes()
+    checkpoint = torch.load(path, weights_only=True)
+    try:
+        for name in ("n_layer", "n_embd", "n_hidden"):
+            torch.save({**checkpoint, "args": {**checkpoint["args"], name: 2**40}}, path)
+            said = told(lambda: train.main(["--init_from=resume", f"--out_dir={path.parent}"]))
+            assert f"{path} is damaged: {name} is {2**40} in its arguments" in said
+    finally:
+        path.write_bytes(good)
+
+
 def test_a_checkpoint_of_packed_records_is_refused_unread(trained):
     path = trained["char"] / "ckpt.pt"
     good = path.read_bytes()
