@@ -22,13 +22,14 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
+from checkpoints import config_of, load_checkpoint, refuse_lack_of, take_state
 from data.errors import Parser, UserError, one_line_errors, typed
 from data.files import read_text
 from data.streams import STREAMS, StreamMap
-from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
-from model import GPT, GPTConfig, draw
+from data.tokenizer import CharTokenizer, TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
+from model import GPT, draw
 from pretrained import published_gpt2
-from runs import load_checkpoint, newest_run, pick_device
+from runs import newest_run, pick_device
 from train_args import GPT2, count, likelihood, not_negative, seed, whole
 
 LINE = 79  # characters
@@ -75,9 +76,15 @@ def parse_args(argv=None):
 def load_run(out_dir):
     """(model, metas, starts, training_mode) of a run of train.py. starts: see first_token()."""
     best = out_dir / "best.pt"
-    checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
-    model = GPT(GPTConfig(**checkpoint["model_args"]))
-    model.load_state_dict(checkpoint["model"])
+    path = best if best.exists() else out_dir / "ckpt.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint, path)
+    try:
+        model = GPT(config)
+    except (MemoryError, RuntimeError) as error:
+        refuse_lack_of(error, path)
+        raise
+    take_state(checkpoint, path, model)
     return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
 
@@ -212,8 +219,11 @@ def speak_streams(model, metas, tokenizers, starts, vocabularies, choose, args, 
     agree; the rest are drawn from their heads, each on its own.
     """
     names = list(metas)
-    made_of = {name: meta["stream"]["text"] for name, meta in metas.items()
-               if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    mapped = {name: meta["stream"] for name, meta in metas.items()
+              if meta.get("stream", {}).get("map") in STREAMS}
+    made_of = {name: stream.get("text") for name, stream in mapped.items()
+               if isinstance(tokenizers.get(stream.get("text")), CharTokenizer) and
+               getattr(tokenizers[name], "chars", None) == sorted(STREAMS[stream["map"]][0])}
     made_of = {name: of for name, of in made_of.items() if of not in made_of}  # a stream of a stream is drawn
     maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
     computed = {} if args.draw_all_streams else made_of

@@ -38,6 +38,7 @@ import torch
 
 import plan
 import plot_runs
+from checkpoints import RESUMED, config_of, load_checkpoint, take_state
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
@@ -46,8 +47,8 @@ from data.sources import open_source, start_tokens
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
-                  pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, new_out_dir, newest_run, open_trackers, pick_device,
+                  resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -218,7 +219,7 @@ def load_same_checkpoint(out_dir, num_ranks):
     """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save
     between their reads."""
     while True:
-        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt", RESUMED)
         iter_nums = [checkpoint["iter_num"]]
         if num_ranks > 1:
             iter_nums *= num_ranks
@@ -379,6 +380,7 @@ def train(args, argv, device, rank, num_ranks, stack):
         # locked before it is read: another process may be saving there
         out_dir = claim_out_dir(args, rank, num_ranks, stack)
         checkpoint = load_same_checkpoint(out_dir, num_ranks)
+        config_of(checkpoint, out_dir / "ckpt.pt")  # what its arguments ask for is there
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     settle_threads(args, device, checkpoint, say)
@@ -393,8 +395,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations
     columns = {}  # of log.csv, from the last evaluation
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        take_state(checkpoint, out_dir / "ckpt.pt", model, optimizer)
         if scaler.is_enabled() and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
         iter_num, best_val_loss, seconds, columns = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds", "evaluated"))

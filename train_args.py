@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from data.dataset import DATA, shown
-from data.errors import Parser, UserError, optional
+from data.errors import Parser, UserError, optional, printable
 from data.sampler import SAMPLING_METHODS, TRANSITIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -236,7 +236,9 @@ def parse_args(argv=None, saved=None):
     problems, argv = [], _with_files(sys.argv[1:] if argv is None else argv)
     args, given = _parse(argv, problems)
     if saved and not problems:
-        saved = {**vars(args), **saved}  # an older checkpoint lacks the newer flags
+        refuse_damaged(saved)
+        # an older checkpoint lacks the newer flags
+        saved = {name: saved.get(name, value) for name, value in vars(args).items()}
         changed = [f"--{k} {_words(given[k])} (it is {_words(saved[k])})" for k in FROZEN if k in given and given[k] != saved[k]]
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
@@ -253,6 +255,22 @@ def parse_args(argv=None, saved=None):
         raise UserError("; ".join(problems) + ". See python train.py --help")
     fill_in(args)
     return args
+
+
+def refuse_damaged(saved):
+    """Raises UserError unless the arguments in a checkpoint are such as a command line gives: each is
+    written as its flag and read again."""
+    defaults, problems = vars(_parse([], [])[0]), []
+    given = {name: value for name, value in saved.items() if name in defaults and value is not None}
+    args = vars(_parse([f"--{name}={_words(value)}" for name, value in given.items()], problems)[0])
+    wrong = [name for name, value in given.items()
+             if type(value) is not type(args[name]) or value != args[name]]
+    wrong += [name for name, value in saved.items()
+              if value is None and defaults.get(name) is not None and name != "dataset"]
+    if wrong:
+        shown = printable(repr(saved[wrong[0]]))
+        raise UserError(f"the checkpoint is damaged: its {wrong[0]} is {shown}, which --{wrong[0]} does "
+                        f"not take. Take another run, or train anew")
 
 
 def fill_in(args):

@@ -6,6 +6,7 @@
     fast_bpe.py, ranks.py  BPE by gigatoken where that is proven to be the same; the files that tiktoken's encodings need
     encode.py      text -> ids in bounded memory, on every core
     dataset.py     the folder format (train.bin, val.bin, meta.pkl), written and read; bins.py, what remembers units over a kill
+    plain.py       meta.pkl from anywhere: a pickle of plain values, looked through first; what each key must hold
     check_dataset.py  proves a folder and shows what is in it; writes the meta.pkl of bins that have none
     prepare_args.py   the flags of prepare.py
     sampler.py     which windows, in which order: pure functions of (seed, position)

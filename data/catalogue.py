@@ -24,7 +24,7 @@ from urllib.parse import quote
 from data.archives import Names, unpack
 from data.dataset import shown, write_dataset
 from data.download import (LARGEST_ANSWER, RemoteFile, checked_entry, download_all, fetch_package,
-                           get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable,
+                           get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable_address,
                            unknown_form)
 from data.errors import Parser, UserError, optional, plain
 from data.files import replacing
@@ -190,7 +190,7 @@ def _refuse_clash(files, source):
 
 def _page(repo, revision):
     """The files of a dataset, for people."""
-    return printable(f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}")
+    return printable_address(f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}")
 
 
 def _what_is_there(home, repo, revision, patterns):
@@ -249,7 +249,7 @@ def _refuse_missing(home, files):
     missing = [f for f in files if not (f.is_whole() if f.digest else f.path.exists())]
     for file in missing:
         state = "not whole" if file.path.exists() else "missing"
-        print(f"{state}: {plain(shown(file.path))}\n    from {printable(file.url)}")
+        print(f"{state}: {plain(shown(file.path))}\n    from {printable_address(file.url)}")
     if missing:
         raise UserError(f"--offline, and {len(missing)} of {len(files)} files are missing or not whole "
                         f"in {shown(home)}. The list above says where each comes from; put them "

@@ -11,7 +11,6 @@ import difflib
 import errno
 import functools
 import hashlib
-import io
 import os
 import pickle
 import sys
@@ -24,9 +23,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
-from data.errors import UserError, resumable
-from data.files import lock, replacing, sync_folder, written
+from data.errors import UserError, printable, resumable
+from data.files import lock, open_regular, replacing, sync_folder, written
 from data.inputs import Ids, TextFile
+from data.plain import MAX_BYTES, load_plain
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
@@ -67,7 +67,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     check_share(percentage_train, val_text)
     text, given, inputs = one_text(text, val_text), text, inputs or [text, val_text]
     _refuse_glued(text, inputs)
-    source = source or _source(given, inputs)
+    source = printable(source or _source(given, inputs), 10_000)
     meta = tokenizer_meta(tokenizer)
     meta["dtype"] = token_dtype(meta["vocab_size"]).name
     meta["eot_token"] = getattr(tokenizer, "eot_token", None)
@@ -76,6 +76,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         document_end = "\n" if meta["eot_token"] is None or not end_of_text else ""
     if document_end and any(map(_is_documents, (text, val_text))):
         _refuse_unknown_end(tokenizer, document_end)
+    # whether it can be read again is asked before hours of work, too
+    load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
     with lock(folder, "prepare.py"):
         bins = Bins(folder, token_dtype(meta["vocab_size"]), _identity(meta, end_of_text))
         try:
@@ -152,8 +154,8 @@ def _print_counts(folder, meta, inputs, seconds):
     tokens, num_bytes = (sum(splits[split][what] for split in SPLITS) for what in ("tokens", "bytes"))
     counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
     density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({meta['source']}{_rows(inputs)}); {density}"
-          f"{seconds:.1f} s")
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
+          f"({printable(meta['source'], 1000)}{_rows(inputs)}); {density}{seconds:.1f} s")
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
     if meta["split_rule"] == "documents by hash" and abs(val - wanted) > min(wanted, 1 - wanted) / 2:
         print(f"note: val has {val:.1%} of the tokens, where {wanted:.1%} was asked for: documents are shared out whole, "
@@ -245,7 +247,7 @@ def _commit(folder, meta, finished):
     finished: (temporary file, bin) pairs. An OSError of the swap says how the folder is left.
     """
     raw = pickle.dumps(meta, protocol=4)
-    load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
+    load_plain(raw, "the new meta.pkl")  # whatever a tokenizer put in, it must be readable again
     meta_path, new_meta = folder / "meta.pkl", folder / "meta.pkl.new"
     with replacing(new_meta) as file:  # an interrupted swap's stays until this one is whole
         file.write(raw)
@@ -350,57 +352,6 @@ class Dataset:
         return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
 
 
-class _Plain:
-    """Of an unpickler, plain values only: a class or a function in the file is refused before anything of it runs."""
-
-    def find_class(self, module, name):
-        raise UserError(f"it refers to {printable(f'{module}.{name}')}; only plain values (dict, list, str, bytes, int, float, bool, "
-                        f"None) are read, and nothing of it was run")
-
-
-class _PlainUnpickler(_Plain, pickle._Unpickler):
-    """Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
-    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
-    """
-
-
-class _OwnUnpickler(_Plain, pickle.Unpickler):
-    """The one in C, for what was pickled in this process."""
-
-
-def load_plain(raw, path, unpickler=_PlainUnpickler):
-    """The dict in a pickle of plain values. Raises UserError for anything else, naming path."""
-    try:
-        meta = unpickler(io.BytesIO(raw)).load()
-    except UserError as error:
-        raise UserError(f"{path} is not a plain meta.pkl: {error}") from None
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {printable(str(error))}). Prepare the dataset again"
-                        ) from None
-    _check_shape(meta, path)
-    return meta
-
-
-def printable(text):
-    """Text of a stranger's, for a message: one line, no control characters, not long."""
-    return text.encode("unicode_escape").decode("ascii")[:100]
-
-
-def _check_shape(meta, path):
-    """Raises UserError unless the keys that the reader goes by hold what they should."""
-    def is_count(value, below=2**63):
-        return type(value) is int and 0 <= value < below
-    if not isinstance(meta, dict) or not is_count(meta.get("vocab_size"), 2**32 + 1) or meta["vocab_size"] < 1:
-        raise UserError(f"{path} holds no vocab_size from 1 to 2**32. Prepare the dataset again")
-    if not is_count(meta.get("max_id", 0)):
-        raise UserError(f"{path} has a max_id that is no whole number. Prepare the dataset again")
-    splits = meta.get("splits", {split: {"tokens": 0} for split in SPLITS})
-    for split in SPLITS:
-        counts = splits.get(split) if isinstance(splits, dict) else None
-        if not isinstance(counts, dict) or not is_count(counts.get("tokens")):
-            raise UserError(f"{path} has splits without a count of tokens for {split}. Prepare the dataset again")
-
-
 def dataset_folder(name):
     """data/<name>, shown from the working directory where it lies below; a name with a slash is a path to a folder."""
     name = str(name)
@@ -437,7 +388,7 @@ def open_dataset(name):
     if error:
         raise error
     vocab_size = meta["vocab_size"]
-    if meta.get("tokenizer") == "tiktoken" and "max_id" not in meta:
+    if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
         # other programs count the ranks, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
@@ -458,7 +409,8 @@ def read_meta(folder):
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
-        return load_plain(path.read_bytes(), path)
+        with open_regular(path) as file:
+            return load_plain(file.read(MAX_BYTES + 1), path)
     except FileNotFoundError:
         pass
     prepare = f"bash {folder}/get_dataset.sh" if (folder / "get_dataset.sh").exists() else f"python {folder}/prepare.py"
@@ -481,9 +433,6 @@ def _no_such_dataset(folder):
 
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
-        if meta["dtype"] not in ("uint16", "uint32"):
-            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32. Prepare the "
-                            f"dataset again")
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
@@ -501,7 +450,7 @@ def _stamp(folder):
 
 def _open_bin(path):
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found, though meta.pkl is there. Run: python {path.parent}/prepare.py"
                                 ) from None

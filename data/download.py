@@ -5,7 +5,7 @@
     get_json(url), hub_tree(url)          an answer of the Hugging Face hub's API, a listing of its files
     fetch_package(requirement, sha256)    a wheel of the package index, by pip
     open_package(requirement, sha256)     the same, where an address can't be reached
-    printable(url)                        an address as it may be shown: without secrets
+    printable_address(url)                        an address as it may be shown: without secrets
 
 From a shell script: python data/download.py URL FILE [SHA256]
 
@@ -15,7 +15,7 @@ $DATASET_MIRROR/<host>/<path>; HTTPS_PROXY and the like.
 
 What comes from a network is a stranger's: every body is bounded by the size that is known, by
 LARGEST_ANSWER or by the disk, no redirect's or error page's body is read, and what is printed of it
-has passed plain() or printable().
+has passed plain() or printable_address().
 """
 import contextlib
 import email.utils
@@ -192,7 +192,7 @@ def _fetch(session, file, tries, progress):
         part.unlink()
         if not resumed:
             kind = "sha256" if len(actual) == 64 else "git blob id"
-            raise DownloadError(f"{printable(transfer.url)}: the file's {kind} is {actual}, "
+            raise DownloadError(f"{printable_address(transfer.url)}: the file's {kind} is {actual}, "
                                 f"expected {file.digest}. It was thrown away")
         resumed = False  # the piece of an earlier run was of another file: once more, whole
     os.replace(part, file.path)
@@ -247,7 +247,7 @@ class _Transfer:
             end, total = int(stated[2]) + 1, None if stated[3] == "*" else int(stated[3])
         total = end if total is None and response.status_code == 200 else total
         if self.file.size is not None and total not in (None, self.file.size):
-            raise DownloadError(f"{printable(self.url)} has {total:,} bytes, expected "
+            raise DownloadError(f"{printable_address(self.url)} has {total:,} bytes, expected "
                                 f"{self.file.size:,}. It was not taken")
         etag = response.headers.get("ETag", "")  # a weak one promises no equal bytes
         etag = etag if re.fullmatch(r'"[!#-~]{0,200}"', etag) else None
@@ -282,14 +282,14 @@ class _Transfer:
             os.fsync(file.fileno())
         if self.have() > limit and not bounds:  # a second try would fill the disk again
             self.part.unlink()
-            raise DownloadError(f"{printable(self.url)}: {limit:,} bytes came without an end, nine "
+            raise DownloadError(f"{printable_address(self.url)}: {limit:,} bytes came without an end, nine "
                                 f"tenths of what the disk had free. They were thrown away")
         if self.have() > limit:
             self.restart("more bytes came than were announced")
         if bounds and self.have() < max(bounds):
             raise EOFError(f"the connection ended at {self.have():,} of {max(bounds):,} bytes")
         if not (bounds or self.file.digest or _is_chunked(response)):
-            print(f"note: {printable(self.url)} did not say how long it is, so nothing tells "
+            print(f"note: {printable_address(self.url)} did not say how long it is, so nothing tells "
                   f"whether its {self.have():,} bytes are all of it", file=sys.stderr)
 
 
@@ -307,7 +307,7 @@ def get_json(url, tries=5):
             try:
                 return json.loads(body), response.links.get("next", {}).get("url")
             except (ValueError, RecursionError):
-                raise DownloadError(f"{printable(url)} answered with something else than JSON. Is "
+                raise DownloadError(f"{printable_address(url)} answered with something else than JSON. Is "
                                     f"a log-in page of this network in the way, or HF_ENDPOINT "
                                     f"wrong?") from None
     return persist(ask, url, tries)
@@ -317,7 +317,7 @@ def _unpacked_body(response, url):
     """The bytes of an answer, never more than LARGEST_ANSWER as sent or as unpacked."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise DownloadError(f"{printable(url)} answered in the encoding {plain(encoding)[:40]!r}, "
+        raise DownloadError(f"{printable_address(url)} answered in the encoding {plain(encoding)[:40]!r}, "
                             f"which was not asked for")
     unpacker = zlib.decompressobj(wbits=47) if encoding not in ("", "identity") else None
     body, num_sent, deadline = bytearray(), 0, time.monotonic() + LONGEST_WAIT
@@ -329,7 +329,7 @@ def _unpacked_body(response, url):
         except zlib.error:
             raise EOFError("the answer is packed, and damaged") from None
         if max(num_sent, len(body)) > LARGEST_ANSWER:
-            raise DownloadError(f"{printable(url)} answered with more than {LARGEST_ANSWER:,} "
+            raise DownloadError(f"{printable_address(url)} answered with more than {LARGEST_ANSWER:,} "
                                 f"bytes. Is HF_ENDPOINT right?")
         if time.monotonic() > deadline:
             raise EOFError("no whole answer in time")
@@ -365,7 +365,7 @@ def hub_tree(url):
         # mirrors leave the hub's own host in the link
         query = (following or "").partition("#")[0].partition("?")[2]
         if query in asked or query and len(paths) == before or len(paths) > LONGEST_LISTING:
-            raise DownloadError(f"{printable(url)}: its pages go in a circle, or list more than "
+            raise DownloadError(f"{printable_address(url)}: its pages go in a circle, or list more than "
                                 f"{LONGEST_LISTING:,} files. Is HF_ENDPOINT right?")
 
 
@@ -385,7 +385,7 @@ def is_hex(value, *lengths):
 def unknown_form(url, error):
     """A UserError to raise for an answer that lacks a key, or has a value of a wrong type."""
     what = f"{plain(error)} missing" if isinstance(error, KeyError) else "a value has a wrong type"
-    return UserError(f"{printable(url)} answered in a form unknown here ({what}). Is HF_ENDPOINT "
+    return UserError(f"{printable_address(url)} answered in a form unknown here ({what}). Is HF_ENDPOINT "
                      f"right?")
 
 
@@ -441,7 +441,7 @@ def _length(response):
 # ---- addresses, tokens
 
 
-def printable(url):
+def printable_address(url):
     """An address to be shown or kept: without name, password and control characters, and of its
     query, where access keys stand, no more than the page of a listing.
     """
@@ -457,8 +457,8 @@ def printable(url):
 
 
 def _without_secrets(text):
-    """plain() text of another program, each address in it printable()."""
-    return " ".join(printable(word) if "://" in word else word.rpartition("@")[2]
+    """plain() text of another program, each address in it printable_address()."""
+    return " ".join(printable_address(word) if "://" in word else word.rpartition("@")[2]
                     for word in plain(text).split(" "))
 
 
@@ -498,7 +498,7 @@ def hub_token():
         away = f"run: unset {found}" if found in os.environ else "delete that file"
         raise UserError(f"the token of the Hugging Face hub in {plain(found)} is not one word of "
                         f"letters and digits, so it was not sent. Make one at "
-                        f"{printable(hub_endpoint())}/settings/tokens and put it there, or {away}")
+                        f"{printable_address(hub_endpoint())}/settings/tokens and put it there, or {away}")
     return token, found
 
 
@@ -556,7 +556,7 @@ def persist(attempt, url, tries, progress=lambda: 0):
     """
     import requests
     import urllib3
-    url, failures, most = printable(url), 0, progress()
+    url, failures, most = printable_address(url), 0, progress()
     while True:
         begun, wait = time.monotonic(), None
         try:
@@ -597,13 +597,13 @@ def _refuse(response, url, wanted=(200,)):
         return
     if status in RETRY_STATUS:
         raise _Busy(response)
-    said = f"{printable(url)} answered {status} {plain(response.reason)[:100]}".rstrip()
+    said = f"{printable_address(url)} answered {status} {plain(response.reason)[:100]}".rstrip()
     on_hub = url.startswith(f"{hub_endpoint()}/")
     page = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if on_hub else None
-    page = printable(f"{page[1]}/{page[2]}") if page else None
+    page = printable_address(f"{page[1]}/{page[2]}") if page else None
     if status in (401, 403) and page:
         token, found = hub_token()
-        settings = f"{printable(hub_endpoint())}/settings/tokens"
+        settings = f"{printable_address(hub_endpoint())}/settings/tokens"
         if not token:
             raise DownloadError(f"{said}. It needs a token: accept the conditions on {page}, make "
                                 f"a token at {settings} and set HF_TOKEN to it (or the dataset has "
@@ -616,7 +616,7 @@ def _refuse(response, url, wanted=(200,)):
     if status == 407:
         raise DownloadError(f"{said}: {PROXY_LOGIN}")
     if status in (404, 410):
-        site = re.match(r"(\w+://)?[^/?]*", printable(url))[0]
+        site = re.match(r"(\w+://)?[^/?]*", printable_address(url))[0]
         raise NotFound(f"{said}. Has it moved? Look at {page or site}")
     raise DownloadError(said if status >= 400 else f"{said}, which is no file and leads to none")
 

@@ -45,6 +45,11 @@ def plain(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def printable(text, most=100):
+    """Text of a stranger's, for a message: plain(), and not long."""
+    return plain(str(text)[:most])
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors in one line as all others, and the nearest flag for one that there is not."""
 
@@ -141,7 +146,7 @@ def one_line_errors():
             message += f". {SHORT_OF_MEMORY}"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
-            print(f"error: {plain(message)}", file=sys.stderr)
+            print(f"error: {printable(message, 10_000)}", file=sys.stderr)  # whatever it quotes
         sys.exit(2)
     except (MemoryError, RuntimeError, ImportError) as error:
         signs = "can't start new thread", "failed to map segment", "annot allocate memory"

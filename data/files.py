@@ -5,6 +5,7 @@ import errno
 import os
 import shlex
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,15 @@ def open_input(path, instead="name the file that holds it"):
         raise UserError(f"{path} is a folder, not a text file") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
+
+
+def open_regular(path):
+    """An ordinary file, open for its bytes. Raises UserError for a folder, a pipe or a device, and
+    does not wait for one."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path} is no ordinary file (but a folder, a pipe or a device). Move it "
+                        f"away")
+    return Path(path).open("rb")
 
 
 def num_characters(raw):

@@ -36,7 +36,7 @@ from helpers import child_env, only_line, python
 
 from data.dataset import write_dataset
 from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
-                           hub_tree, mirrored, open_package, printable, unpack)
+                           hub_tree, mirrored, open_package, printable_address, unpack)
 from data.errors import UserError
 from data.files import lock
 from data.tokenizer import ByteTokenizer
@@ -757,7 +757,7 @@ def test_whatever_a_server_answers_it_is_the_file_or_one_line(server, path, wait
     ("http://host/\x1b[31m\u202e\n", r"http://host/\x1b[31m\u202e\n"), ("corpus.txt", "corpus.txt"),
     ("http://[::1", "http://[::1")])
 def test_an_address_is_shown_without_what_nobody_shall_see(url, shown):
-    assert printable(url) == shown
+    assert printable_address(url) == shown
 
 
 @pytest.mark.parametrize("value",

@@ -21,6 +21,7 @@ from data.dataset import Dataset, open_dataset, write_dataset
 from data.ranks import get_encoding
 from data.sources import Source, start_tokens
 from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
+from data.make_tokenizer import PATTERN
 from runs import load_checkpoint, newest_run
 
 FEW = ["--max_new_tokens=20", "--device=cpu"]
@@ -394,7 +395,7 @@ def bpe_run(tmp_path_factory):
     ids[:200].tofile(folder / "val.bin")
     itos = {i: raw.decode() if i < 128 or i > 255 else raw for raw, i in ranks.items()} | {259: "<|endoftext|>"}
     meta = {"vocab_size": 260, "itos": itos, "stoi": {t: i for i, t in itos.items()}, "tokenizer": "tiktoken",
-            "tiktoken_encoding": "gpt2", "pat_str": r"\S+| \S+|\s+", "special_tokens": {"<|endoftext|>": 259},
+            "tiktoken_encoding": "gpt2", "pat_str": PATTERN, "special_tokens": {"<|endoftext|>": 259},
             "dtype": "uint16", "max_id": 259, "table_sha256": table_hash(itos)}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol=4))
     return train_on(folder, tmp / "run")
