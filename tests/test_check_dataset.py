@@ -42,7 +42,7 @@ def edit_meta(folder, **keys):
 
 def test_a_good_folder_is_shown_counts_tokens_and_windows_with_their_borders(capsys, folder):
     told = report(capsys, folder)
-    assert told.startswith("mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16, from input.txt\n")
+    assert told.startswith("mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16, from a text of prepare.py\n")
     assert "  29 of 29 ids occur; the most frequent:   17.8%, o 8.9%, e 6.7%, " in told
     assert "train at 0: t|h|e| |q|u|i|c|k| |b|r|o|w|n" in told and told.count("val at ") == 3
     assert told.endswith("all is well: sizes, every id, hashes\n")
