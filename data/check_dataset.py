@@ -9,6 +9,7 @@ Checks sizes, hashes and every id, documents of val that are in train too, and t
 frequent tokens, the lengths of documents and some windows, | between their tokens. Status 2 where something is wrong.
 """
 import argparse
+import collections
 import hashlib
 import os
 import pickle
@@ -19,6 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from data.dataset import SPLITS, check_ids, dataset_folder, open_dataset, read_meta, token_dtype
+from data.encodings import signs_of_another_encoding
 from data.errors import Parser, UserError, one_line_errors, printable
 from data.files import lock, open_regular, replacing
 from data.tokenizer import (TiktokenTokenizer, as_bytes, table_hash, tables, tokenizer_from_meta,
@@ -162,6 +164,24 @@ def check_counts(dataset, counts):
         if documents is not None and ends and not ends <= documents <= ends + bool(last):
             problems.append(f"{told} {documents:,} documents; {ends:,} are ended by a token")
     return problems
+
+
+def look_at_text(dataset, at_most=1 << 24, pieces=16):
+    """Lines on signs of a wrong encoding in the text of each split, or in pieces from all over it."""
+    if not dataset.meta.get("itos") or dataset.meta.get("tokenizer", "char") not in LOSSLESS:
+        return []
+    tokenizer, lines = tokenizer_from_meta(dataset.meta), []
+    for split in SPLITS:
+        tokens, found, characters = dataset.tokens(split), collections.Counter(), 0
+        size = min(len(tokens), at_most // pieces)
+        number = pieces if len(tokens) > at_most else -(-len(tokens) // size)
+        for start in dict.fromkeys(np.linspace(0, len(tokens) - size, number).astype(int).tolist()):
+            text = tokenizer.decode(tokens[start : start + size]).strip("\ufffd")  # a character may be cut at the ends
+            characters += len(text)
+            found.update(signs_of_another_encoding(text))
+        signs = ", ".join(f"{count:,} {what} ({count / characters:.2%})" for what, count in found.most_common())
+        lines += [f"the text of {split} holds {signs}, as text has that was decoded wrongly or is none"] if signs else []
+    return lines
 
 
 def check_max_id(dataset, counts):
@@ -308,11 +328,16 @@ def main(argv=None):
     name = _folder(args.name)
     if args.adopt or args.dtype:
         adopt(Path(os.path.normpath(dataset_folder(name))), args.adopt, args.dtype)
-    problems = check(open_dataset(name), args.streams, args.windows, args.width, args.seed)
+    dataset = open_dataset(name)
+    problems = check(dataset, args.streams, args.windows, args.width, args.seed)
     if problems:
         raise UserError(f"{'; '.join(problems)}")
-    print("  all is well: sizes, every id" + (", hashes" if "splits" in open_dataset(name).meta else "")
-          + (", streams" if args.streams else ""))
+    looked_at = "sizes, every id" + (", hashes" if "splits" in dataset.meta else "") + (
+        ", streams" if args.streams else "")
+    notes = look_at_text(dataset)
+    for line in notes:
+        print(f"  note: {line}. Look at it, and prepare it again with the right --encoding")
+    print(f"  as they were written: {looked_at}" if notes else f"  all is well: {looked_at}")
 
 
 if __name__ == "__main__":

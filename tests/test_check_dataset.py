@@ -4,6 +4,7 @@ Run: python -m pytest tests/test_check_dataset.py
 """
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -222,3 +223,19 @@ def test_shards_of_another_vocabulary_are_refused(tmp_path):
 def test_the_arange_of_positions_is_all_well(capsys, tmp_path):
     arange_dataset(tmp_path / "range", 1000)
     assert "all is well" in report(capsys, tmp_path / "range")
+
+
+@pytest.mark.parametrize("text, what", [
+    ("a\0b" * 100, "NUL"), ("it\x92s fine" * 100, "C1"), ("caf\ufffd" * 100, "replacement"), ("cafÃ© â€™" * 100, "UTF-8 read"),
+    ("a\x1b[31m" * 100, "control characters"), ("one\ufeff" * 100, "byte order marks")])
+@pytest.mark.parametrize("kind", [CharTokenizer.from_text, lambda text: ByteTokenizer()])
+def test_signs_of_a_wrong_encoding_are_told_and_all_is_not_called_well(tmp_path, capsys, text, what, kind):
+    write_dataset(tmp_path, text, kind(text))
+    told = report(capsys, tmp_path)
+    assert re.search(rf"note: the text of train holds \d+ [^\n]*{re.escape(what)}", told) and "all is well" not in told
+
+
+def test_text_of_any_language_has_no_signs_of_a_wrong_encoding(tmp_path, capsys):
+    text = "naïve “quotes” – Ärger, Ñandú, château; привет 你好 こんにちは 😀\r\n\tÂge Ã £5\n" * 50
+    write_dataset(tmp_path, text, ByteTokenizer())
+    assert report(capsys, tmp_path).endswith("all is well: sizes, every id, hashes\n")

@@ -193,7 +193,7 @@ def test_the_start_is_kept_by_the_checkpoint_and_both_samples_go_by_it(tmp_path,
     assert prompts == [[[2]], [[2]]]
     checkpoint = load_checkpoint(Path("run/best.pt"))
     assert checkpoint["starts"] == {"x": 2}
-    documents = lambda n: {"splits": {"train": {"documents": n, "tokens": 400}}}
+    documents = lambda n: {"splits": {split: {"documents": n, "tokens": 400} for split in ("train", "val")}}
     for starts, more, start in (
             (None, {}, END), (None, documents(1), 1), (None, documents(0), 1),
             (None, documents(7), END), ({"x": 4}, documents(7), 4), ({"x": 5}, {}, END)):  # an old one; a damaged one
