@@ -203,8 +203,10 @@ def _is_json(line):
     try:
         return line[:1] in '{["' and isinstance(value := json.loads(line), (dict, str, list)) and (
             not isinstance(value, list) or len(value) > 1)
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, RecursionError):
         return False
+    except ValueError:  # a number of more than 4,300 digits
+        return True
 
 
 def _begins_json(text, is_whole):

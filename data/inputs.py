@@ -39,7 +39,7 @@ def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, 
     max_bad_rows: so many rows that cannot be read (no JSON, a field missing, ...) are left out, the first of them
         printed; one more is a UserError with file and line.
     told: what the files are, where that is not what their names and first bytes say: format="jsonl",
-        encoding="cp1252", quoting="none" or "csv", delimiter=";". See contents.py, encodings.py, rows.py.
+        encoding="cp1252", quoting="none", delimiter=";", columns=["id", "text"]. See contents.py, encodings.py, rows.py.
     """
     return Documents(expand(paths), text_template, column, max_bad_rows, **told)
 
@@ -266,14 +266,16 @@ class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
     def __init__(self, paths, text_template=None, column="text", max_bad_rows=0, *, format=None, encoding=None,
-                 quoting=None, delimiter=None):
+                 quoting=None, delimiter=None, columns=None):
         super().__init__(paths, encoding)
         self.max_bad_rows, self._told = max_bad_rows, False
-        self._how = dict(quoting=quoting, delimiter=delimiter)
+        if delimiter is not None and (not delimiter or set(delimiter) & set('"\r\n')):
+            raise UserError(f"--delimiter is {delimiter!r}; it must be one or more characters, without quotes and line ends")
+        self._how = dict(quoting=quoting, delimiter=delimiter, columns=columns)
         self._text_of, self._columns = _text_of(text_template, column)
         self.kinds = [self._kind(path, format) for path in self.paths]
-        if (quoting or delimiter) and not {"csv", "tsv"} & set(self.kinds):
-            raise UserError(f"--quoting and --delimiter are for CSV and TSV, and {self.name} is {self.kinds[0]}")
+        if any(self._how.values()) and not {"csv", "tsv"} & set(self.kinds):
+            raise UserError(f"--quoting, --delimiter and --columns are for CSV and TSV, and {self.name} is {self.kinds[0]}")
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
         self.joints = []  # some places where one document would run into the next if they were joined
 
@@ -297,7 +299,7 @@ class Documents(_Files):
                 yield "".join(map(bytes.decode, self.utf8(path)))
                 continue
             for where, row in self._rows(path, kind):
-                text, why = (None, row) if isinstance(row, BadRow) else self._document(row)
+                text, why = (None, row) if isinstance(row, BadRow) else self._document(row, kind)
                 if why is not None:
                     self._count(why, f"{path} {where}: {why}")
                     continue
@@ -326,7 +328,7 @@ class Documents(_Files):
                 self.position = before + int(size * share)
             yield from parquet_rows(file, path, self._columns, progress)
 
-    def _document(self, row):
+    def _document(self, row, kind):
         """(the row's text or None, what is wrong with the row or None)."""
         if isinstance(row, str):  # a list of bare strings
             row = {"text": row}
@@ -336,7 +338,7 @@ class Documents(_Files):
             text = self._text_of(row)
         except KeyError as error:
             columns = " ".join(", ".join(map(str, row))[:200].splitlines())  # a name may hold a newline
-            return None, f"it has no {error} (there are: {columns})"
+            return None, f"it has no {error} (there are: {columns}){_where_text_is(row, kind, error.args[0])}"
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return None, f"{error} in the text template"
         if text is None and self._columns is None:
@@ -359,6 +361,21 @@ class Documents(_Files):
     def _note(self, line):
         if not self._told:
             print(line, file=sys.stderr)
+
+
+def _where_text_is(row, kind, column):
+    """What to add where a row has no such column: the column of that name but for blanks and capitals, else the one
+    with the longest text, and what else may be."""
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and name and isinstance(name, str)}
+    if not texts:
+        return ""
+    near = next((name for name in texts if name.strip().lower() == column.strip().lower()), None)
+    longest = near or max(texts, key=lambda name: len(texts[name]))
+    how = f'. Say which holds the text: --text_template "{{{longest}}}"' if re.fullmatch(r"[\w -]+", longest) else ""
+    if kind in ("csv", "tsv") and not near:
+        names = ",".join("text" if name == longest else f"c{i}" for i, name in enumerate(row, 1))
+        how += f". If its first line is a row, name the columns: --columns {names}"
+    return how
 
 
 class _StrictFormatter(string.Formatter):
