@@ -227,7 +227,8 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
-            ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
+            ": the documents are too few to be shared out by a hash. Give more of them, another --split_seed, or a "
+            "validation text: -v FILE"
             if _is_documents(text) else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 

@@ -50,7 +50,7 @@ def open_inputs(paths, *, text_template=None, max_bad_rows=0, **told):
     The arguments are those of read_documents().
     """
     paths = expand(paths)
-    if Path(paths[0]).suffix == ".bin":
+    if Path(paths[0]).suffix == ".bin" and not told.get("format"):
         return Shards(paths)
     found = Documents(paths, text_template, "text", max_bad_rows, **told)
     return TextFile(found) if found.kinds == ["text"] else found
@@ -249,7 +249,7 @@ class Shards(Ids):
             header = np.fromfile(file, "<i4", 256)
         if len(header) < 256 or (dtype := self.HEADERS.get(tuple(header[:2].tolist()))) is None:
             raise UserError(f"{path} is no shard of llm.c or modded-nanogpt: it begins with {header[:2].tolist()}, not "
-                            f"with {' or '.join(map(str, map(list, self.HEADERS)))}")
+                            f"with {' or '.join(map(str, map(list, self.HEADERS)))}. If it is text, add --format text")
         count, stated = (path.stat().st_size - 1024) / np.dtype(dtype).itemsize, int(header[2])
         if count != stated or not stated:
             raise UserError(f"{path} holds {count:,.10g} ids, its header says {stated:,}. Get it again")
@@ -276,6 +276,11 @@ class Documents(_Files):
         self.kinds = [self._kind(path, format) for path in self.paths]
         if any(self._how.values()) and not {"csv", "tsv"} & set(self.kinds):
             raise UserError(f"--quoting, --delimiter and --columns are for CSV and TSV, and {self.name} is {self.kinds[0]}")
+        if encoding and set(self.kinds) == {"parquet"}:
+            raise UserError(f"--encoding is for text, and {self.name} is Parquet, which states its own. Leave it out")
+        if text_template and set(self.kinds) == {"text"}:
+            raise UserError(f"--text_template is for rows, and {self.name} is text. Leave it out, or say what rows: --format "
+                            f"jsonl")
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
         self.joints = []  # some places where one document would run into the next if they were joined
 
@@ -381,6 +386,9 @@ def _where_text_is(row, kind, column):
 class _StrictFormatter(string.Formatter):
     """str.format for strings and numbers: a missing value (None, NaN) is an error, and not the word for it."""
 
+    def get_field(self, name, args, row):  # a column may be called a.b
+        return (row[name], name) if name in row else super().get_field(name, args, row)
+
     def format_field(self, value, spec):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not isinstance(value, str) and not is_number:
@@ -404,4 +412,5 @@ def _text_of(template, column):
         raise UserError(f"text_template {template!r} cannot be read: {error}. Write a brace as {{{{ or }}}}") from None
     if not fields or not all(fields):
         raise UserError(f"text_template {template!r} names no column; write one as {{column}}")
-    return lambda row: formatter.vformat(template, (), row), [re.match(r"[^.\[]*", field)[0] for field in fields]
+    return lambda row: formatter.vformat(template, (), row), [
+        name for field in fields for name in (re.match(r"[^.\[]*", field)[0], field)]

@@ -264,13 +264,19 @@ def parquet_rows(file, path, columns=None, progress=lambda share: None):
     no_value = (ValueError, OverflowError, KeyError, TypeError, ImportError, pyarrow.ArrowException)
     try:
         metadata = parquet.ParquetFile(file).metadata
-        names = metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        names = schema.names
         named = [name for name in names if columns is None or name in columns]
+        if twice := [name for name in named if names.count(name) > 1]:
+            raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
         at_once, large = _sizes(parquet, file, metadata, named)
         table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
         rest = dict.fromkeys(names) if columns else {}
         if not named:
-            raise UserError(f"{path} has no column {', '.join(columns)} (there are: {', '.join(names)[:200]})")
+            found = " ".join(", ".join(names)[:200].splitlines())  # a name may hold a newline
+            texts = [field.name for field in schema if str(field.type).endswith("string") and "\n" not in field.name]
+            how = f'. Say which holds the text: --text_template "{{{texts[0]}}}"' if texts else ""
+            raise UserError(f"{path} has no column {columns[0]} (there are: {found}){how}")
         number = 0
         for batch in table.iter_batches(batch_size=at_once, columns=named):
             values = [_values(column, name, name in large, no_value) for name, column in
@@ -313,7 +319,8 @@ def _sizes(parquet, file, metadata, named, limit=1 << 25):
     """
     compute = optional("pyarrow.compute", "a Parquet file", install="pyarrow")
     at_once, large = 256, set()
-    table = parquet.ParquetFile(file, read_dictionary=named)
+    leaves = {metadata.schema.column(i).path for i in range(metadata.num_columns)}  # of lists and structs, their parts
+    table = parquet.ParquetFile(file, read_dictionary=leaves.intersection(named))
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):

@@ -157,8 +157,8 @@ def test_a_share_outside_0_to_1_is_refused(folder, share):
     ([], None, "the text for {} is empty. Put some text in, then run prepare.py again"),
     ("a", None, "{}: no text is left for the train split at percentage_train 0.9. Give more text, another share, or a "
                 "validation text of its own"),
-    (["a", "a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Join them "
-                  "into one string, or give val_text"),
+    (["a", "a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Give more "
+                  "of them, another --split_seed, or a validation text: -v FILE"),
     ("abc", "", "{}: no text is left for the val split. Give it some text"),
     ("", "abc", "{}: no text is left for the train split. Give it some text"),
     (["abc"], [""], "{}: no text is left for the val split. Give it some text")])

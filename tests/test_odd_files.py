@@ -376,6 +376,31 @@ def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path):
         read(path, {"text_template": "{nope}"})
 
 
+def test_columns_of_any_kind_and_name_are_read_or_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow = parquet(path, text=["a"], nested=[{"in": "b"}], many=[["c"]], **{"a.b": ["d"], "new\nline": ["e"]})
+    for template, text in (("{nested[in]}", "b"), ("{many[0]}", "c"), ("{a.b}", "d")):
+        assert read(path, {"text_template": template})[0] == [text]
+    for template, told in (("{nested}", "stands for a text"), ("{nope}", "--text_template")):
+        with pytest.raises(UserError, match=told) as error:
+            read(path, {"text_template": template})
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="--encoding"):
+        read(path, {"encoding": "cp1252"})
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(UserError, match="'text' twice"):
+        read(path, {})
+
+
+def test_a_flag_of_rows_on_a_text_is_one_line_and_a_text_may_be_called_bin(tmp_path):
+    (tmp_path / "a.bin").write_text("a text\n" * 200)
+    assert read(tmp_path / "a.bin", {"format": "text"})[0] == ["a text\n" * 200]
+    for told, flag in (({}, "--format text"), ({"format": "text", "text_template": "{a}"}, "--text_template")):
+        with pytest.raises(UserError, match=flag):
+            read(tmp_path / "a.bin", told)
+
+
 MEMORY = """
 import resource, sys
 sys.path[:0] = ["."]
