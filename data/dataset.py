@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from data.bins import SPLITS, Bins
-from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
+from data.encode import GOES_ON, UNIT, check_share, check_text, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, resumable
 from data.files import lock, sync_folder
 from data.inputs import Ids, TextFile
@@ -61,6 +61,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     after the last finished unit. Raises UserError.
     """
     folder, t0 = Path(folder), time.perf_counter()
+    check_text(text, val_text)
     check_share(percentage_train, val_text)
     text, given, inputs = one_text(text, val_text), text, inputs or [text, val_text]
     _refuse_glued(text, inputs)

@@ -76,17 +76,21 @@ class _NoLength(UserError, TypeError):
     """A TypeError too, as list() asks for a length and goes on without one."""
 
 
+class _NoString(UserError, AttributeError, TypeError):
+    """An AttributeError too, as hasattr() asks for one, and a TypeError, as Python asks about operators."""
+
+
 class _Unlike:
     """For what stands for a text and is not a string: what is done to a string is one line that says how to do it."""
 
     def _edit(self, how):
-        raise UserError(f"this text is read from {self.name} when it is written, and is not a string yet. Edit what is "
+        raise _NoString(f"this text is read from {self.name} when it is written, and is not a string yet. Edit what is "
                         f"read: text = [{how} for t in text]")
 
     def __getattr__(self, name):
-        if name in dir(str) and not name.startswith("__"):
-            self._edit(f"t.{name}(...)")
-        raise AttributeError(name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._edit(f"t.{name}(...)" if name in dir(str) else "...")
 
     def __getitem__(self, key):
         self._edit("t[...]")
@@ -94,7 +98,13 @@ class _Unlike:
     def __add__(self, other):
         self._edit("t + ...")
 
-    __radd__ = __mod__ = __add__
+    __radd__ = __mod__ = __mul__ = __rmul__ = __add__
+
+    def __setitem__(self, key, value):
+        self._edit("...")
+
+    def __bytes__(self):
+        self._edit("t")
 
     def __str__(self):
         self._edit("t")

@@ -9,7 +9,7 @@ import argparse
 
 from data.dataset import dataset_folder, read_meta
 from data.contents import FORMATS
-from data.encode import cores, one_text, train_pieces
+from data.encode import check_text, cores, one_text, train_pieces
 from data.errors import Parser, UserError, typed
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
@@ -98,6 +98,7 @@ def inputs(args):
 
 def tokenizer_of(args, text, val_text):
     """The tokenizer that the flags ask for."""
+    check_text(text, val_text)
     if args.reuse_vocab_of:
         return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
     of_text = args.method in ("char", "bpe", "sentencepiece") and not args.spm_model_file

@@ -308,10 +308,16 @@ def test_an_end_that_the_tokenizer_cannot_encode_is_one_line(folder):
     assert "'\\n'" in told and "--document_end" in told
 
 
-@pytest.mark.parametrize("text", [["a", None], ["a", 5], [b"a", "b"], b"ab"])
+@pytest.mark.parametrize("text", [["a", None], ["a", 5], [b"a", "b"], ["a", ["b"]], iter(["a", 5])])
 def test_a_document_that_is_no_string_is_one_line(folder, text):
     told = refused(folder, text, ByteTokenizer(), val_text="b")
     assert "document number" in told and "must be a string" in told
+
+
+@pytest.mark.parametrize("text", [b"ab", 5, None, {"a": "b"}, {"a", "b"}, str, Path("a.txt")])
+def test_a_text_that_is_no_text_is_one_line(folder, text):
+    told = refused(folder, text, ByteTokenizer(), val_text="b")
+    assert f"of the type {type(text).__name__}" in told and "a list of strings" in told
 
 
 def test_val_that_is_far_from_the_share_that_was_asked_for_is_said(folder, capsys):

@@ -458,7 +458,10 @@ def test_edits_of_one_text_leave_one_text(new_dataset, edit, change):
 
 @pytest.mark.parametrize("edit, told", [
     ("text = text.lower()", "t.lower(...)"), ("text = text.strip()", "t.strip(...)"), ("text = text[:1000]", "t[...]"),
-    ("text = str(text).lower()", "for t in text"), ('text = text + "x"', "t + ..."), ("n = len(text)", "sum(len(t) for t")])
+    ("text = str(text).lower()", "for t in text"), ('text = text + "x"', "t + ..."),
+    ("text = text * 2", "for t in text"), ("text[0] = 'a'", "for t in text"), ("text.append('a')", "for t in text"),
+    ("import re; text = re.sub('a', 'b', text)", "for t in text"), ("text = [t.encode() for t in text]", "of the type bytes"),
+    ("text = [t.split() for t in text]", "of the type list"), ("text = None", "of the type NoneType"), ("n = len(text)", "sum(len(t) for t")])
 @pytest.mark.parametrize("many", [False, True])
 def test_what_is_done_to_a_string_is_one_line_with_the_edit_that_works(new_dataset, edit, told, many):
     folder = new_dataset("edited", "A text. " * 50)
