@@ -14,6 +14,7 @@ import torch
 from data.batches import TrainBatches, to_xy
 from data.check_dataset import token_text
 from data.sampler import eval_starts, windows_per_epoch
+from data.sources import look
 from optim import block_size_at
 from runs import flops_per_token, hms, new_out_dir, short
 
@@ -168,7 +169,7 @@ def first_batch(args, source, iter_num):
                 yield f"  {dataset.name}: no row in this batch"
                 continue
             start = int(starts[rows[0]])
-            ids = dataset.tokens("train")[start : start + min(args.block_size, 80) + 1].tolist()
+            ids = dataset.read("train", starts[rows[:1]], min(args.block_size, 80) + 1)[0].tolist()
             yield f"  {dataset.name}: {len(rows):,} of {G:,} rows; the first, from token {start:,}:"
             tokens = [token_text(dataset.meta, i) for i in ids]
             widths = [max(map(len, pair)) for pair in zip(tokens, tokens[1:])]
@@ -212,15 +213,12 @@ def warnings(args, source, iter_num, read):
             yield f"--{flag} {rate:g} is out of the usual range of {kind}, {low:g} to {high:g}"
 
 
-def look_at(dataset, pieces=16):
+def look_at(dataset):
     """(how often each id occurs, lengths of whole documents in tokens) in the train split, or in pieces from all over it."""
-    tokens, eot = dataset.tokens("train"), dataset.meta.get("eot_token")
-    size = len(tokens) if len(tokens) <= LOOK_AT else LOOK_AT // pieces
+    eot = dataset.meta.get("eot_token")
     counts, lengths = np.zeros(dataset.vocab_size, dtype=np.int64), []
-    for start in dict.fromkeys(np.linspace(0, len(tokens) - size, pieces).astype(int).tolist()):
-        piece = tokens[start : start + size]
-        found = np.bincount(piece, minlength=dataset.vocab_size)
-        counts += found[: dataset.vocab_size]
+    for piece in look(dataset, LOOK_AT):
+        counts += np.bincount(piece[piece < dataset.vocab_size], minlength=dataset.vocab_size)
         if eot is not None:
             lengths += (np.diff(np.flatnonzero(piece == eot)) - 1).tolist()
     return counts, lengths

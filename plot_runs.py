@@ -9,44 +9,88 @@ A run may still be going. Needs matplotlib: pip install matplotlib
 """
 import argparse
 import csv
+import io
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
 
-from data.errors import Parser, UserError, one_line_errors, optional
+from data.errors import Parser, UserError, one_line_errors, optional, printable
+from data.files import open_regular
 
-NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "tensorboard", "wandb")  # these say nothing of a curve
+KINDS = ("val_loss", "train_loss", "batch_loss")
+NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "num_threads", "tensorboard", "wandb")  # these say nothing of a curve
 
 REWRITTEN = "is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so"
+# columns that each row fills; a number as Python writes it: no spreadsheet's, no NaN
+ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")
+NUMBER = re.compile(r"-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e(\+[0-9]{1,2}|-[0-9]{1,3}))?")
+MAX_BYTES = 1 << 26  # of log.csv and of args.json
+
+
+def read_rows(path):
+    """The rows of a log.csv, each a dict of its header's columns. The last is left out where it is
+    half-written. Raises UserError for a file that train.py did not leave so."""
+    with open_regular(path) as file:
+        raw = file.read(MAX_BYTES + 1)
+    try:
+        if len(raw) > MAX_BYTES:
+            raise ValueError
+        text = raw[: raw.rfind(b"\n") + 1].decode("utf-8")
+        lines = io.StringIO(text, newline="")
+        header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
+    except (ValueError, csv.Error):
+        raise UserError(f"{path} {REWRITTEN}") from None
+    rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
+    if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
+        raise UserError(f"{path} {REWRITTEN}")
+    before = -1
+    for number, row in enumerate(rows, 2):
+        named = dict(zip(header, row))
+        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
+            value == "" or NUMBER.fullmatch(value) for value in row)
+        if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
+            raise UserError(f"{path}: row {number:,} is damaged or was changed. Take that row out")
+        before = int(named["iter"])
+    return [dict(zip(header, row)) for row in rows]
+
+
+def read_args(path):
+    """The dict of an args.json: `args`, a dict, and `starts`, a list of dicts. Raises UserError."""
+    try:
+        with open_regular(path) as file:
+            held = json.loads(file.read(MAX_BYTES))
+        starts = held["starts"]
+        if type(held["args"]) is dict and type(starts) is list and {*map(type, starts)} <= {dict}:
+            return held
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+    raise UserError(f"{path} is damaged. Move it away and run the same command again")
 
 
 def read_log(out_dir):
     """{column: [a float, or None where the row has none]} of out_dir/log.csv."""
     try:
-        with open(out_dir / "log.csv", newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]  # the last may be half-written
+        rows = read_rows(out_dir / "log.csv")
     except FileNotFoundError:
         raise UserError(f"{out_dir} holds no log.csv, so it is no folder of a run. Name one: "
                         f"{', '.join(map(str, sorted(p.parent for p in Path('out').glob('*/log.csv')))) or 'there is none'}"
                         ) from None
-    except UnicodeDecodeError:
-        raise UserError(f"{out_dir}/log.csv {REWRITTEN}") from None
     if not rows:
         raise UserError(f"{out_dir}/log.csv is still empty: its first line comes after --log_interval iterations")
-    try:
-        return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
-    except ValueError:
-        raise UserError(f"{out_dir}/log.csv {REWRITTEN}") from None
+    return {name: [float(row[name]) if row[name] else None for row in rows] for name in rows[0]}
 
 
 def labels_of(out_dirs):
     """What to call each run: the arguments in which they differ, or its folder's name where they do not."""
-    described = [json.loads(path.read_text()) if (path := out_dir / "args.json").exists() else {} for out_dir in out_dirs]
-    args = [one.get("args", {}) for one in described]
+    paths = [out_dir / "args.json" for out_dir in out_dirs]
+    args = [read_args(path)["args"] if path.exists() else {} for path in paths]
     names = dict.fromkeys(name for one in args for name in one if name not in NO_SETTINGS)
     differing = [name for name in names if len({str(one.get(name)) for one in args}) > 1]
-    labels = [", ".join(f"{name}={one[name]}" for name in differing if one.get(name) is not None) for one in args]
+    labels = [", ".join(printable(f"{name}={one[name]}") for name in differing
+                        if one.get(name) is not None) for one in args]
     return [label if label and labels.count(label) == 1 else f"{out_dir.name}: {label}".rstrip(": ")
             for label, out_dir in zip(labels, out_dirs)]
 
@@ -65,9 +109,12 @@ def plot(out_dirs, path):
     settled = []  # losses after the first tenth of a run, where they fall from so high that the rest would look flat
     for i, (log, label) in enumerate(zip(logs, labels)):
         time = [s / seconds for s in log["seconds"]]
-        curves = {name: losses for name, losses in log.items() if name.partition("/")[0].endswith("_loss") and any(losses)}
+        curves = {name: losses for name, losses in log.items()
+                  if name.partition("/")[0] in KINDS and any(losses)}
         if several:  # the mean over datasets; single batches only where nothing smoother was measured
-            curves = {name: curves[name] for name in ("val_loss", "train_loss" if "train_loss" in curves else "batch_loss")}
+            means = ("val_loss", "train_loss" if "train_loss" in curves else "batch_loss")
+            # a young run has no val_loss yet
+            curves = {name: curves[name] for name in means if name in curves}
         datasets = list(dict.fromkeys(name.partition("/")[2] for name in curves))
         for name, losses in curves.items():
             kind, _, dataset = name.partition("/")
@@ -81,6 +128,7 @@ def plot(out_dirs, path):
         rate.plot(log["tokens"], log["learning_rate"], color=f"C{i % 10}")
         speed.plot(log["tokens"], log["tokens_per_s"], color=f"C{i % 10}")
 
+    settled = settled or [0.0]
     margin = 0.05 * (max(settled) - min(settled)) or 0.1
     over_tokens.set(ylabel="loss, nats a token", ylim=(min(settled) - margin, max(settled) + margin))
     over_time.set(xlabel=unit, ylim=over_tokens.get_ylim())
@@ -97,9 +145,10 @@ def plot(out_dirs, path):
         ax.grid(color="0.9")
         ax.spines[["top", "right"]].set_visible(False)
     lines, names = over_tokens.get_legend_handles_labels()
-    figure.legend(lines, [textwrap.fill(name, 100) for name in names], loc="outside lower left", frameon=False,
+    names = [textwrap.fill(name, 100).replace("$", r"\$") for name in names]
+    figure.legend(lines, names, loc="outside lower left", frameon=False,
                   ncols=1 if several else 4, alignment="left", title="val (train dashed):" if several else None)
-    figure.suptitle("" if several else str(out_dirs[0]))
+    figure.suptitle("" if several else printable(str(out_dirs[0])).replace("$", r"\$"))
     figure.savefig(path, dpi=80)
 
 

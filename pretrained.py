@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from data.download import DownloadError, RemoteFile, download_all, hub_endpoint, hub_tree
+from data.download import (DownloadError, RemoteFile, download_all, hub_endpoint, hub_tree,
+                           unknown_form)
 from data.errors import UserError, optional
 from data.tokenizer import hash_of_table
 from model import GPT, GPTConfig
@@ -24,11 +25,11 @@ def fetch(name):
         return path  # a download gets this name once its hash is checked
     api = f"{hub_endpoint()}/api/models/{repo}/tree/main"
     try:
-        stated = {entry["path"]: entry for entry in hub_tree(api)}[path.name]["lfs"]
+        stated = {entry["path"]: entry for entry in hub_tree(api)}[path.name]
         url = f"{hub_endpoint()}/{repo}/resolve/main/{path.name}"
-        download_all([RemoteFile(url, path, stated["size"], stated["oid"])], path.parent)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{api} answered in a form unknown here ({error} missing). Is HF_ENDPOINT right?") from None
+        download_all([RemoteFile(url, path, stated["size"], stated["digest"])], path.parent)
+    except KeyError as error:
+        raise unknown_form(api, error) from None
     except DownloadError as error:
         raise UserError(f"{error}. Or get {path.name} of https://huggingface.co/{repo} by other means, and put it into "
                         f"{path.parent}/") from None

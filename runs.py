@@ -1,7 +1,6 @@
 """What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt),
 args.json and log.csv."""
 import csv
-import difflib
 import io
 import json
 import math
@@ -13,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import plot_runs
+from checkpoints import load_checkpoint  # noqa: F401  (where it was before)
 from data.errors import UserError
 from data.files import replacing
 from data.sources import dataset_names
@@ -67,15 +67,14 @@ def newest_run(parent="out"):
 
 def save_checkpoint(out_dir, state, is_best):
     """Replace ckpt.pt, and best.pt too when is_best; a kill at any moment leaves the files from before, whole."""
-    path = out_dir / "ckpt.pt"
+    path, link = out_dir / "ckpt.pt", out_dir / "best.pt.tmp"
     try:
+        link.unlink(missing_ok=True)  # a killed run's
         with replacing(path) as file:
             torch.save(state, file)
             file.flush()
             if is_best:  # the same bytes under a second name, so that the two never disagree
                 os.fsync(file.fileno())
-                link = out_dir / "best.pt.tmp"
-                link.unlink(missing_ok=True)
                 try:
                     os.link(file.name, link)
                 except OSError:  # a file system without hard links
@@ -86,27 +85,6 @@ def save_checkpoint(out_dir, state, is_best):
         kept = f"The one before it is kept; free some space, then go on: {resume_command(out_dir)}" if path.exists() else (
             "There was none before it. Free some space and start again")
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
-
-
-def load_checkpoint(path):
-    """The dict that save_checkpoint wrote. Nothing but tensors and plain values is read, and no code is run."""
-    runs = [str(found.parent) for found in Path("out").glob("*/ckpt.pt") if found.parent != path.parent]
-    near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
-    if not path.exists():
-        do = f"Did you mean --out_dir={near[0]}?" if near else "Train first: python train.py, or name the run: --out_dir=..."
-        raise FileNotFoundError(f"{path} not found. {do}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch has to say of a stranger's file
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise almost anything
-        raise UserError(f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors and plain "
-                        f"values; nothing of that was run ({type(error).__name__}). "
-                        f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew") from None
-    held = checkpoint if isinstance(checkpoint, dict) else {}
-    if lacking := [key for key in ("model", "model_args", "args", "metas", "iter_num") if key not in held]:
-        raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
-    return checkpoint
 
 
 def pick_device(name, local_rank=0):
@@ -129,10 +107,7 @@ def describe_run(out_dir, args, argv, iter_num):
     """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
     path, starts = out_dir / "args.json", []
     if iter_num and path.exists():
-        try:
-            starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged. Move it away and run the same command again") from None
+        starts = plot_runs.read_args(path)["starts"]
     git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
@@ -161,12 +136,11 @@ class RunLog:
         path, rows = out_dir / "log.csv", []
         if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
             try:
-                with open(path, newline="", encoding="utf-8") as file:
-                    rows = [row for row in csv.DictReader(file)
-                            if (row["iter"] or "").isdigit() and int(row["iter"]) <= iter_num]
-            except (KeyError, UnicodeDecodeError, csv.Error):  # as a spreadsheet saves it
-                raise UserError(f"{path} is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save "
-                                f"it so, or move it away; then run the same command again") from None
+                rows = [row for row in plot_runs.read_rows(path) if int(row["iter"]) <= iter_num]
+                if rows and not set(rows[0]) <= set(columns):
+                    raise UserError(f"{path} {plot_runs.REWRITTEN}")
+            except UserError as error:  # as a spreadsheet saves it
+                raise UserError(f"{error}, or move it away; then run the same command again") from None
         with replacing(path) as file:
             text = io.StringIO(newline="")
             writer = csv.DictWriter(text, columns, extrasaction="ignore")
@@ -194,8 +168,12 @@ class RunLog:
 
     def line(self, text, end="\n"):
         """A line of the terminal, in place of the progress line."""
-        if self.enabled:
+        if not self.enabled:
+            return
+        try:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def scalars_of(row):

@@ -14,20 +14,31 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from data.threads import set_environment, take_threads
+
+if __name__ == "__main__":
+    set_environment()  # before numpy and torch, which read it as they are imported
+
 import numpy as np
 import torch
 
-from data.errors import Parser, UserError, one_line_errors
+from checkpoints import config_of, load_checkpoint, refuse_lack_of, take_state
+from data.errors import Parser, UserError, one_line_errors, typed
 from data.files import read_text
 from data.streams import STREAMS, StreamMap
-from data.tokenizer import TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
-from model import GPT, GPTConfig, draw
+from data.tokenizer import CharTokenizer, TableTokenizer, TiktokenTokenizer, tokenizer_from_meta
+from model import GPT, draw
 from pretrained import published_gpt2
-from runs import load_checkpoint, newest_run, pick_device
+from runs import newest_run, pick_device
 from train_args import GPT2, count, likelihood, not_negative, seed, whole
 
 LINE = 79  # characters
 VISIBLE = str.maketrans("\n\t\r", "\u21b5\u21e5\u2190")
+
+
+def prompt_text(text):
+    """The value of --start: a path stays as it is, backslashes and all."""
+    return text if text.startswith("FILE:") else typed(text)
 
 
 def parse_args(argv=None):
@@ -36,10 +47,14 @@ def parse_args(argv=None):
     parser.add_argument("--init_from", choices=["resume", *GPT2], default="resume", help="resume: a run of train.py; else "
                         "the published weights of that name (default resume)")
     parser.add_argument("--out_dir", help="the run to sample from (default: the newest in out/)")
-    parser.add_argument("--start", help='the prompt, or FILE:path; "<|endoftext|>" is the token (default: a newline)')
+    parser.add_argument("--start", type=prompt_text, help='the prompt, in which \\n is a newline, '
+                        '\\t a tab, \\r and \\\\ likewise, or FILE:path; "<|endoftext|>" is the '
+                        'token (default: what ends a document in the data, or a newline, or the '
+                        'most frequent token)')
     parser.add_argument("--dataset", help="which one's tokens to sample, of a run with --multidataset_wte (default: the first)")
-    parser.add_argument("--multicontext_start", nargs="+", help="the prompts of a multicontext run: one for each stream, or "
-                        "for each that is not a function of another")
+    parser.add_argument("--multicontext_start", type=typed, nargs="+", help="the prompts of a "
+                        "multicontext run, with \\n as in --start: one for each stream, or for "
+                        "each that is not a function of another")
     parser.add_argument("--draw_all_streams", action="store_true", help="draw also the streams that are functions of another, "
                         "which are computed from it otherwise")
     parser.add_argument("--num_samples", type=count, default=1, help="samples, drawn together (default 1)")
@@ -48,7 +63,8 @@ def parse_args(argv=None):
     parser.add_argument("--top_k", type=whole, default=200, help="draw among the k likeliest; 0: all (default 200)")
     parser.add_argument("--top_p", type=likelihood, default=1.0, help="draw among the likeliest with this much probability "
                         "together; 1: all (default 1)")
-    parser.add_argument("--stop", help="end a sample before this text; <|endoftext|> always ends it")
+    parser.add_argument("--stop", type=typed, help="end a sample before this text, with \\n as in "
+                        "--start; <|endoftext|> always ends it")
     parser.add_argument("--seed", type=seed, default=1337, help="(default 1337)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
@@ -58,29 +74,42 @@ def parse_args(argv=None):
 
 
 def load_run(out_dir):
-    """(model, metas, training_mode) of a run of train.py."""
+    """(model, metas, starts, training_mode) of a run of train.py. starts: see first_token()."""
     best = out_dir / "best.pt"
-    checkpoint = load_checkpoint(best if best.exists() else out_dir / "ckpt.pt")
-    model = GPT(GPTConfig(**checkpoint["model_args"]))
-    model.load_state_dict(checkpoint["model"])
-    return model, checkpoint["metas"], checkpoint["args"]["training_mode"]
+    path = best if best.exists() else out_dir / "ckpt.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint, path)
+    try:
+        model = GPT(config)
+    except (MemoryError, RuntimeError) as error:
+        refuse_lack_of(error, path)
+        raise
+    take_state(checkpoint, path, model)
+    return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
 
-def first_token(tokenizer):
-    """What a sample starts from when no prompt is given: the end of a document, a newline, or else id 0."""
-    if tokenizer.eot_token is not None:
+def first_token(starts, name, meta, tokenizer):
+    """The id that a sample starts from without a prompt: that of starts, {dataset: id}, which
+    train.py has found in the data. A checkpoint from before that has none: then the end of a
+    document if there were several, a newline, or else id 0."""
+    start = starts.get(name) if isinstance(starts, dict) else None
+    if type(start) is int and 0 <= start < meta["vocab_size"]:
+        return start
+    documents = meta.get("splits", {}).get("train", {}).get("documents")
+    if tokenizer.eot_token is not None and documents not in (0, 1):
         return tokenizer.eot_token
     try:
         return int(tokenizer.encode("\n")[0])
-    except UserError:
+    except (UserError, IndexError):
         return 0
 
 
-def encode_prompt(tokenizer, start, flag="--start"):
-    """The prompt's ids, a list of one or more; <|endoftext|> becomes the token where the tokenizer has one."""
-    if not start:
-        return [first_token(tokenizer)]
-    parts = start.split("<|endoftext|>") if tokenizer.eot_token is not None else [start]
+def encode_prompt(tokenizer, text, start, flag="--start"):
+    """The prompt's ids, a list of one or more; <|endoftext|> becomes the token where the tokenizer
+    has one. start: the id to start from where there is no text."""
+    if not text:
+        return [start]
+    parts = text.split("<|endoftext|>") if tokenizer.eot_token is not None else [text]
     ids = []
     try:
         for i, part in enumerate(parts):
@@ -94,17 +123,21 @@ def encode_prompt(tokenizer, start, flag="--start"):
 def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
+    take_threads()
     if args.init_from in GPT2:
-        metas, training_mode = {args.init_from: TiktokenTokenizer("gpt2", backend="tiktoken").to_meta()}, "single"
+        metas = {args.init_from: TiktokenTokenizer("gpt2", backend="tiktoken").to_meta()}
+        starts, training_mode = None, "single"
         model = published_gpt2(args.init_from)
     else:
-        model, metas, training_mode = load_run(Path(args.out_dir) if args.out_dir else newest_run())
+        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
+        model, metas, starts, training_mode = load_run(out_dir)
     model.eval().to(device)
-    speak(model, metas, training_mode, args, device)
+    speak(model, metas, starts, training_mode, args, device)
 
 
-def speak(model, metas, training_mode, args, device):
-    """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary of the model."""
+def speak(model, metas, starts, training_mode, args, device):
+    """Print the samples that args ask for. metas: {dataset: its meta.pkl}, one for each vocabulary
+    of the model; starts: see first_token()."""
     sizes = model.config.vocab_sizes or (model.config.vocab_size,)
     vocabularies = {name: (sum(sizes[:i]), size) for i, (name, size) in enumerate(zip(metas, sizes))}
     generator = torch.Generator(device).manual_seed(args.seed)
@@ -115,7 +148,8 @@ def speak(model, metas, training_mode, args, device):
             raise UserError(f"--{wrong[0]} is for one stream, and this run has {len(metas)}: {', '.join(metas)}. Give their "
                             f"prompts by --multicontext_start")
         tokenizers = {name: tokenizer_from_meta(meta) for name, meta in metas.items()}
-        speak_streams(model, metas, tokenizers, vocabularies, choose, args, device)
+        starts = {name: first_token(starts, name, metas[name], tokenizers[name]) for name in metas}
+        speak_streams(model, metas, tokenizers, starts, vocabularies, choose, args, device)
         return
     if args.multicontext_start or args.draw_all_streams:
         raise UserError("--multicontext_start and --draw_all_streams are for runs of --training_mode multicontext; give the "
@@ -127,11 +161,11 @@ def speak(model, metas, training_mode, args, device):
     if len(metas) > 1 and not args.dataset:
         print(f"note: this samples {name}; the others by --dataset: {', '.join(metas)}", file=sys.stderr)
     tokenizer, vocabulary = tokenizer_from_meta(metas[name]), vocabularies[name]
-    start = read_text(args.start[5:]) if (args.start or "").startswith("FILE:") else args.start
-    if start and isinstance(tokenizer, TableTokenizer):
+    text = read_text(args.start[5:]) if (args.start or "").startswith("FILE:") else args.start
+    if text and isinstance(tokenizer, TableTokenizer):
         print("note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens",
               file=sys.stderr)
-    ids = encode_prompt(tokenizer, start)
+    ids = encode_prompt(tokenizer, text, first_token(starts, name, metas[name], tokenizer))
     note_if_long(ids, model.config.block_size)
     speak_text(model, tokenizer, ids, vocabulary, choose, args, device)
 
@@ -178,22 +212,25 @@ def speak_text(model, tokenizer, ids, vocabulary, choose, args, device):
     print("\n---------------\n".join(texts))
 
 
-def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
+def speak_streams(model, metas, tokenizers, starts, vocabularies, choose, args, device):
     """Print samples of streams trained together, one above another, symbol under symbol.
 
     A stream that is a function of another of them (meta.pkl names the map) is computed from that one's text, so that they
     agree; the rest are drawn from their heads, each on its own.
     """
     names = list(metas)
-    made_of = {name: meta["stream"]["text"] for name, meta in metas.items()
-               if meta.get("stream", {}).get("map") in STREAMS and meta["stream"]["text"] in metas}
+    mapped = {name: meta["stream"] for name, meta in metas.items()
+              if meta.get("stream", {}).get("map") in STREAMS}
+    made_of = {name: stream.get("text") for name, stream in mapped.items()
+               if isinstance(tokenizers.get(stream.get("text")), CharTokenizer) and
+               getattr(tokenizers[name], "chars", None) == sorted(STREAMS[stream["map"]][0])}
     made_of = {name: of for name, of in made_of.items() if of not in made_of}  # a stream of a stream is drawn
     maps = {name: StreamMap(metas[name]["stream"]["map"], tokenizers[of].chars) for name, of in made_of.items()}
     computed = {} if args.draw_all_streams else made_of
-    starts, positions = prompts(names, tokenizers, computed, maps, args.multicontext_start)
-    note_if_long(starts[names[0]], model.config.block_size)
+    rows, positions = prompts(names, tokenizers, starts, computed, maps, args.multicontext_start)
+    note_if_long(rows[names[0]], model.config.block_size)
     first_ids = torch.tensor([first for first, _ in vocabularies.values()], device=device)
-    start = torch.tensor([starts[name] for name in names], device=device).T + first_ids  # (t, K)
+    start = torch.tensor([rows[name] for name in names], device=device).T + first_ids  # (t, K)
     positions = {name: np.full(args.num_samples, position) for name, position in positions.items()}
 
     def choose_all(logits):
@@ -204,7 +241,8 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
         return torch.from_numpy(np.stack([new[name] for name in names], -1)).to(device)[:, None].long() + first_ids
 
     ids = model.generate(start.expand(args.num_samples, -1, -1), args.max_new_tokens, choose=choose_all) - first_ids
-    shown = 0 if any(args.multicontext_start or ()) else len(start)  # the newline to start from is no part of the text
+    # the token to start from is no part of the text
+    shown = 0 if any(args.multicontext_start or ()) else len(start)
     print("\n---------------\n".join(aligned({name: [tokenizers[name].decode([i]) for i in stream] for name, stream in
                                                zip(names, sample[shown:].T.tolist())}) for sample in ids))
     for name, of in made_of.items() if args.draw_all_streams else ():
@@ -214,15 +252,16 @@ def speak_streams(model, metas, tokenizers, vocabularies, choose, args, device):
               file=sys.stderr)
 
 
-def prompts(names, tokenizers, computed, maps, starts):
+def prompts(names, tokenizers, starts, computed, maps, texts):
     """({stream: ids}, equally many, {computed stream: its position after them}), from the texts of --multicontext_start
-    (None: what a sample starts from without)."""
+    (None: from starts, {stream: id})."""
     drawn = [name for name in names if name not in computed]
-    if starts and len(starts) not in (len(drawn), len(names)):
+    if texts and len(texts) not in (len(drawn), len(names)):
         need = f"{len(drawn)} ({', '.join(drawn)})" + (f" or {len(names)} (with {', '.join(computed)})" if computed else "")
-        raise UserError(f"--multicontext_start has {len(starts)} prompts; this run needs {need}")
-    given = dict(zip(drawn if starts and len(starts) == len(drawn) else names, starts or ()))
-    ids = {name: encode_prompt(tokenizers[name], given.get(name), f"--multicontext_start of {name}") for name in drawn}
+        raise UserError(f"--multicontext_start has {len(texts)} prompts; this run needs {need}")
+    given = dict(zip(drawn if texts and len(texts) == len(drawn) else names, texts or ()))
+    ids = {name: encode_prompt(tokenizers[name], given.get(name), starts[name],
+                               f"--multicontext_start of {name}") for name in drawn}
     length, positions = len(ids[drawn[0]]), {}
     for name in drawn:
         if len(ids[name]) != length:

@@ -22,6 +22,11 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from data.threads import SlowSteps, set_by_user, set_environment, take_threads
+
+if __name__ == "__main__":
+    set_environment()  # before numpy and torch, which read it as they are imported
+
 from data.errors import UserError, one_line_errors
 from train_args import GPT2, parse_args
 
@@ -33,16 +38,17 @@ import torch
 
 import plan
 import plot_runs
+from checkpoints import RESUMED, config_of, load_checkpoint, take_state
 from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
 from data.dataset import SPLITS
 from data.files import lock
-from data.sampler import seed_of
-from data.sources import open_source
+from data.sampler import ORDER_VERSION, seed_of
+from data.sources import open_source, start_tokens
 from model import GPT, GPTConfig
 from optim import block_size_at, configure_optimizer, lr_share
 from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, describe_run, estimate_mfu, hms, load_checkpoint, new_out_dir, newest_run, open_trackers,
-                  pick_device, resume_command, save_checkpoint)
+from runs import (RunLog, describe_run, estimate_mfu, hms, new_out_dir, newest_run, open_trackers, pick_device,
+                  resume_command, save_checkpoint)
 from sample import parse_args as sample_args, speak
 
 
@@ -68,6 +74,21 @@ def settle_precision(args, device):
         args.compile = "true" if device.type == "cuda" and sys.platform == "linux" and long_enough else "false"
 
 
+def settle_threads(args, device, checkpoint, say):
+    """Replace None in args.num_threads by what the run so far had, or a new one takes. It goes into
+    the checkpoint, since sums in another number of parts are rounded otherwise."""
+    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones don't say
+    chosen = "--num_threads" if args.num_threads else set_by_user()
+    num_threads = take_threads(args.num_threads, before)
+    if device.type != "cpu":
+        return
+    args.num_threads = num_threads
+    if before not in (None, num_threads):
+        say(f"note: the number of threads was {before} until now and is {num_threads} from here on "
+            f"({chosen or 'there are no more cores'}), so this run is no longer equal to the bit to "
+            f"one that was never stopped. For equality resume with --num_threads={before}")
+
+
 def keep_freed_memory():
     """Have glibc keep what is freed: given back to the system, it is faulted in anew at each step, at the cost of a tenth
     of a small model's time."""
@@ -87,17 +108,30 @@ def sum_over_ranks(values, device, num_ranks):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step at hand; the same once more ends the process at once."""
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the step at
+    hand.
+
+    More signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on
+    each that it gets. Only a person's second Ctrl-C, which comes later than a program's, ends the
+    process at once. Under torchrun, which sends the ranks signals of its own, none does.
+    """
+    AT_ONCE = 1.0  # seconds in which a second Ctrl-C is not a person's
 
     def __init__(self, num_ranks):
-        self.signal = 0
+        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
         # on the CPUs, so that asking does not wait for the GPUs
         self.group = torch.distributed.new_group(backend="gloo") if num_ranks > 1 else None
-        self.previous = {number: signal.signal(number, self.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        # what nohup, or a script in which we are a background job, has us ignore stays ignored
+        self.previous = {number: signal.signal(number, self.ask) for number in numbers
+                         if signal.getsignal(number) != signal.SIG_IGN}
 
     def ask(self, number, frame):
-        self.signal = number
-        signal.signal(number, self.previous[number])  # this one only: torchrun sends SIGTERM after a Ctrl-C
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
+                time.monotonic() - self.asked > self.AT_ONCE):
+            raise KeyboardInterrupt
+        if not self.signal:
+            self.signal, self.asked = number, time.monotonic()
 
     def agreed(self):
         """The signal to stop for, or 0: the same on all ranks, whichever of them got it."""
@@ -117,7 +151,13 @@ class StopRequest:
 
 def open_data(args, checkpoint, num_ranks):
     """The source, checked against the arguments and, when resuming, against what the run began with."""
-    source = open_source(args)
+    # checkpoints of the first version say none
+    order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)
+    if order_version not in range(1, ORDER_VERSION + 1):
+        raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the "
+                        f"order of the data, and this train.py knows the versions up to "
+                        f"{ORDER_VERSION}. Go on with the train.py that began it")
+    source = open_source(args, order_version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
     for dataset in source.datasets if checkpoint else ():
         if checkpoint["data"].get(dataset.name) != dataset.fingerprint():
@@ -147,13 +187,19 @@ def wrap(model, args, device, num_ranks):
                          broadcast_buffers=False)  # the rotation's tables, the same on every rank
 
 
-def claim_out_dir(args, out_dir, rank, num_ranks, stack):
-    """The run's folder, locked by rank 0 until the end. out_dir: that of the run to go on with, or None for a new one."""
-    is_new, error = out_dir is None, None
+def claim_out_dir(args, rank, num_ranks, stack):
+    """The folder of the new run, or of the one to go on with, chosen by rank 0 and locked by it
+    until the end; for looking alone, by --plan and --eval_only, it is not locked."""
+    is_new, out_dir, error = args.init_from != "resume", None, None
     if rank == 0:
         try:
-            out_dir = new_out_dir(args) if is_new else out_dir
-            stack.enter_context(lock(out_dir, "train.py"))
+            out_dir = (new_out_dir(args) if is_new else
+                       Path(args.out_dir) if args.out_dir else newest_run())
+            # where there is no checkpoint, loading it says so
+            if is_new or (out_dir / "ckpt.pt").exists() and not (args.plan or args.eval_only):
+                stack.enter_context(lock(out_dir, "train.py"))
+            if is_new and args.out_dir:  # look again, now that no other run can begin there
+                new_out_dir(args, make=False)
         except (UserError, OSError) as caught:
             error = caught
     if num_ranks > 1:  # all ranks go on, or none
@@ -166,8 +212,20 @@ def claim_out_dir(args, out_dir, rank, num_ranks, stack):
         for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
             for path in out_dir.glob(name):  # of the run that --overwrite gives up
                 path.unlink()
-    args.out_dir = str(out_dir)
     return out_dir
+
+
+def load_same_checkpoint(out_dir, num_ranks):
+    """The checkpoint to go on from, the same on all ranks: a run that is only looked at may save
+    between their reads."""
+    while True:
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt", RESUMED)
+        iter_nums = [checkpoint["iter_num"]]
+        if num_ranks > 1:
+            iter_nums *= num_ranks
+            torch.distributed.all_gather_object(iter_nums, checkpoint["iter_num"])
+        if iter_nums == iter_nums[:1] * num_ranks:
+            return checkpoint
 
 
 @torch.no_grad()
@@ -274,11 +332,12 @@ def refuse_not_finite(what, out_dir):
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
-def print_sample(model, metas, training_mode, max_new_tokens, device):
+def print_sample(model, metas, starts, args, device):
     model.eval()
     try:
         print()
-        speak(model, metas, training_mode, sample_args([f"--max_new_tokens={max_new_tokens}"]), device)
+        given = sample_args([f"--max_new_tokens={args.max_sample_tokens}"])
+        speak(model, metas, starts, args.training_mode, given, device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
     model.train()
@@ -295,6 +354,7 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
     with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook's, as it was
         if num_ranks > 1:
             torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             stack.callback(torch.distributed.destroy_process_group)
@@ -317,10 +377,13 @@ def train(args, argv, device, rank, num_ranks, stack):
     # 1) what to go on from, the data, the model and its optimizer
     checkpoint, out_dir = None, None
     if args.init_from == "resume":
-        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-        checkpoint = load_checkpoint(out_dir / "ckpt.pt")
+        # locked before it is read: another process may be saving there
+        out_dir = claim_out_dir(args, rank, num_ranks, stack)
+        checkpoint = load_same_checkpoint(out_dir, num_ranks)
+        config_of(checkpoint, out_dir / "ckpt.pt")  # what its arguments ask for is there
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
+    settle_threads(args, device, checkpoint, say)
     source = open_data(args, checkpoint, num_ranks)
     if args.init_from in GPT2:
         refuse_other_tokens(source.datasets[0], args.init_from)
@@ -332,8 +395,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     iter_num, best_val_loss, seconds = 0, math.inf, 0.0  # iter_num counts finished iterations
     columns = {}  # of log.csv, from the last evaluation
     if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        take_state(checkpoint, out_dir / "ckpt.pt", model, optimizer)
         if scaler.is_enabled() and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
         iter_num, best_val_loss, seconds, columns = (checkpoint[k] for k in ("iter_num", "best_val_loss", "seconds", "evaluated"))
@@ -359,9 +421,11 @@ def train(args, argv, device, rank, num_ranks, stack):
         return
 
     # 2) its folder, its log, its batches
-    out_dir = claim_out_dir(args, out_dir, rank, num_ranks, stack)
-    trackers = ()
+    out_dir = out_dir or claim_out_dir(args, rank, num_ranks, stack)
+    args.out_dir = str(out_dir)
+    trackers, starts = (), {}
     if rank == 0:
+        starts = start_tokens(source)
         describe_run(out_dir, args, argv, iter_num)
         trackers = open_trackers(args, out_dir, iter_num, stack)
     log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
@@ -377,8 +441,10 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "metas": source.metas, "model_args": asdict(model.config),
-                "data": source.fingerprint(), "evaluated": columns}, is_best)
+                "args": vars(args), "metas": source.metas, "starts": starts,
+                "model_args": asdict(model.config),
+                "data": source.fingerprint(), "evaluated": columns,
+                "order_version": source.order_version}, is_best)
 
     batches = TrainBatches(
         source, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,
@@ -395,7 +461,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
     t_look = time.perf_counter()
     t_start = t_look - seconds  # as if the run had never stopped
-    looked_at, wait_before = iter_num, 0.0
+    looked_at, wait_before, slow_steps = iter_num, 0.0, SlowSteps(device, args.num_threads)
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
         share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
@@ -419,6 +485,8 @@ def train(args, argv, device, rank, num_ranks, stack):
         row["mfu"] = estimate_mfu(model, row["tokens_per_s"], device, num_ranks)
         log.progress(iter_num, args.max_iters, batch_loss, best_val_loss, row["tokens_per_s"], row["data_wait"],
                      (args.max_iters - iter_num) * dt / (iter_num - looked_at))
+        if note := slow_steps.note(dt, iter_num - looked_at, length):
+            log.line(note)
         if evaluate:
             losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
             columns = {"iter": iter_num, **loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)}
@@ -430,21 +498,24 @@ def train(args, argv, device, rank, num_ranks, stack):
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
             if args.sample_every_eval and rank == 0:
-                print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+                print_sample(model, source.metas, starts, args, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
     # 5) the end
     if stopping and iter_num < args.max_iters:
         save()
+        with contextlib.suppress(RuntimeError):  # rank 0 could not save, and has said so
+            stop.agreed()  # wait for it: when one rank ends, torchrun gives the others 30 seconds
         log.line(f"stopped at iteration {iter_num:,}. Go on: {resume_command(out_dir)}")
         sys.exit(128 + stopping)
     log.line(f"done in {hms(time.perf_counter() - t_start)}: best val loss {best_val_loss:.4f}. "
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
+    stop.restore()  # what is left can be lost
     if rank == 0:
         plot_runs.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
-            print_sample(model, source.metas, args.training_mode, args.max_sample_tokens, device)
+            print_sample(model, source.metas, starts, args, device)
 
 
 if __name__ == "__main__":

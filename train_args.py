@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from data.dataset import DATA, shown
-from data.errors import Parser, UserError, optional
+from data.errors import Parser, UserError, optional, printable
 from data.sampler import SAMPLING_METHODS, TRANSITIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -61,6 +61,7 @@ def _boolean(text):
 
 
 count = _checked(int, lambda n: n >= 1, "a whole number above 0")
+threads = _checked(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 positive = _checked(float, lambda x: x > 0 and math.isfinite(x), "a number above 0")
 not_negative = _checked(float, lambda x: x >= 0 and math.isfinite(x), "a number, 0 or more")
@@ -117,7 +118,8 @@ def _parser(problems):
                 problems.append(f"{name} {text}: {error}")
         # --flag, --flag=true, --flag=false; --flag a b, --flag="a b"
         switch = {"nargs": "+"} if many else {"nargs": "?", "const": True} if kind is _boolean else {}
-        placeholder = {count: "N", str: "PATH", _dataset: "NAME", _boolean: "true"}.get(kind, "X")
+        placeholder = {count: "N", threads: "N", str: "PATH", _dataset: "NAME",
+                       _boolean: "true"}.get(kind, "X")
         metavar = placeholder if default is None else str(default).lower()
         group.add_argument(name, type=parse, default=default, help=help, metavar=metavar, **switch)
 
@@ -190,6 +192,8 @@ def _parser(problems):
     flag("--seed", seed, 1337, "of the weights, the data's order and dropout")
     flag("--device", str, "auto", "auto, cpu, cuda, cuda:1, mps")
     flag("--dtype", _choice("auto", "float32", "bfloat16", "float16"), "auto", "auto: bfloat16 on GPUs that have it")
+    flag("--num_threads", threads, None, "threads that compute on the CPU (default: one a core that "
+         "may be used)")
     flag("--compile", _choice("auto", "true", "false"), "auto", "torch.compile; auto: on CUDA, for long runs")
     return parser
 
@@ -232,12 +236,14 @@ def parse_args(argv=None, saved=None):
     problems, argv = [], _with_files(sys.argv[1:] if argv is None else argv)
     args, given = _parse(argv, problems)
     if saved and not problems:
-        saved = {**vars(args), **saved}  # an older checkpoint lacks the newer flags
+        refuse_damaged(saved)
+        # an older checkpoint lacks the newer flags
+        saved = {name: saved.get(name, value) for name, value in vars(args).items()}
         changed = [f"--{k} {_words(given[k])} (it is {_words(saved[k])})" for k in FROZEN if k in given and given[k] != saved[k]]
         if changed:
             raise UserError(f"the run in {saved['out_dir']} keeps its data order and its model, so these cannot change: "
                             f"{', '.join(changed)}. Leave them out, name another run by --out_dir, or start a new one")
-        args = argparse.Namespace(**{**saved, "overwrite": False, **given})
+        args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
     if args.init_from in GPT2:
         take_sizes(args, given, problems)
     if saved or args.init_from != "resume":
@@ -249,6 +255,22 @@ def parse_args(argv=None, saved=None):
         raise UserError("; ".join(problems) + ". See python train.py --help")
     fill_in(args)
     return args
+
+
+def refuse_damaged(saved):
+    """Raises UserError unless the arguments in a checkpoint are such as a command line gives: each is
+    written as its flag and read again."""
+    defaults, problems = vars(_parse([], [])[0]), []
+    given = {name: value for name, value in saved.items() if name in defaults and value is not None}
+    args = vars(_parse([f"--{name}={_words(value)}" for name, value in given.items()], problems)[0])
+    wrong = [name for name, value in given.items()
+             if type(value) is not type(args[name]) or value != args[name]]
+    wrong += [name for name, value in saved.items()
+              if value is None and defaults.get(name) is not None and name != "dataset"]
+    if wrong:
+        shown = printable(repr(saved[wrong[0]]))
+        raise UserError(f"the checkpoint is damaged: its {wrong[0]} is {shown}, which --{wrong[0]} does "
+                        f"not take. Take another run, or train anew")
 
 
 def fill_in(args):

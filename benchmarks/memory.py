@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from prepare import real_english
-from rival import ROOT
+from rival import ROOT, STARTED_WITH
 
 METHODS = ("char", "byte", "tiktoken", "gigatoken", "custom", "bpe", "sentencepiece")
 PREPARE = """
@@ -69,7 +69,7 @@ def main():
                 for num_workers in args.workers:
                     t0 = time.perf_counter()
                     process = subprocess.Popen([sys.executable, "-c", PREPARE, folder, method, str(num_workers)], cwd=ROOT,
-                                               stdout=subprocess.DEVNULL)
+                                               env=STARTED_WITH, stdout=subprocess.DEVNULL)
                     peak = peak_memory(process)
                     assert process.returncode == 0
                     print(f"{method:13} {megabytes:5} MB, {num_workers} workers: {peak:5.0f} MB of "

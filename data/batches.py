@@ -1,9 +1,8 @@
 """Windows of a source as tensors: (B, T + 1) ids, or (B, T + 1, K) where the source has K streams.
 
-    gather(tokens, starts, block_size)   one read: (B, T + 1) ids
-    to_xy(windows, device)               x, y (B, T) or (B, T, K) int64 on the device
-    TrainBatches(source, ...)            the run's batches from any iteration on, read ahead by a thread
-    eval_batches(source, ...)            the fixed windows of an evaluation
+    to_xy(windows, device)       x, y (B, T) or (B, T, K) int64 on the device
+    TrainBatches(source, ...)    the run's batches from any iteration on, read ahead by a thread
+    eval_batches(source, ...)    the fixed windows of an evaluation
 
 Iteration i takes the draws i*G .. i*G + G - 1, G = batch_size * gradient_accumulation_steps, whatever the number of
 ranks. So a position is an iteration, and resuming is starting there.
@@ -14,25 +13,14 @@ import time
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 
 from data.dataset import check_ids
 from data.errors import UserError
 from data.sampler import eval_starts
 
 DRAWS_AHEAD = 4096  # draws ordered at once: the arithmetic of sampler.py costs 30 times less a draw in blocks
-REMAP_AFTER = 1024  # windows read through one mapping; each may pull 64 KB of file into our resident memory
 TOKENS_AT_ONCE = 1 << 18  # tokens the thread reads and hands over in one piece: waking a thread costs more than a batch
 PIECES_AHEAD = 2  # pieces in the queue
-
-
-def gather(tokens, starts, block_size):
-    """Read one batch of windows: (B, T + 1), in the dtype of tokens.
-
-    tokens: (N,) uint16 or uint32 memmap. starts: (B,) int64, in tokens, each at most N - T - 1 (inclusive); beyond
-    that IndexError.
-    """
-    return sliding_window_view(tokens, block_size + 1)[starts]
 
 
 def to_xy(windows, device):
@@ -58,20 +46,16 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
 
 
 class _Reader:
-    """Checked windows of one split of a source. The files are mapped anew now and then, so resident memory stays flat."""
+    """Checked windows of one split of a source."""
 
     def __init__(self, source, split):
-        self.source, self.split, self.windows_left = source, split, 0
+        self.source, self.split = source, split
 
     def read(self, member, starts, length=None):
         """(B, length + 1[, K]) int16 or int32 tensor of ids by the source's table (the bits are unsigned).
 
         member, starts: (B,) int64. length: block_size if not given.
         """
-        if self.windows_left <= 0:
-            self.tokens = {dataset.name: dataset.tokens(self.split) for dataset in self.source.datasets}
-            self.windows_left = REMAP_AFTER
-        self.windows_left -= len(starts)
         length = length or self.source.block_size
         if len(self.source.members) == 1:
             windows = self._of_member(0, starts, length)
@@ -89,14 +73,15 @@ class _Reader:
         return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
 
     def _of_dataset(self, dataset, starts, length):
-        windows = gather(self.tokens[dataset.name], starts, length)
-        if dataset.vocab_size <= np.iinfo(dataset.dtype).max:  # ids that fill their dtype need no look
-            try:
+        try:
+            windows = dataset.read(self.split, starts, length + 1)
+            # ids that fill their dtype need no look
+            if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
                 check_ids(windows, dataset.vocab_size, dataset.path(self.split),
                           lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
-            except UserError as error:
-                error.of_one_rank = True  # the others read other windows
-                raise
+        except UserError as error:
+            error.of_one_rank = True  # the others read other windows
+            raise
         windows = windows.astype(self.source.dtype, copy=False)
         offset = self.source.offsets[dataset.name]
         return windows + self.source.dtype.type(offset) if offset else windows

@@ -14,21 +14,25 @@ same command, and files may be put there by hand.
 """
 import argparse
 import fnmatch
+import hashlib
 import json
 import re
 import sys
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from data.archives import Names, unpack
 from data.dataset import shown, write_dataset
-from data.download import (RemoteFile, download_all, fetch_package, get_json, gigabytes, hub_endpoint,
-                           hub_tree, refuse_escape, unpack)
-from data.errors import Parser, UserError, optional
+from data.download import (LARGEST_ANSWER, RemoteFile, checked_entry, download_all, fetch_package,
+                           get_json, gigabytes, hub_endpoint, hub_tree, is_hex, printable_address,
+                           unknown_form)
+from data.errors import Parser, UserError, optional, plain
 from data.files import replacing
 from data.inputs import read_documents
 from data.make_tokenizer import make_tokenizer
 
 ASK_ABOVE = 10e9  # bytes; a larger download is begun only after a yes
+OUR_NAMES = ("listing.json", "listing.json.tmp", ".download.lock")  # in downloads/
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,10 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
     at = f"{hub_endpoint()}/datasets/{repo}/resolve/{commit}/"
     chosen = {p: [RemoteFile(at + quote(e["path"]), home / e["path"], e["size"], e["digest"])
                   for e in entries if fnmatch.fnmatchcase(e["path"], p)] for p in patterns}
+    for pattern in patterns:  # an older listing has no hash that would have told
+        if not chosen[pattern]:
+            raise UserError(f"{shown(home / 'listing.json')} names no {pattern}. Delete it and run "
+                            f"the same command again")
     held_out = chosen[val] if val else []
     chosen[train] = [f for f in chosen[train] if f not in held_out][:args.max_shards]
     if any(file.path.suffix == ".parquet" for file in chosen[train]):
@@ -114,44 +122,81 @@ def hub(folder, args, repo, *, train, val=None, revision="main"):
 def _listing(home, args, repo, revision, patterns):
     """(commit, [{path, size, digest}]) of the files below the folders of the patterns, by path."""
     key, path = " ".join([repo, revision, *patterns]), home / "listing.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = _read_listing(path)
     if key in known:
         return known[key]["commit"], known[key]["files"]
     if args.offline:
         return "an unknown commit", _what_is_there(home, repo, revision, patterns)
-    api, entries = f"{hub_endpoint()}/api/datasets/{repo}", {}
+    api, entries, names = f"{hub_endpoint()}/api/datasets/{repo}", {}, Names(_page(repo, revision))
     folders = sorted({re.split(r"[*?\[]", p)[0].rpartition("/")[0] for p in patterns})
     try:
         commit = get_json(f"{api}/revision/{quote(revision, safe='')}")[0]["sha"]
-        for folder in folders:
-            for e in hub_tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
-                refuse_escape(e["path"], api)
-                if e["type"] == "file":  # large ones have a sha256, the others git's id alone
-                    entries[e["path"]] = {"path": e["path"], "size": e["size"],
-                                          "digest": (e.get("lfs") or e)["oid"]}
+        if not is_hex(commit, 40):
+            raise TypeError
     except (KeyError, TypeError) as error:
-        raise UserError(f"{api} answered in a form unknown here ({error} missing). Is HF_ENDPOINT "
-                        f"right?") from None
-    files = [entries[name] for name in sorted(entries)]
+        raise unknown_form(api, error) from None
+    for folder in folders:
+        for e in hub_tree(f"{api}/tree/{commit}/{quote(folder, safe='')}".rstrip("/")):
+            names.inside(e["path"])
+            if any(fnmatch.fnmatchcase(e["path"], p) for p in patterns):
+                entries[e["path"]] = e
     for pattern in patterns:
-        if not fnmatch.filter(entries, pattern):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in entries):
             raise UserError(f"{_page(repo, revision)} has no {pattern}. Is a flag misspelt, or has "
                             f"it moved? Look there, then edit {shown(home.parent)}/prepare.py")
+    files = [entries[name] for name in sorted(entries)]
+    _refuse_clash(files, _page(repo, revision))
     home.mkdir(parents=True, exist_ok=True)
-    known[key] = {"commit": commit, "files": files}
+    known[key] = {"commit": commit, "files": files, "sha256": _hash_of_listing(key, commit, files)}
     with replacing(path) as file:
         file.write(json.dumps(known, indent=1).encode())
     return commit, files
 
 
+def _read_listing(path):
+    """What _listing() has written there; {} where there is none. UserError where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > LARGEST_ANSWER:
+            raise ValueError(f"{path.stat().st_size:,} bytes are too many")
+        known = json.loads(path.read_bytes())
+        for key, listing in known.items():
+            files = [checked_entry(entry) for entry in listing["files"]]
+            if listing["files"] != files or not is_hex(listing["commit"], 40):
+                raise ValueError("it holds what no listing has")
+            _refuse_clash(files, path)
+            stated = _hash_of_listing(key, listing["commit"], files)
+            if listing.keys() - {"commit", "files"} and listing.get("sha256") != stated:
+                raise ValueError("it has changed since it was written")  # older ones have no hash
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        why = error if isinstance(error, ValueError) else "it holds what no listing has"
+        raise UserError(f"{plain(shown(path))} is damaged ({plain(why)[:300]}). Delete it and run "
+                        f"the same command again") from None
+    return known
+
+
+def _hash_of_listing(key, commit, files):
+    return hashlib.sha256(json.dumps([key, commit, files]).encode()).hexdigest()
+
+
+def _refuse_clash(files, source):
+    """UserError unless the files can all be fetched into downloads/, each to a place of its own."""
+    names = Names(source, taken=OUR_NAMES)
+    for file in files:
+        names.add(file["path"])
+        names.add(f"{file['path']}.part")
+
+
 def _page(repo, revision):
     """The files of a dataset, for people."""
-    return f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}"
+    return printable_address(f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}")
 
 
 def _what_is_there(home, repo, revision, patterns):
     """The entries of a listing, without the hub: whatever is in downloads/."""
-    there = sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.suffix != ".part")
+    there = sorted(p.relative_to(home).as_posix() for p in home.rglob("*")
+                   if p.is_file() and p.suffix != ".part")
     for pattern in patterns:
         if not fnmatch.filter(there, pattern):
             raise UserError(f"--offline, and {shown(home)} has no {pattern}. Get the file(s) from "
@@ -204,7 +249,7 @@ def _refuse_missing(home, files):
     missing = [f for f in files if not (f.is_whole() if f.digest else f.path.exists())]
     for file in missing:
         state = "not whole" if file.path.exists() else "missing"
-        print(f"{state}: {shown(file.path)}\n    from {file.url}")
+        print(f"{state}: {plain(shown(file.path))}\n    from {printable_address(file.url)}")
     if missing:
         raise UserError(f"--offline, and {len(missing)} of {len(files)} files are missing or not whole "
                         f"in {shown(home)}. The list above says where each comes from; put them "

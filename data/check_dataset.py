@@ -9,6 +9,7 @@ Checks sizes, hashes and every id, documents of val that are in train too, and t
 frequent tokens, the lengths of documents and some windows, | between their tokens. Status 2 where something is wrong.
 """
 import argparse
+import collections
 import hashlib
 import os
 import pickle
@@ -18,12 +19,18 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
-from data.dataset import SPLITS, check_ids, dataset_folder, load_plain, open_dataset, token_dtype
-from data.errors import Parser, UserError, one_line_errors
-from data.files import lock, replacing
-from data.tokenizer import TiktokenTokenizer, table_hash, tables, tokenizer_from_meta
+from data.dataset import SPLITS, check_ids, dataset_folder, open_dataset, read_meta, token_dtype
+from data.encodings import signs_of_another_encoding
+from data.errors import Parser, UserError, one_line_errors, printable
+from data.files import lock, open_regular, replacing
+from data.tokenizer import (TiktokenTokenizer, as_bytes, table_hash, tables, tokenizer_from_meta,
+                            tokenizer_meta)
 
-CHUNK = 1 << 24  # tokens read at once
+CHUNK = 1 << 22  # tokens read at once
+MAX_ID = 1 << 22  # the ids that are counted; each takes 32 bytes
+# whose tokens are the bytes of their text; and what write_dataset() always says
+LOSSLESS = ("char", "byte", "tiktoken", "bpe", "sentencepiece", "token_list")
+OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")
 SHIFTS = range(-3, 4)  # tokens by which a stream is tried against the first
 
 
@@ -36,20 +43,20 @@ def adopt(folder, encoding, dtype):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found")
     with lock(folder, "prepare.py"):
-        if (folder / "meta.pkl.new").exists():
+        if (folder / "meta.pkl.new").exists() and not path.exists():
             raise UserError(f"{folder} is half-written: prepare.py was stopped. Run: python {folder}/prepare.py")
         if path.exists() and not dtype:
             raise UserError(f"{path} is there already. Give --dtype to state the width of its ids, or move it away")
         if not path.exists() and not encoding:
             raise UserError(f"{path} is not there. Say what the ids are, for example: --adopt gpt2")
-        meta = load_plain(path.read_bytes(), path) if path.exists() else (
+        meta = read_meta(folder) if path.exists() else (
             TiktokenTokenizer(encoding, backend="tiktoken").to_meta())
         dtype = np.dtype(dtype or token_dtype(meta["vocab_size"])).newbyteorder("<")
         described = {split: _describe(folder / f"{split}.bin", dtype, meta["vocab_size"]) for split in SPLITS}
         meta |= {"dtype": dtype.name, "max_id": max(max_id for _, max_id in described.values()),
                  "splits": {split: counts for split, (counts, _) in described.items()}}
-        if meta.get("itos"):
-            meta["table_sha256"] = table_hash(tables(meta["itos"])["itos"])
+        if encoding:
+            meta["table_sha256"] = table_hash(meta["itos"])
         with replacing(path) as file:
             pickle.dump(meta, file, protocol=4)
     counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
@@ -61,6 +68,7 @@ def _describe(path, dtype, vocab_size):
     """({"tokens", "sha256"}, largest id) of a bin, every id checked."""
     if not path.exists():
         raise FileNotFoundError(f"{path} not found")
+    open_regular(path).close()
     if path.stat().st_size % dtype.itemsize or not path.stat().st_size:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes; {dtype.name} ids need a multiple of "
                         f"{dtype.itemsize}, above 0")
@@ -82,7 +90,7 @@ def _chunks(tokens):
 def check_split(dataset, split):
     """(problems, how often each id occurs) of a bin, read once."""
     stated, path = dataset.meta.get("splits", {}).get(split, {}), dataset.path(split)
-    digest, counts, problems = hashlib.sha256(), np.zeros(dataset.vocab_size, dtype=np.int64), []
+    digest, counts, problems = hashlib.sha256(), np.zeros(0, dtype=np.int64), []
     tokens = dataset.tokens(split) if dataset.num_tokens[split] else np.zeros(0, dataset.dtype)
     if not len(tokens):
         return [f"{path} is empty"], counts
@@ -92,22 +100,93 @@ def check_split(dataset, split):
             check_ids(piece, dataset.vocab_size, path, lambda i: start + i)
         except UserError as error:
             problems += [str(error)] if not problems else []
-        found = np.bincount(piece, minlength=dataset.vocab_size)
-        counts += found[: dataset.vocab_size]
-    if stated.get("sha256", digest.hexdigest()) != digest.hexdigest():
+            piece = piece[piece < dataset.vocab_size]
+        if len(piece) and piece.max() > MAX_ID:
+            raise UserError(f"{path} has id {piece.max():,}; up to {MAX_ID:,} ids are counted. Prepare "
+                            f"the dataset again")
+        counts = _sum([counts, np.bincount(piece)])
+    # what write_dataset() wrote has a hash, and the width that it says
+    foreign = "source_sha256" not in dataset.meta
+    if stated.get("sha256", digest.hexdigest() if foreign else "nothing") != digest.hexdigest():
         problems.append(f"{path} is not what was prepared: its sha256 is {digest.hexdigest()}, meta.pkl says "
-                        f"{stated['sha256']}. Prepare it again")
+                        f"{stated.get('sha256')}. Prepare it again")
     head = tokens[: 1 << 20]
-    foreign = "source_sha256" not in dataset.meta  # what write_dataset() wrote has the width that it says
     if foreign and dataset.dtype.itemsize == 2 and len(head) > 99 and head[::2].any() and not head[1::2].any():
         problems.append(f"{path}: every second id is 0, so these are ids of 4 bytes, read as {dataset.dtype.name}. "
                         f"State the width: --dtype uint32")
     return problems, counts
 
 
+def _sum(counts):
+    """Counts of ids, added up; each as long as its largest id asks for."""
+    total = np.zeros(max(map(len, counts)), dtype=np.int64)
+    for one in counts:
+        total[: len(one)] += one
+    return total
+
+
+def check_table(dataset):
+    """meta.pkl's tables, one against the other and against the tokenizer rebuilt from it."""
+    meta, path = dataset.meta, dataset.folder / "meta.pkl"
+    if "source_sha256" in meta and (lacking := [key for key in OURS if key not in meta]):
+        return [f"{path} lacks {', '.join(lacking)}. Prepare the dataset again"]
+    if not meta.get("itos"):
+        return []
+    tokenizer = tokenizer_from_meta(meta)
+    if "source_sha256" not in meta:  # other programs keep a part of the table
+        return []
+    stoi = tables(meta["itos"])["stoi"] | (meta.get("special_tokens") or {})
+    if stoi != meta.get("stoi"):
+        return [f"{path} has a stoi that is not its itos turned round. Prepare the dataset again"]
+    own_eot = meta["tokenizer"] in ("custom", "token_list")
+    if table_hash(tokenizer_meta(tokenizer)["itos"]) != table_hash(meta["itos"]) or (
+            not own_eot and tokenizer.eot_token != meta["eot_token"]):
+        return [f"{path} holds another table of tokens, or another eot_token, than its tokenizer "
+                f"({meta['tokenizer']}) has. Prepare the dataset again"]
+    return []
+
+
+def check_counts(dataset, counts):
+    """meta.pkl's counts of bytes and documents against those of the ids in the bins."""
+    meta, problems = dataset.meta, []
+    eot = meta.get("eot_token")
+    lossless = "source_sha256" in meta and meta.get("tokenizer") in LOSSLESS
+    for split in SPLITS:
+        stated = meta.get("splits", {}).get(split, {})
+        told = f"{dataset.folder}/meta.pkl says that {split} has"
+        found = sum(int(counts[split][i]) * len(as_bytes(meta["itos"].get(i, b""))) for i in
+                    np.flatnonzero(counts[split]).tolist() if i != eot) if lossless else None
+        if lossless and stated.get("bytes") != found:
+            problems.append(f"{told} {stated.get('bytes')} bytes of text; its tokens stand for "
+                            f"{found:,}")
+        ends = int(counts[split][eot]) if eot is not None and eot < len(counts[split]) else 0
+        documents, last = stated.get("documents"), ends and dataset.tokens(split)[-1] != eot
+        if documents is not None and ends and not ends <= documents <= ends + bool(last):
+            problems.append(f"{told} {documents:,} documents; {ends:,} are ended by a token")
+    return problems
+
+
+def look_at_text(dataset, at_most=1 << 24, pieces=16):
+    """Lines on signs of a wrong encoding in the text of each split, or in pieces from all over it."""
+    if not dataset.meta.get("itos") or dataset.meta.get("tokenizer", "char") not in LOSSLESS:
+        return []
+    tokenizer, lines = tokenizer_from_meta(dataset.meta), []
+    for split in SPLITS:
+        tokens, found, characters = dataset.tokens(split), collections.Counter(), 0
+        size = min(len(tokens), at_most // pieces)
+        number = pieces if len(tokens) > at_most else -(-len(tokens) // size)
+        for start in dict.fromkeys(np.linspace(0, len(tokens) - size, number).astype(int).tolist()):
+            text = tokenizer.decode(tokens[start : start + size]).strip("\ufffd")  # a character may be cut at the ends
+            characters += len(text)
+            found.update(signs_of_another_encoding(text))
+        signs = ", ".join(f"{count:,} {what} ({count / characters:.2%})" for what, count in found.most_common())
+        lines += [f"the text of {split} holds {signs}, as text has that was decoded wrongly or is none"] if signs else []
+    return lines
+
+
 def check_max_id(dataset, counts):
     """meta.pkl's max_id against the ids that occur."""
-    used = np.flatnonzero(sum(counts.values()))
+    used = np.flatnonzero(_sum(list(counts.values())))
     if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
         return [f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the largest id in the bins is "
                 f"{used[-1]:,}"]
@@ -190,11 +269,12 @@ def _mutual_information(a, b):
 
 def token_text(meta, i):
     token = meta["itos"].get(i, "?") if isinstance(meta.get("itos"), dict) else str(i)
+    token = token if isinstance(token, bytes) else str(token)[:200]
     return repr(token)[1:-1] if isinstance(token, str) else repr(token)
 
 
 def show(dataset, counts, num_windows, width, seed):
-    total = sum(counts.values())
+    total = _sum(list(counts.values()))
     top = np.argsort(-total, kind="stable")[:12]
     shares = ", ".join(f"{token_text(dataset.meta, int(i))!s} {total[i] / total.sum():.1%}" for i in top if total[i])
     print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: {shares}")
@@ -213,20 +293,17 @@ def show(dataset, counts, num_windows, width, seed):
 
 def check(dataset, streams=(), num_windows=3, width=24, seed=0):
     """All checks of a dataset, what is found printed; returns the lines that say what is wrong."""
+    source = printable(dataset.meta.get("source") or "another program", 1000)
     print(f"{dataset.name}: " + ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
-          + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {dataset.meta.get('source', 'another program')}")
-    if dataset.vocab_size > 1 << 28:
-        raise UserError(f"{dataset.folder}/meta.pkl says vocab_size {dataset.vocab_size:,}: too many ids to count. "
-                        f"Prepare the dataset again")
-    problems, counts = [], {}
+          + f", vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from {source}")
+    problems, counts = check_table(dataset), {}
     for split in SPLITS:
         found, counts[split] = check_split(dataset, split)
         problems += found
     problems += check_max_id(dataset, counts)
     if not problems:
+        problems += check_counts(dataset, counts)
         problems += check_documents(dataset)
-        if dataset.meta.get("itos"):
-            tokenizer_from_meta(dataset.meta)  # it can be rebuilt
         show(dataset, counts, num_windows, width, seed)
     for name in streams:
         problems += check_stream(dataset, open_dataset(_folder(name)))
@@ -251,11 +328,16 @@ def main(argv=None):
     name = _folder(args.name)
     if args.adopt or args.dtype:
         adopt(Path(os.path.normpath(dataset_folder(name))), args.adopt, args.dtype)
-    problems = check(open_dataset(name), args.streams, args.windows, args.width, args.seed)
+    dataset = open_dataset(name)
+    problems = check(dataset, args.streams, args.windows, args.width, args.seed)
     if problems:
         raise UserError(f"{'; '.join(problems)}")
-    print("  all is well: sizes, every id" + (", hashes" if "splits" in open_dataset(name).meta else "")
-          + (", streams" if args.streams else ""))
+    looked_at = "sizes, every id" + (", hashes" if "splits" in dataset.meta else "") + (
+        ", streams" if args.streams else "")
+    notes = look_at_text(dataset)
+    for line in notes:
+        print(f"  note: {line}. Look at it, and prepare it again with the right --encoding")
+    print(f"  as they were written: {looked_at}" if notes else f"  all is well: {looked_at}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _joined(members, split, eot):
         for ids in member.blocks(split):
             yield ids
         if eot is not None and i + 1 < len(members) and len(ids) and ids[-1] != eot:
-            yield np.array([eot], ids.dtype)
+            yield np.array([eot], np.promote_types(ids.dtype, np.min_scalar_type(eot)))
 
 
 def _documents(members, split):

@@ -33,14 +33,15 @@ refuse_taken() {
     [ ! -e "$data/$1" ] && [ ! -L "$data/$1" ] || fail "$data/$1 exists already. Choose another name, or remove it first"
 }
 begin() {  # a folder under another name, so that one called as wished is whole
-    temporary=$(mktemp -d "$data/.new.XXXXXX")
+    temporary=$data/.new.$1
+    rm -rf "$temporary"
     trap 'rm -rf "$temporary"' EXIT
-    chmod 755 "$temporary"
+    mkdir "$temporary"
 }
 
 if [ -z "$text" ]; then
     refuse_taken "$name"
-    begin
+    begin "$name"
     for file in prepare.py get_dataset.sh README.md; do
         sed "s/NAME/$name/g" "$data/template/$file" > "$temporary/$file"
     done
@@ -56,7 +57,7 @@ python=$(command -v python || command -v python3)
 made=""
 for stream in cvp in_word_position since_newline ${tagged:+part_of_speech}; do
     new=${name}_$stream
-    begin
+    begin "$new"
     for file in prepare.py get_dataset.sh; do  # those of shakespeare_char's streams, with other names
         sed "s/shakespeare_char_$stream/@NEW@/g; s/shakespeare_char/$text/g; s/@NEW@/$new/g" \
             "$data/shakespeare_char_$stream/$file" > "$temporary/$file"

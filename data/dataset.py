@@ -8,9 +8,9 @@ A folder is whole or visibly not: meta.pkl goes first and comes back last. READM
 import collections
 import contextlib
 import difflib
+import errno
 import functools
 import hashlib
-import io
 import os
 import pickle
 import sys
@@ -19,15 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from data.bins import SPLITS, Bins
 from data.encode import GOES_ON, UNIT, check_share, check_text, cores, encode_all, one_text, split_pieces, units, workers_of
-from data.errors import UserError, resumable
-from data.files import lock, sync_folder
+from data.errors import UserError, printable, resumable
+from data.files import lock, open_regular, replacing, sync_folder, written
 from data.inputs import Ids, TextFile
+from data.plain import MAX_BYTES, load_plain
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
+WINDOWS_A_MAP = 1024
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -65,7 +68,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     check_share(percentage_train, val_text)
     text, given, inputs = one_text(text, val_text), text, inputs or [text, val_text]
     _refuse_glued(text, inputs)
-    source = source or _source(given, inputs)
+    source = printable(source or _source(given, inputs), 10_000)
     meta = tokenizer_meta(tokenizer)
     meta["dtype"] = token_dtype(meta["vocab_size"]).name
     meta["eot_token"] = getattr(tokenizer, "eot_token", None)
@@ -74,6 +77,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         document_end = "\n" if meta["eot_token"] is None or not end_of_text else ""
     if document_end and any(map(_is_documents, (text, val_text))):
         _refuse_unknown_end(tokenizer, document_end)
+    # whether it can be read again is asked before hours of work, too
+    load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
     with lock(folder, "prepare.py"):
         bins = Bins(folder, token_dtype(meta["vocab_size"]), _identity(meta, end_of_text))
         try:
@@ -99,7 +104,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
                     meta["splits"][split]["documents"] = part.documents
             if hasattr(tokenizer, "backend"):
                 meta["backend"] = tokenizer.backend
-            _commit(folder, meta)
+            _commit(folder, meta, bins.finished())
+            bins.over = True
+        except UserError:  # after the last unit, it refuses the text as a whole
+            bins.over = bins.complete
+            raise
         finally:
             bins.discard()
     _print_counts(folder, meta, inputs, time.perf_counter() - t0)
@@ -146,8 +155,8 @@ def _print_counts(folder, meta, inputs, seconds):
     tokens, num_bytes = (sum(splits[split][what] for split in SPLITS) for what in ("tokens", "bytes"))
     counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
     density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} ({meta['source']}{_rows(inputs)}); {density}"
-          f"{seconds:.1f} s")
+    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
+          f"({printable(meta['source'], 1000)}{_rows(inputs)}); {density}{seconds:.1f} s")
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
     if meta["split_rule"] == "documents by hash" and abs(val - wanted) > min(wanted, 1 - wanted) / 2:
         print(f"note: val has {val:.1%} of the tokens, where {wanted:.1%} was asked for: documents are shared out whole, "
@@ -234,27 +243,31 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 
 
-def _commit(folder, meta):
-    """Swap the finished .tmp files in. meta.pkl.new is there from before to after, and tells a reader why meta.pkl is not."""
+def _commit(folder, meta, finished):
+    """Swap the finished files in. meta.pkl.new, there all the while, says why meta.pkl is not.
+
+    finished: (temporary file, bin) pairs. An OSError of the swap says how the folder is left.
+    """
     raw = pickle.dumps(meta, protocol=4)
-    load_plain(raw, "the new meta.pkl", _OwnUnpickler)  # whatever a tokenizer put in, it must be readable again
-    meta_path, temporary = folder / "meta.pkl", folder / "meta.pkl.new"
+    load_plain(raw, "the new meta.pkl")  # whatever a tokenizer put in, it must be readable again
+    meta_path, new_meta = folder / "meta.pkl", folder / "meta.pkl.new"
+    with replacing(new_meta) as file:  # an interrupted swap's stays until this one is whole
+        file.write(raw)
     try:
-        with open(temporary, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:  # a full disk: nothing was touched yet
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
-    meta_path.unlink(missing_ok=True)
-    sync_folder(folder)
-    for split in SPLITS:
-        os.replace(folder / f"{split}.bin.tmp", folder / f"{split}.bin")
-    sync_folder(folder)
-    os.replace(temporary, meta_path)
-    sync_folder(folder)
+        meta_path.unlink(missing_ok=True)
+        sync_folder(folder)
+        for temporary, path in finished:
+            os.replace(temporary, path)
+        sync_folder(folder)
+        os.replace(new_meta, meta_path)
+        sync_folder(folder)
+    except OSError as error:
+        whole = meta_path.exists()
+        state = "is whole and can be read" if whole else "is half-written and cannot be read"
+        cure = "Free some space, then run" if error.errno == errno.ENOSPC else "Run"
+        raise OSError(f"{error.filename or folder}: {error.strerror}, while the finished files "
+                      f"took the place of the older ones. {folder} {state}. {cure} the same "
+                      f"command again: it goes on where this one stopped") from None
 
 
 def _warn_if_lossy(tokenizer, raw):
@@ -280,6 +293,7 @@ class Dataset:
     dtype: np.dtype
     files: dict  # split -> the open file
     num_tokens: dict  # split -> count
+    written: dict  # split -> (bytes, time of the last change) of its file when it was opened
 
     def path(self, split):
         return self.folder / f"{split}.bin"
@@ -287,6 +301,45 @@ class Dataset:
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+
+    def read(self, split, starts, length):
+        """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
+
+        UserError where the file has been cut short or written over since it was opened. The files are
+        mapped anew for each WINDOWS_A_MAP of them, as each may pull 64 KB of file into resident memory.
+        """
+        assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
+        self._check_unchanged(split)
+        try:
+            windows = [sliding_window_view(self.tokens(split), length)[starts[i : i + WINDOWS_A_MAP]]
+                       for i in range(0, len(starts), WINDOWS_A_MAP)]
+        except ValueError:  # it is too short to be mapped
+            self._check_unchanged(split)
+            raise
+        self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
+        return windows[0] if len(windows) == 1 else np.concatenate(windows)
+
+    def _check_unchanged(self, split):
+        """UserError where the file has another length than when it was opened, or was written to
+        and has lost its hash."""
+        path, (size, time) = self.path(split), (now := written(self.files[split]))
+        if now == self.written[split]:
+            return
+        before, changed = self.written[split][0], f"{path} has changed since it was opened"
+        as_it_was = (f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the "
+                     f"last checkpoint")
+        if size != before:
+            raise UserError(f"{changed}: it has {size:,} bytes and had {before:,}. {as_it_was}")
+        # other programs state none
+        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
+        digest = hashlib.sha256()
+        for start in range(0, self.num_tokens[split] if stated else 0, 1 << 24):
+            digest.update(self.tokens(split)[start : start + (1 << 24)])
+        if stated and digest.hexdigest() != stated:
+            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
+                            f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
+                            f"{as_it_was}")
+        self.written[split] = now  # a copy, a network file system or touch may set a new time
 
     def blocks(self, split, size=1 << 20):
         """The ids of a split in arrays of up to `size`; what has been read is not kept in memory."""
@@ -299,57 +352,6 @@ class Dataset:
         """What a checkpoint keeps to know its data again: a hash (or, for foreign bins, the size) of each split."""
         counts = self.meta.get("splits", {})
         return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
-
-
-class _Plain:
-    """Of an unpickler, plain values only: a class or a function in the file is refused before anything of it runs."""
-
-    def find_class(self, module, name):
-        raise UserError(f"it refers to {printable(f'{module}.{name}')}; only plain values (dict, list, str, bytes, int, float, bool, "
-                        f"None) are read, and nothing of it was run")
-
-
-class _PlainUnpickler(_Plain, pickle._Unpickler):
-    """Python's own unpickler, not the one in C: that one takes 16 bytes of memory for each number below the largest memo
-    index in a file, so that seven bytes can fill a machine. It costs 0.1 s for GPT-2's vocabulary.
-    """
-
-
-class _OwnUnpickler(_Plain, pickle.Unpickler):
-    """The one in C, for what was pickled in this process."""
-
-
-def load_plain(raw, path, unpickler=_PlainUnpickler):
-    """The dict in a pickle of plain values. Raises UserError for anything else, naming path."""
-    try:
-        meta = unpickler(io.BytesIO(raw)).load()
-    except UserError as error:
-        raise UserError(f"{path} is not a plain meta.pkl: {error}") from None
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {printable(str(error))}). Prepare the dataset again"
-                        ) from None
-    _check_shape(meta, path)
-    return meta
-
-
-def printable(text):
-    """Text of a stranger's, for a message: one line, no control characters, not long."""
-    return text.encode("unicode_escape").decode("ascii")[:100]
-
-
-def _check_shape(meta, path):
-    """Raises UserError unless the keys that the reader goes by hold what they should."""
-    def is_count(value, below=2**63):
-        return type(value) is int and 0 <= value < below
-    if not isinstance(meta, dict) or not is_count(meta.get("vocab_size"), 2**32 + 1) or meta["vocab_size"] < 1:
-        raise UserError(f"{path} holds no vocab_size from 1 to 2**32. Prepare the dataset again")
-    if not is_count(meta.get("max_id", 0)):
-        raise UserError(f"{path} has a max_id that is no whole number. Prepare the dataset again")
-    splits = meta.get("splits", {split: {"tokens": 0} for split in SPLITS})
-    for split in SPLITS:
-        counts = splits.get(split) if isinstance(splits, dict) else None
-        if not isinstance(counts, dict) or not is_count(counts.get("tokens")):
-            raise UserError(f"{path} has splits without a count of tokens for {split}. Prepare the dataset again")
 
 
 def dataset_folder(name):
@@ -378,6 +380,7 @@ def open_dataset(name):
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
+            times = {split: written(file) for split, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
             error = None
         except (UserError, FileNotFoundError) as caught:
@@ -387,11 +390,11 @@ def open_dataset(name):
     if error:
         raise error
     vocab_size = meta["vocab_size"]
-    if meta.get("tokenizer") == "tiktoken" and "max_id" not in meta:
+    if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
         # other programs count the ranks, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
     folder_name = Path(os.path.abspath(folder)).name
-    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens)
+    dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens, times)
     if "max_id" in meta:
         if meta["max_id"] >= vocab_size:
             raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size {vocab_size:,}; an id "
@@ -408,7 +411,8 @@ def read_meta(folder):
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
-        return load_plain(path.read_bytes(), path)
+        with open_regular(path) as file:
+            return load_plain(file.read(MAX_BYTES + 1), path)
     except FileNotFoundError:
         pass
     prepare = f"bash {folder}/get_dataset.sh" if (folder / "get_dataset.sh").exists() else f"python {folder}/prepare.py"
@@ -431,9 +435,6 @@ def _no_such_dataset(folder):
 
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
-        if meta["dtype"] not in ("uint16", "uint32"):
-            raise UserError(f"{folder}/meta.pkl says dtype {meta['dtype']!r}; it must be uint16 or uint32. Prepare the "
-                            f"dataset again")
         return np.dtype(meta["dtype"]).newbyteorder("<")
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
@@ -451,7 +452,7 @@ def _stamp(folder):
 
 def _open_bin(path):
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found, though meta.pkl is there. Run: python {path.parent}/prepare.py"
                                 ) from None

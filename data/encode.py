@@ -13,14 +13,18 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import multiprocessing
 import os
 import pickle
+import signal
+import threading
 
 import numpy as np
 
 from data.errors import UserError, optional
 from data.files import num_characters
 from data.inputs import Ids, TextFile
+from data.threads import cores
 from data.tokenizer import UnknownText, to_utf8
 
 UNIT = 1 << 19  # bytes; with more, buffers leave the caches and are memory fresh from the system
@@ -243,7 +247,8 @@ def encode_all(units, job, num_workers=None, dask=None):
         with _executor(num_workers, kind, dask) as (executor, num_workers):
             waiting = collections.deque()
             for unit in units:
-                waiting.append(executor.submit(work, unit))
+                with _no_signals_of_the_terminal():  # it may start a worker
+                    waiting.append(executor.submit(work, unit))
                 if len(waiting) >= 2 * num_workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -258,15 +263,10 @@ def workers_of(tokenizer):
     return getattr(tokenizer, "workers", "processes")
 
 
-def cores():
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextlib.contextmanager
 def _executor(num_workers, kind, dask):
     """(a concurrent.futures.Executor, its number of workers); what waits in it is dropped where the block fails."""
-    client = None
+    client, others = None, {*multiprocessing.active_children()}
     if dask:
         distributed = optional("distributed", "--dask", install="dask[distributed]")
         client = distributed.Client(dask)
@@ -277,13 +277,43 @@ def _executor(num_workers, kind, dask):
     elif kind == "threads":
         executor = concurrent.futures.ThreadPoolExecutor(num_workers)
     else:
-        import multiprocessing
         spawn = multiprocessing.get_context("spawn")  # the same on every system, and safe beside threads
-        executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn)
+        with _no_signals_of_the_terminal():
+            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn,
+                                                              initializer=_end_with_parent)
     try:
         yield executor, num_workers
+    except BaseException:
+        for worker in {*multiprocessing.active_children()} - others:
+            worker.terminate()  # a unit without borders would take minutes
+        raise
     finally:
-        executor.shutdown(cancel_futures=True) if not client else client.close()
+        with contextlib.suppress(RuntimeError):  # no room for its thread: that error is on its way
+            executor.shutdown(cancel_futures=True) if not client else client.close()
+
+
+@contextlib.contextmanager
+def _no_signals_of_the_terminal():
+    """A process begun in the block gets none. Ctrl-C and SIGHUP go to all processes of a terminal;
+    ours alone is to answer."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent():
+    """The first act of a worker: one that waits for work would outlive a parent that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows knows no masks
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,8 +24,11 @@ SAMPLE = 1 << 15  # bytes that a guess goes by
 COMMON = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "iso8859_2",
           "iso8859_5", "iso8859_7", "koi8_r", "koi8_u", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949",
           "cp437", "cp850", "cp866", "mac_roman", "mac_cyrillic", "cp037")
-CONTROLS = bytes([*range(9), *range(14, 32)])  # and not \t, \n, \v, \f, \r
-UNLIKE_TEXT = re.compile(b"[%s]" % re.escape(CONTROLS))
+SIGNS = {  # in a text that is decoded: what tells that it was decoded wrongly, or is no text
+    "NUL": "\0", "control characters": "[\x01-\x08\x0e-\x1f\x7f]", "C1 control characters (Windows-1252 read as "
+    "Latin-1)": "[\x80-\x84\x86-\x9f]", "replacement characters": "\ufffd", "byte order marks": "[\ufeff\ufffe]",
+    "pairs such as Ã© and â€™ (UTF-8 read as Windows-1252)": "[ÂÃ][\xa0-\xbf]|â€[™œ\x9d“”˜¦]"}
+UNLIKE_TEXT = re.compile(rb"[\0-\x08\x0e-\x1f]")
 
 
 def encoding_of_mark(head):
@@ -85,6 +88,12 @@ def _decoded(blocks, path, encoding):
                             f"the file again") from None
         offset += len(block)
         yield raw
+
+
+def signs_of_another_encoding(text):
+    """{what: how many} of the SIGNS that are in a text."""
+    found = {what: len(re.findall(pattern, text)) for what, pattern in SIGNS.items()}
+    return {what: number for what, number in found.items() if number}
 
 
 def _unlike_text(raw):

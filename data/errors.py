@@ -10,10 +10,16 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
+import threading
 
 
 REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
+
+SHORT_OF_MEMORY = ("This process may have no more memory or threads (ulimit -a shows its limits). "
+                   "Stop other programs, raise the limit, or take fewer workers; then run the same "
+                   "command again")
 
 
 class UserError(ValueError):
@@ -32,6 +38,16 @@ def typed(text):
     r"""The value of a flag that takes text: \n, \t, \r and \\, as typed in a shell, are those characters."""
     named = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
     return re.sub(r"\\[ntr\\]", lambda match: named[match[0]], text)
+
+
+def plain(text):
+    """Text of a stranger's, for a terminal: control characters stand as their codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def printable(text, most=100):
+    """Text of a stranger's, for a message: plain(), and not long."""
+    return plain(str(text)[:most])
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,17 +81,51 @@ def resumable():
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(str(stop) or "The same command goes on where this one stopped") from None
+        stop.args = stop.args or ("The same command goes on where this one stopped",)
+        raise
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM, or SIGHUP of a terminal that was closed: to be met as Ctrl-C is."""
+    number = None
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """Within the block SIGTERM and SIGHUP raise Stopped, once; a second one ends the process.
+
+    Not in a thread, not where the parent has chosen otherwise (nohup), and not under torchrun,
+    where a rank that unwinds would wait for the others.
+    """
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        error = Stopped()
+        error.number = number
+        raise error
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread() or "RANK" in os.environ:
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Wrap main(): UserError and OSError become `error: ...` and exit status 2, Ctrl-C becomes status 130."""
+    """Wrap main(): UserError and OSError become `error: ...` and exit status 2; Ctrl-C becomes
+    status 130, SIGTERM 143."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with _stop_signals():
+            yield
     except ModuleNotFoundError as error:
         if error.name not in REQUIRED:
             raise
@@ -93,12 +143,25 @@ def one_line_errors():
             message += ": it is read when it is written, and is not a string yet. Edit what is read: [... for t in text]"
         if isinstance(error, OSError) and error.strerror:  # without its number
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        number = error.errno if isinstance(error, OSError) else None
+        if number and number in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
             message += ". The disk is full: free some space and run the same command again; nothing was written over"
+        if number == errno.ENOMEM:
+            message += f". {SHORT_OF_MEMORY}"
         # under torchrun all ranks fail alike, and one says so, but for what one of them alone has met
         if os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False):
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {printable(message, 10_000)}", file=sys.stderr)  # whatever it quotes
+        sys.exit(2)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        signs = "can't start new thread", "failed to map segment", "annot allocate memory"
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        print(f"error: {f'{error}' or 'out of memory'}. {SHORT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
-        sys.exit(130)
+        number = getattr(stop, "number", signal.SIGINT)
+        what = f"stopped by {signal.Signals(number).name}"
+        what = "\ninterrupted" if number == signal.SIGINT else what
+        with contextlib.suppress(OSError):  # the terminal is gone
+            print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(128 + number)

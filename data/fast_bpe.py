@@ -5,6 +5,7 @@ versions of Unicode. So gigatoken gets only stretches made of PROVEN characters;
 are the same with and without it. tests/test_fast_bpe.py tries each of these characters in every kind of neighbourhood.
 """
 import base64
+import contextlib
 import tempfile
 import threading
 from pathlib import Path
@@ -35,9 +36,8 @@ class FastBPE:
         for first, last in PROVEN:
             self.proven[first : last + 1] = True
         ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
-        with tempfile.TemporaryDirectory() as folder:  # it reads ranks from a file only
-            path = Path(folder) / "ranks.tiktoken"
-            path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks))
+        lines = (b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks)
+        with _as_file(b"".join(lines)) as path:
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
         self.one_at_a_time = threading.Lock()  # it refuses a second thread, and lets no other one run meanwhile
 
@@ -66,6 +66,23 @@ class FastBPE:
     def _fast(self, raw):
         with self.one_at_a_time:
             return self.fast.encode(raw)
+
+
+@contextlib.contextmanager
+def _as_file(raw):
+    """A path to read raw from: gigatoken takes ranks from files only. A kill leaves nothing, where
+    the system has files without a name."""
+    with tempfile.TemporaryFile() as file:
+        file.write(raw)
+        file.seek(0)
+        path = Path(f"/dev/fd/{file.fileno()}")
+        if path.exists():
+            yield path
+            return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ranks.tiktoken"
+        path.write_bytes(raw)
+        yield path
 
 
 def fast_bpe(backend, name, encoding, additional_tokens):

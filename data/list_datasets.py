@@ -14,7 +14,8 @@ from pathlib import Path
 DATA = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(DATA.parent))  # the repo root, for use as a script
 from data.dataset import open_dataset
-from data.errors import Parser, UserError, one_line_errors
+from data.errors import Parser, UserError, one_line_errors, printable
+from data.files import open_regular
 
 FACTS = ("kind", "download", "tokens", "licence", "source")
 
@@ -22,7 +23,11 @@ FACTS = ("kind", "download", "tokens", "licence", "source")
 def describe(folder):
     """A dataset: its name, the FACTS in its README.md, and its splits' tokens if prepared."""
     readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    try:
+        with open_regular(readme) as file:
+            text = file.read(1 << 16).decode(errors="replace")
+    except (UserError, OSError):
+        text = ""
     facts = dict(re.findall(rf"^\| ({'|'.join(FACTS)}) \| (.*) \|$", text, re.MULTILINE))
     try:
         prepared = open_dataset(str(folder)).num_tokens
@@ -49,7 +54,7 @@ def print_table(datasets):
         tokens = f"{d['prepared']['train']:,}" if d["prepared"] else d["tokens"]
         rows.append(("*" if d["prepared"] else "", d["name"],
                      *(short(fact) for fact in (d["kind"], d["download"], tokens, d["licence"]))))
-    for mark, name, kind, download, tokens, licence in rows:
+    for mark, name, kind, download, tokens, licence in (map(printable, row) for row in rows):
         if len(name) > 20:
             print(f"{mark:1} {name}")
             mark = name = ""

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.errors import UserError
 
+LARGEST = 1 << 26  # bytes of a file, unpacked; the training pictures are 47 MB
 SIDE, LEVELS = 10, "@%#*+-:."
 NUMBERS = [*string.digits, *string.ascii_uppercase, *string.ascii_lowercase,
            *map(chr, range(0x100, 0x126))]  # 0 to 99, one character each
@@ -30,13 +31,13 @@ def read_idx(path):
     """A .gz of MNIST's format as uint8: (n, rows, columns) for pictures, (n,) for digits."""
     try:
         with gzip.open(path) as file:
-            raw = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+            raw = file.read(LARGEST)
+        num_axes = raw[3]
+        shape = np.frombuffer(raw, dtype=">i4", count=num_axes, offset=4)
+        return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * num_axes).reshape(shape)
+    except (OSError, EOFError, zlib.error, IndexError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it and run the same command again"
                         ) from None
-    num_axes = raw[3]
-    shape = np.frombuffer(raw, dtype=">i4", count=num_axes, offset=4)
-    return np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * num_axes).reshape(shape)
 
 
 def shrink(images):

@@ -39,7 +39,7 @@ def parse_args(doc, here, argv=None):
     group.add_argument("--delimiter", type=typed, help="what stands between the cells of .csv and .tsv: ';' (default: a "
                        "comma, a tab)")
     group.add_argument("--columns", type=lambda names: names.split(","), help=".csv and .tsv without a first line that "
-                       "names the columns: their names, as id,language,text")
+                       "names the columns: their names, as id,language,text", metavar="NAMES")
     group.add_argument("--text_template", type=typed, help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
     group.add_argument("--max_bad_rows", type=int, default=0, help="rows that may be left out (default: 0)")
     group.add_argument("--no_end_of_text", action="store_true", help="do not end documents with <|endoftext|>")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from data.errors import UserError
-from data.files import replacing
+from data.files import lock, replacing
 
 RANKS_URL = "https://openaipublic.blob.core.windows.net/encodings/"
 WHISPER = ("mlx-whisper==0.4.3", "6b82b6597a994643a3e5496c7bc229a672e5ca308458455bfe276e76ae024489")
@@ -48,12 +48,19 @@ def _fill_cache(ranks):
     url, (sha256, package, member) = f"{RANKS_URL}{ranks}.tiktoken", RANKS[ranks]
     cache = Path(cache or Path(tempfile.gettempdir()) / "data-gym-cache")
     path = cache / hashlib.sha1(url.encode()).hexdigest()
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+    if _is_whole(path, sha256):
         return
     cache.mkdir(parents=True, exist_ok=True)
     from data.download import DownloadError, download, open_package
-    try:
-        download(url, path, sha256=sha256, tries=2)
-    except DownloadError as error:
-        with open_package(*package, why=error) as wheel, replacing(path) as file:
-            file.write(wheel.read(member))
+    with lock(cache, "prepare.py", wait=True):  # several folders' may want the file at once
+        if _is_whole(path, sha256):
+            return
+        try:
+            download(url, path, sha256=sha256, tries=2)
+        except DownloadError as error:
+            with open_package(*package, why=error, folder=cache) as wheel, replacing(path) as file:
+                file.write(wheel.read(member))
+
+
+def _is_whole(path, sha256):
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

@@ -319,8 +319,8 @@ def _sizes(parquet, file, metadata, named, limit=1 << 25):
     """
     compute = optional("pyarrow.compute", "a Parquet file", install="pyarrow")
     at_once, large = 256, set()
-    leaves = {metadata.schema.column(i).path for i in range(metadata.num_columns)}  # of lists and structs, their parts
-    table = parquet.ParquetFile(file, read_dictionary=leaves.intersection(named))
+    flat = [column.path for column in map(metadata.schema.column, range(metadata.num_columns)) if column.path in named]
+    table = parquet.ParquetFile(file, read_dictionary=flat)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
@@ -328,7 +328,7 @@ def _sizes(parquet, file, metadata, named, limit=1 << 25):
             if path not in named and path.split(".")[0] not in named or size <= limit / 256 or not group.num_rows:
                 continue
             at_once = max(1, min(at_once, limit * group.num_rows // size))
-            if path in named and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
+            if path in flat and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
                 [values] = next(table.iter_batches(1, row_groups=[number], columns=[path])).columns
                 longest = compute.max(compute.binary_length(getattr(values, "dictionary", values))).as_py()
                 if (longest or 0) > limit / 256:

@@ -7,6 +7,13 @@ Draw number i of a run (a count of sequences, over all ranks) maps to a window b
     sequential           windows at 0, T, 2T, ... in order, epoch after epoch; a tail of fewer than T tokens is not seen
     without_replacement  each epoch shifts the grid by a random phase and visits its windows once each, permuted
 
+What is a target, to be predicted: every token but the first of the split, which nothing precedes.
+`random` reaches each of them. An epoch of `sequential` has the first W*T, W = (N - 1) // T, each
+once; the rest never. An epoch of without_replacement has W*T of them once each, W = max(1, N // T -
+1), and leaves out fewer than 2T, another part of the two ends each time: its phase is uniform over
+the N - W*T that there are, so that over the epochs each token has its turn. The turns of the first
+and the last few are rare: token 1 and token N - 1 have one in N - W*T epochs, on average.
+
 Since nothing is remembered, a run resumes at any draw, and any number of ranks reads one and the same order.
 """
 import hashlib
@@ -18,21 +25,23 @@ TRANSITIONS = ("linear", "cosine", "exponential")
 SAMPLING_METHODS = ("random", "sequential", "without_replacement")
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the step of SplitMix64
 ROUNDS = 6
+ORDER_VERSION = 2  # 1 cut the phase of without_replacement at T, and left the last N mod T unread
 
 
 def windows_per_epoch(method, num_tokens, block_size):
     """Windows that make an epoch (for `random`: as many as cover the tokens once). 0 when not one window fits."""
     whole = (num_tokens - 1) // block_size
-    if method == "without_replacement":  # one fewer, so that the grid can shift by up to a whole window
+    if method == "without_replacement":  # one fewer, so that the grid can shift by a window
         whole = min(whole, max(1, num_tokens // block_size - 1))
     return max(0, whole)
 
 
-def window_starts(method, draws, num_tokens, block_size, seed, name):
+def window_starts(method, draws, num_tokens, block_size, seed, name, version=ORDER_VERSION):
     """The start of the window of each draw: (n,) int64, each at most num_tokens - block_size - 1.
 
     draws: (n,) int64, any draw numbers in any order. seed, name: the run's seed and the dataset's name; they, the
-    epoch and the draw decide alone. There must be one window at least.
+    epoch and the draw decide alone. version: of the order, which a run keeps to. There must be one
+    window at least.
     """
     draws = np.asarray(draws, dtype=np.int64)
     if method == "random":
@@ -43,7 +52,9 @@ def window_starts(method, draws, num_tokens, block_size, seed, name):
         return index * block_size
     assert method == "without_replacement"
     distinct, which = np.unique(epochs, return_inverse=True)
-    num_phases = min(block_size, num_tokens - num_windows * block_size)
+    num_phases = num_tokens - num_windows * block_size
+    if version == 1:
+        num_phases = min(block_size, num_phases)
     keys = np.array([_key(seed, name, "epoch", e) for e in distinct.tolist()], dtype=np.uint64)
     phases = (_stream(keys, ROUNDS) % np.uint64(num_phases)).astype(np.int64)
     return phases[which] + permute(index, num_windows, keys[which]) * block_size

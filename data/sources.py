@@ -17,8 +17,11 @@ import numpy as np
 
 from data.dataset import SPLITS, open_dataset, token_dtype
 from data.errors import UserError
-from data.sampler import mixture_counts, mixture_draws, moved_shares, window_starts, windows_per_epoch
-from data.tokenizer import hash_of_table
+from data.sampler import (ORDER_VERSION, mixture_counts, mixture_draws, moved_shares, window_starts,
+                          windows_per_epoch)
+from data.tokenizer import hash_of_table, tokenizer_from_meta
+
+LOOKED_AT = 1 << 20  # tokens that the start of a sample is chosen by
 
 
 class Source:
@@ -26,14 +29,16 @@ class Source:
 
     shares_at: (m,) numbers of blocks, a block being batch_size draws, -> (m, D) shares of the members, rows of sum 1.
     own_vocabularies: each member has its own part of the table; else they share one, as one tokenizer made them all.
+    order_version: of sampler.py, the one that the run began with.
     """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0, shares_at=None, weights=None,
-                 own_vocabularies=True):
+                 own_vocabularies=True, order_version=ORDER_VERSION):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
         self.block_size, self.batch_size = block_size, batch_size
         self.sampling_method, self.seed, self.shares_at = sampling_method, seed, shares_at
+        self.order_version = order_version
         self.weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, dtype=np.float64)
         self.weights = self.weights / self.weights.sum()
         for dataset in self.datasets:
@@ -63,7 +68,7 @@ class Source:
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
             starts[mine] = window_starts(self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
-                                         self.seed, dataset.name)
+                                         self.seed, dataset.name, self.order_version)
         return member, starts
 
     def counts(self, blocks):
@@ -99,6 +104,53 @@ class Source:
         return np.asarray(losses) * tokens_per_byte / np.log(2)
 
 
+def look(dataset, most, num_pieces=16):
+    """Arrays of ids of train, whole or in pieces from all over it, `most` of them together; the
+    last piece is its end."""
+    num_tokens = dataset.num_tokens["train"]
+    size = num_tokens if num_tokens <= most else most // num_pieces
+    for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
+        yield dataset.read("train", start[None], size)[0]
+
+
+def start_tokens(source):
+    """{dataset of each vocabulary: id}: what a sample without a prompt starts from, each an input
+    that training has.
+
+    The token that ends documents, if train has it, else a newline, else the most frequent token; of
+    further streams, what stands most often beside that of the first. By LOOKED_AT tokens a
+    vocabulary.
+    """
+    starts, shared = {}, len(source.metas) < len(source.datasets)
+
+    def ids_of(dataset, most):  # without the last token, which is a target alone
+        return np.concatenate(list(look(dataset, most)))[:-1]
+
+    def counts(ids, dataset):  # a batch that meets an id beyond the vocabulary refuses it
+        return np.bincount(ids[ids < dataset.vocab_size], minlength=1)
+
+    for group in [source.members] if shared else [[member] for member in source.members]:
+        firsts = [ids_of(member[0], LOOKED_AT // len(group)) for member in group]
+        first, *beside = group[0]
+        start = starts[first.name] = _start_of(first.meta, counts(np.concatenate(firsts), first))
+        for stream in beside:
+            ids = ids_of(stream, LOOKED_AT)[firsts[0] == start]
+            starts[stream.name] = int(counts(ids, stream).argmax())
+    return starts
+
+
+def _start_of(meta, counts):
+    """The id to start from, by how often each id occurs."""
+    stoi = meta.get("stoi")
+    if not stoi and meta.get("tokenizer") == "tiktoken":  # another program names the encoding alone
+        stoi = tokenizer_from_meta(meta).to_meta()["stoi"]
+    stoi = stoi or {}
+    for i in (meta.get("eot_token"), *map(stoi.get, ("<|endoftext|>", "\n", b"\n", "<0x0A>"))):
+        if i is not None and i < len(counts) and counts[i]:
+            return i
+    return int(counts.argmax())
+
+
 def check_split(dataset, split, block_size):
     """Raises UserError when the split is shorter than one window."""
     if dataset.num_tokens[split] < block_size + 1:
@@ -115,7 +167,7 @@ def dataset_names(args):
             "multicontext": args.multicontext_datasets}[args.training_mode]
 
 
-def open_source(args):
+def open_source(args, order_version=ORDER_VERSION):
     """The Source that the arguments of train.py name. Raises UserError or FileNotFoundError for what cannot be read so."""
     datasets = [open_dataset(name) for name in dataset_names(args)]
     for i, dataset in enumerate(datasets):
@@ -123,7 +175,7 @@ def open_source(args):
             raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ. "
                             f"Rename a folder")
     order = dict(block_size=args.block_size, batch_size=args.batch_size, sampling_method=args.sampling_method,
-                 seed=args.seed)
+                 seed=args.seed, order_version=order_version)
     if args.training_mode == "single":
         return Source([datasets], **order)
     if args.training_mode == "multicontext":

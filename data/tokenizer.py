@@ -81,15 +81,14 @@ def tables(itos):
 
 def table_hash(itos):
     """sha256 of the id -> token table: equal for two datasets exactly when their ids mean the same."""
-    digest = hashlib.sha256()
-    for i in sorted(itos):
-        raw = as_bytes(itos[i])
-        digest.update(b"%d %d " % (i, len(raw)) + raw)
-    return digest.hexdigest()
+    tokens = [(i, as_bytes(itos[i])) for i in sorted(itos)]
+    table = b"".join([b"%d %d %b" % (i, len(raw), raw) for i, raw in tokens])
+    return hashlib.sha256(table).hexdigest()
 
 
 def hash_of_table(meta):
-    """table_hash() of the tokenizer that a meta.pkl (its dict) describes, whoever wrote it."""
+    """table_hash() of the tokenizer that a meta.pkl (its dict) describes, whoever wrote it. The one
+    that it states was compared with its table when it was read."""
     return meta.get("table_sha256") or table_hash(tokenizer_meta(tokenizer_from_meta(meta))["itos"])
 
 
@@ -212,6 +211,7 @@ class TiktokenTokenizer:
     def __init__(self, name="gpt2", encoding=None, *, additional_tokens=None, backend="auto", kind="tiktoken"):
         self.name, self.kind, self.additional_tokens = name, kind, dict(additional_tokens or {})
         self._encoding = encoding or get_encoding(name)
+        refuse_unknown_pattern(self._encoding._pat_str)  # it could not be read again
         if self.additional_tokens:
             self._encoding = _with_tokens(self._encoding, self.additional_tokens)
         self._of_thread = threading.local()
@@ -276,15 +276,36 @@ class TiktokenTokenizer:
         return meta
 
 
+BYTES = {bytes([i]) for i in range(256)}
+# sha256 (its beginning) of the regular expressions that cut a text into words: of tiktoken's
+# encodings, now and in its older versions. GPT-2's is that of --method bpe too
+PATTERNS = {"bf51d578af571878", "bb958e5e1894a73a", "ce1b78ffb1073964",  # gpt2, r50k, p50k
+            "f021c3d976978e62", "a4bb8cc38b305a24", "d98f9631be1e9607",  # cl100k
+            "2d1b8dc11e89af71"}  # o200k
+
+
+def refuse_unknown_pattern(pattern):
+    """Raises UserError for a regular expression unknown here: one can take hours, or panic."""
+    if hashlib.sha256(pattern.encode()).hexdigest()[:16] not in PATTERNS:
+        raise UserError("the byte-pair tokens of this dataset cut words by a pattern (pat_str) that is "
+                        "none of tiktoken's. Prepare the dataset again, with --method tiktoken or bpe")
+
+
 def _bpe_from_meta(meta, backend="tiktoken"):
     """The TiktokenTokenizer of a meta.pkl's dict."""
     name, additional = meta.get("tiktoken_encoding", "gpt2"), meta.get("additional_tokens")
     if "pat_str" not in meta:  # written by another program: the name, and the tokens it put on top
         return TiktokenTokenizer(name, additional_tokens=meta.get("special_tokens"), backend=backend)
     import tiktoken
-    ids = set(meta["special_tokens"].values())
+    named = meta.get("special_tokens") or {}
+    ids = set(named.values())
     ranks = {as_bytes(token): i for i, token in meta["itos"].items() if i not in ids}
-    special_tokens = {token: i for token, i in meta["special_tokens"].items() if token not in (additional or {})}
+    twice = len(ranks) + len(ids) != len(ids | set(meta["itos"]))
+    if twice or not ranks.keys() >= BYTES or b"" in ranks:
+        raise UserError("meta.pkl holds no table of byte-pair tokens: each must be there once, and the "
+                        "256 bytes be among them. Prepare the dataset again")
+    refuse_unknown_pattern(meta["pat_str"])
+    special_tokens = {token: i for token, i in named.items() if token not in (additional or {})}
     encoding = tiktoken.Encoding(name, pat_str=meta["pat_str"], mergeable_ranks=ranks, special_tokens=special_tokens)
     return TiktokenTokenizer(name, encoding, additional_tokens=additional, backend=backend, kind=meta["tokenizer"])
 
@@ -298,8 +319,10 @@ def _with_tokens(encoding, tokens):
             raise UserError(f"additional token {token!r} has id {i!r}; it must be a whole number that is free, from "
                             f"{encoding.n_vocab:,} on, below 2**32")
         taken.add(i)
-        if longer := [t for t in tokens if t != token and t.startswith(token)]:
-            raise UserError(f"additional token {token!r} is the beginning of {longer[0]!r}: which one stands in a text "
+    in_order = sorted(tokens)
+    for token, longer in zip(in_order, in_order[1:]):  # those that begin with a token follow it
+        if longer.startswith(token):
+            raise UserError(f"additional token {token!r} is the beginning of {longer!r}: which one stands in a text "
                             f"could not be told")
     return tiktoken.Encoding(f"{encoding.name}+{len(tokens)}", pat_str=encoding._pat_str,
                              mergeable_ranks=encoding._mergeable_ranks,
@@ -343,7 +366,8 @@ class TableTokenizer:
             raw = as_bytes(token)
             if i != eot_token:
                 self._id_of.setdefault(raw, i)
-            self._inside[list(raw[:-1]), list(raw[1:])] = True
+            codes = np.frombuffer(raw, dtype=np.uint8)
+            self._inside[codes[:-1], codes[1:]] = True
         self._lengths = {}  # first byte -> lengths of the tokens that begin with it, longest first
         for raw in self._id_of:
             if raw:
@@ -392,8 +416,9 @@ class TokenList(TableTokenizer):
 
     def __init__(self, tokens, byte_fallback=False):
         tokens = list(tokens)
-        if again := {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else None:
-            raise UserError(f"the list of tokens has {min(again)!r} twice")
+        in_order = sorted(tokens, key=as_bytes)
+        if again := [one for one, other in zip(in_order, in_order[1:]) if one == other]:
+            raise UserError(f"the list of tokens has {again[0]!r} twice")
         if not tokens or "" in tokens:
             raise UserError("the list of tokens is empty, or holds an empty token")
         known = {as_bytes(token) for token in tokens}
@@ -429,14 +454,14 @@ class SentencePieceTokenizer:
         self.model = bytes(model).removesuffix(plain) + plain
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=self.model)
-        except RuntimeError:
+            self.vocab_size = self._sp.get_piece_size()
+            self._table = {i: self._token(i) for i in range(self.vocab_size)}
+        except (RuntimeError, ValueError):  # a piece that is no UTF-8
             raise UserError("the SentencePiece model is damaged, or is none") from None
-        self.vocab_size = self._sp.get_piece_size()
         self.eot_token = self._sp.eos_id() if self._sp.eos_id() >= 0 else None
         self._unknown = self._sp.unk_id()
         self._bytes = [self._sp.piece_to_id(f"<0x{i:02X}>") for i in range(256)]
         self._has_bytes = self._unknown not in self._bytes
-        self._table = {i: self._token(i) for i in range(self.vocab_size)}
         self._raw = [as_bytes(token) for token in self._table.values()]
 
     def _token(self, i):
@@ -498,16 +523,18 @@ def tokenizer_from_meta(meta):
     kind, itos = meta.get("tokenizer"), tables(meta["itos"])["itos"] if meta.get("itos") else None
     if kind == "byte":
         return ByteTokenizer()
-    if kind in ("tiktoken", "bpe"):
+    if kind == "tiktoken" and "pat_str" not in meta:
         return _bpe_from_meta(meta)
     if kind == "sentencepiece" and "sentencepiece_model" in meta:
         return SentencePieceTokenizer(meta["sentencepiece_model"])
     if itos is None:
         raise UserError("meta.pkl has no itos, so its ids cannot be turned into text")
+    if kind in ("tiktoken", "bpe"):
+        return _bpe_from_meta({**meta, "itos": itos})
     if kind == "sentencepiece":  # written by another program, without its model: by the longest match in its pieces
         itos = {i: bytes([int(piece[3:5], 16)]) if re.fullmatch("<0x[0-9A-F]{2}>", piece) else
-                piece.replace("\u2581", " ") for i, piece in itos.items()}
-    if kind == "token_list":
+                piece.replace("\u2581", " ") for i, piece in itos.items() if isinstance(piece, str)}
+    if kind == "token_list" and len(itos) == max(itos) + 1:
         return TokenList(itos[i] for i in sorted(itos))
     # nanoGPT's character folders name no tokenizer
     one_char = all(isinstance(t, str) and len(t) == 1 for t in itos.values()) and list(itos) == list(range(len(itos)))

@@ -11,6 +11,10 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from data.threads import set_environment
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of tests are too small for more
+set_environment()  # before torch is imported
 import plot_runs
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)

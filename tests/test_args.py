@@ -29,7 +29,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "plan": False, "log_interval": 10, "max_sample_tokens": 300,
     "sample_every_eval": False, "tensorboard": False, "wandb": False,
     "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
-    "compile": "auto",
+    "num_threads": None, "compile": "auto",
 }
 DEPENDENT = ("n_kv_head", "bias", "multidataset_wte", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from helpers import RangeTokenizer, arange_dataset, edit_bin, only_line, python
 
-from data.batches import TrainBatches, eval_batches, gather, split_iteration, to_xy
-from data.dataset import open_dataset, write_dataset
+from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
+from data.dataset import Dataset, open_dataset, write_dataset
 from data.errors import UserError, one_line_errors
 from data.sampler import SAMPLING_METHODS, window_starts
 from data.sources import Source, check_split
@@ -56,16 +56,16 @@ def expected_starts(method, num_draws, first=0, num_tokens=1003, seed=3):
 # ---- one read
 
 
-def test_gather_returns_block_size_plus_one_consecutive_tokens_in_their_own_dtype():
-    for dtype in ("<u2", "<u4"):
-        windows = gather(np.arange(100, dtype=dtype), np.array([0, 7, 91]), T)
-        assert windows.dtype == np.dtype(dtype)
+def test_windows_are_consecutive_tokens_in_their_own_dtype(tmp_path):
+    for dtype, vocab_size in (("<u2", 100), ("<u4", 70_000)):
+        folder = arange_dataset(tmp_path / dtype[1:], 100, vocab_size=vocab_size)
+        dataset = open_dataset(f"{folder}/")
+        windows = dataset.read("train", np.array([0, 7, 91]), T + 1)
+        assert windows.dtype == np.dtype(dtype) and windows.flags.writeable
         assert windows.tolist() == [list(range(s, s + T + 1)) for s in (0, 7, 91)]
-
-
-def test_gather_beyond_the_last_window_is_an_index_error():
-    with pytest.raises(IndexError):
-        gather(np.arange(100, dtype="<u2"), np.array([92]), T)
+        for start in (92, -1):
+            with pytest.raises(AssertionError):
+                dataset.read("train", np.array([3, start]), T + 1)
 
 
 def test_x_and_y_are_int64_and_y_is_one_token_later():
@@ -173,7 +173,8 @@ def test_a_batch_stays_as_it_was_when_later_ones_are_read(dataset):
 
 
 def test_wait_time_counts_the_seconds_of_waiting(dataset, monkeypatch):
-    monkeypatch.setattr("data.batches.gather", lambda *a: time.sleep(0.2) or gather(*a))
+    read = Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda *a: time.sleep(0.2) or read(*a))
     reader = batches(dataset, max_iters=1)
     next(reader)
     reader.close()
@@ -183,7 +184,7 @@ def test_wait_time_counts_the_seconds_of_waiting(dataset, monkeypatch):
 def test_an_error_of_the_thread_reaches_the_caller_and_whoever_asks_again(dataset, monkeypatch):
     def fail(*a):
         raise OSError("the disk is gone")
-    monkeypatch.setattr("data.batches.gather", fail)
+    monkeypatch.setattr(Dataset, "read", fail)
     reader = batches(dataset)
     for _ in range(2):
         with pytest.raises(OSError, match="the disk is gone"):
@@ -253,6 +254,75 @@ def test_a_dataset_prepared_anew_meanwhile_changes_nothing(tmp_path):
     reader.close()
     assert (np.stack(first + rest) == whole).all()
     assert len(open_dataset(f"{folder}/").tokens("train")) == 400  # the new one is there for a new run
+
+
+def cut(path):
+    os.truncate(path, 700)
+
+
+def write_over(path):
+    """With as many other bytes, in the same file: as cp does."""
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+
+
+def fill_again(path):
+    """As `cp other.bin train.bin` does."""
+    path.write_bytes(b"abcd" * 2000)
+
+
+def replace(path):
+    """As a prepare.py does, and mv: what is open stays what it was."""
+    path.rename(path.with_suffix(".old"))
+    path.write_bytes(bytes(20))
+
+
+def remove(path):
+    path.unlink()
+
+
+def touch(path):
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change, words", [
+    (cut, ["700 bytes", "2,006"]), (write_over, ["2,006 bytes", "meta.pkl"]),
+    (fill_again, ["2,006"]), (replace, None), (remove, None), (touch, None)])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bin_that_changes_while_it_is_read_is_one_line_with_its_numbers(
+        tmp_path, monkeypatch, split, change, words):
+    """One that is replaced by another file, moved or removed is still open, and changes nothing."""
+    folder = arange_dataset(tmp_path / "numbers", 1003, 1003)
+    dataset = open_dataset(f"{folder}/")
+    monkeypatch.setattr("data.batches.TOKENS_AT_ONCE", 64)  # the thread is not at the end
+    whole = [w.tolist() for w in evaluated(dataset, split, eval_iters=100)]
+    reader = batches(dataset, max_iters=200)
+    next(reader)
+    change(folder / f"{split}.bin")
+    if not words:
+        assert [w.tolist() for w in evaluated(dataset, split, eval_iters=100)] == whole
+        assert len(list(reader)) == 199
+        return
+    evaluation = evaluated(dataset, split, eval_iters=100)
+    for windows in (reader, evaluation) if split == "train" else (evaluation,):
+        with pytest.raises(UserError) as error:
+            list(windows)
+        facts = [f"{folder}/{split}.bin", f"{folder}/prepare.py", *words]
+        assert all(fact in str(error.value) for fact in facts)
+        assert "\n" not in str(error.value)
+    reader.close()
+
+
+def test_a_bin_that_is_cut_after_it_was_looked_at_is_one_line_too(dataset, monkeypatch):
+    """The moment between the look at the file's length and the read."""
+    check = Dataset._check_unchanged
+
+    def check_and_cut(*args):
+        check(*args)
+        os.truncate(dataset.path("train"), 8)
+    monkeypatch.setattr(Dataset, "_check_unchanged", check_and_cut)
+    with pytest.raises(UserError, match="train.bin .*8 bytes.* 2,006"):
+        read(dataset)
 
 
 @pytest.mark.parametrize("split, remedy", [

@@ -31,11 +31,17 @@ from conftest import no_outputs
 from helpers import ROOT, child_env, only_line, python
 from sources import FAULTS, Sources
 
+try:
+    import resource
+except ImportError:
+    resource = None  # Windows
+
 from data.catalogue import Files, hub, web, write_rows
 from data.dataset import open_dataset
 from data.download import DownloadError, file_sha256
 from data.errors import UserError
 from data.list_datasets import print_table
+from data.pictures import read_idx
 from data.streams import STREAMS, StreamMap
 from data.tokenizer import TiktokenTokenizer, tokenizer_from_meta
 
@@ -717,6 +723,193 @@ def test_a_listing_cannot_lead_out_of_the_folder(server, tmp_path):
     server.repos["a/b"]["main"]["data/../../../evil"] = b"x"
     assert "the path 'data/../../../evil' in it leaves the folder. Nothing was written" in failed(tmp_path / "deep")
     assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0\0\x08", b"\0\0\x08\x03" + b"\xff" * 12,
+                                 idx(np.zeros((2, 3), np.uint8))[:-9], b"\0\0\x08\xff" + bytes(9),
+                                 struct.pack(">HBB3i", 0, 8, 3, 2**31 - 1, 2**31 - 1,
+                                             2**31 - 1) + bytes(99), idx(np.zeros(2000, np.uint8))])
+def test_a_file_of_mnist_that_is_damaged_or_unpacks_to_too_much_is_one_line(tmp_path, monkeypatch,
+                                                                            raw):
+    monkeypatch.setattr("data.pictures.LARGEST", 1000)
+    (tmp_path / "a.gz").write_bytes(raw if raw.startswith(b"\x1f\x8b") else gzip.compress(raw))
+    with pytest.raises(UserError, match="a.gz is damaged .*Delete it and run the same"):
+        read_idx(tmp_path / "a.gz")
+
+
+# ---- a listing.json that is damaged, or was changed
+
+
+LISTING = {"commit": "c" * 40, "files": [{"path": path, "size": 1, "digest": "0" * 64}
+                                         for path in ("data/train-0.parquet", "data/val.jsonl")]}
+
+
+def changed(key, value, path=()):
+    """A listing.json as those of before had, without a hash, with one value changed."""
+    listing = json.loads(json.dumps({"a/b main data/train-* data/val.jsonl": LISTING}))
+    at = listing["a/b main data/train-* data/val.jsonl"]
+    for step in path:
+        at = at[step]
+    at[key] = value
+    return json.dumps(listing)
+
+
+@pytest.mark.parametrize("raw", [
+    *(changed("path", path, ("files", 0)) for path in (
+        "../../evil.jsonl", "data/train-/../../../evil", "/tmp/evil", "C:\\evil", "C:evil",
+        "..\\evil", "\\\\host\\share\\evil", "data/train-\0", "data/train-\n",
+        "data/train-\x1b[31m", "data/train-\ud800", "n" * 5000, "data/train-" + "n" * 240, "", ".",
+        "data//train-0", "./data/train-0", "data/train-0/",
+        "listing.json", "LISTING.JSON", "listing.json/train-0", ".download.lock", "data/val.jsonl",
+        "data/VAL.jsonl", "data/val.jsonl/train-0",
+        "data/val.jsonl.part", None, 5, ["a"], {})),
+    *(changed("size", size, ("files", 0)) for size in (None, "12", -1, 1e400, 1.0, True, 2**63,
+                                                       [])),
+    *(changed("digest", digest, ("files", 0)) for digest in (None, 5, "0" * 63, "g" * 64,
+                                                             "0" * 64 + "\n", "A" * 40, [])),
+    *(changed("commit", commit) for commit in (None, 5, "main", "c" * 39, "../" * 13 + "c",
+                                               "C" * 40)),
+    *(changed("files", files) for files in (None, 5, "text", {}, [], [5], [None], [[]], [{}])),
+    changed(0, "text", ("files",)),
+    "", "[]", "5", "null", "{", '{"a": 5}', '{"a": []}', "[" * 100_000, "1" * 5000,
+    '{"a": ' * 10_000])
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_listing_that_is_none_is_one_line_that_says_to_delete_it(server, tmp_path, raw, offline):
+    home = tmp_path / "deep/er/downloads"
+    home.mkdir(parents=True)
+    (home / "listing.json").write_text(raw)
+    told = failed(home.parent, offline=offline)
+    assert told.startswith(f"{home}/listing.json ") and len(told) < 700
+    assert told.endswith("Delete it and run the same command again")
+    assert not re.search("[\x00-\x1f\x7f-\x9f]", told)
+    here = sorted(p.name for p in tmp_path.rglob("*"))
+    assert server.requests == [] and here == ["deep", "downloads", "er", "listing.json"]
+
+
+def test_a_listing_is_never_a_folder_a_pipe_or_too_long(server, tmp_path):
+    path = tmp_path / "downloads/listing.json"
+    path.parent.mkdir()
+    with open(path, "wb") as file:
+        file.truncate(10**9)
+    assert "listing.json is damaged (1,000,000,000 bytes are too many)" in failed(tmp_path)
+    path.unlink()
+    if os.name == "posix":
+        os.mkfifo(path)
+        assert len(fetch(tmp_path).train) == 2 and path.is_file()
+
+
+def mutated(rng, raw):
+    """raw with some bytes, bits or a stretch changed; or, one time in four, one value of it."""
+    kind = rng.integers(0, 4)
+    start, end = sorted(rng.integers(0, len(raw), 2).tolist())
+    if kind == 0:
+        raw = bytearray(raw)
+        for at in rng.integers(0, len(raw), rng.integers(1, 4)):
+            bit = 1 << rng.integers(0, 8)
+            raw[at] = rng.integers(0, 256) if rng.integers(0, 2) else raw[at] ^ bit
+        return bytes(raw)
+    if kind < 3:
+        return [raw[:start], raw[:start] + raw[end:], raw[:end] + raw[start:]][rng.integers(0, 3)]
+    value, places = json.loads(raw), []
+
+    def walk(at):
+        for key in list(at) if isinstance(at, dict) else range(len(at)):
+            places.append((at, key))
+            if isinstance(at[key], (dict, list)):
+                walk(at[key])
+    walk(value)
+    at, key = places[rng.integers(0, len(places))]
+    others = [None, True, 0, -1, 1e400, 10**30, "", "../../evil", "/etc/evil", "a\0", "n" * 300, [],
+              {}, [[]], "listing.json", "a" * 40, "0" * 64,
+              "data/train-1.parquet", "data/train-9.parquet", 3000]
+    at[key] = others[rng.integers(0, len(others))]
+    if rng.integers(0, 4) == 0:
+        del at[key]
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.long)])
+def test_whatever_becomes_of_a_listing_its_files_are_the_same_or_it_is_one_line(server, tmp_path,
+                                                                                count):
+    rng, folder = np.random.default_rng(count), tmp_path / "deep/er"
+    files, path = fetch(folder), folder / "downloads/listing.json"
+    good, here = path.read_bytes(), sorted(p.name for p in tmp_path.rglob("*"))
+    rights, before = 0, resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(count):
+        path.write_bytes(raw := mutated(rng, good))
+        try:
+            assert fetch(folder) == files, raw
+            rights += 1
+        except UserError as error:
+            assert f"{path}" in str(error), (raw, str(error))
+            assert not re.search("[\x00-\x1f\x7f-\x9f]", str(error))
+        assert sorted(p.name for p in tmp_path.rglob("*")) == here
+    assert rights < count / 20
+    assert not resource or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+# ---- what the hub says, and a token that is none
+
+
+@pytest.mark.parametrize("sha", [None, 5, [], "main", "f" * 39, "F" * 40, "../" * 13 + "f",
+                                 "\x1b[31m" * 8, 1e400])
+def test_a_commit_that_is_none_is_one_line(server, tmp_path, monkeypatch, sha):
+    monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")
+    server.web["api/datasets/a/b/revision/main"] = json.dumps({"sha": sha}).encode()
+    assert "answered in a form unknown here (a value has a wrong type)" in failed(tmp_path)
+    assert not (tmp_path / "downloads").exists()
+
+
+@pytest.mark.parametrize("name",
+                         ["data/train-\n.parquet", "data/train-\\x", "data/train-0.parquet.part",
+                          "data/TRAIN-0.parquet", "data/train-0.parquet/x",
+                          "data/train-" + "n" * 240])
+def test_a_path_of_the_hub_that_cannot_be_written_to_is_one_line(server, tmp_path, name):
+    server.repos["a/b"]["main"][name] = b"x"
+    if "TRAIN" in name:
+        with pytest.raises(UserError, match="is taken by another file"):
+            hub(tmp_path, arguments(), "a/b", train="data/*-0.parquet")
+        return
+    told = failed(tmp_path)
+    assert re.search("control characters|no.* plain relative path|taken by another file|too long",
+                     told) and server.hub_url in told
+    assert not (tmp_path / "downloads").exists()
+    assert hub(tmp_path, arguments(), "a/b", train="data/val*").train  # the others are no matter
+
+
+@pytest.mark.parametrize("token", ["hf_SECRET\nSECRET", "hf SECRET", "SECRET\x01", "SECRET\x1b[31m",
+                                   "SECR\xc9T", "SECRET\u2028SECRET", "\udcffSECRET",
+                                   "SECRET" * 1000])
+@pytest.mark.parametrize("place", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "token"])
+def test_a_token_that_is_none_is_said_by_its_place_and_not_shown(server, tmp_path, monkeypatch,
+                                                                 capfd, token, place):
+    if place == "token":
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        (tmp_path / "token").write_text(token, encoding="utf-8", errors="surrogateescape")
+        place = str(tmp_path / "token")
+    else:
+        monkeypatch.setenv(place, token)
+    told = failed(tmp_path)
+    assert f" in {place} is not one word" in told and server.requests == []
+    assert not re.search("SECR|[\x00-\x1f\x7f-\x9f]", told + "".join(capfd.readouterr()))
+
+
+def test_the_password_of_an_endpoint_is_neither_shown_nor_kept(server, tmp_path, monkeypatch,
+                                                               capfd):
+    monkeypatch.setenv("HF_ENDPOINT", server.hub_url.replace("//", "//name:SECRET@"))
+    files = fetch(tmp_path, max_shards=1)
+    for work in (lambda: fetch(tmp_path, offline=True),
+                 lambda: hub(tmp_path, arguments(), "a/b", train="none"),
+                 lambda: hub(tmp_path, arguments(), "a/b", train="x", revision="none"),
+                 lambda: hub(tmp_path, arguments(), "no/such", train="x")):
+        with pytest.raises(UserError) as error:
+            work()
+        assert "SECRET" not in str(error.value)
+    server.gone.add("/hub/datasets/a/b/resolve/" + server.commit("a/b") + "/data/train-1.parquet")
+    kept = files.source + (tmp_path / "downloads/listing.json").read_text()
+    told = failed(tmp_path) + kept + "".join(capfd.readouterr())
+    assert "SECRET" not in told and f"from {server.hub_url}/datasets/a/b/resolve/" in told
+    assert any((sent or "").startswith("Basic ") for *_, sent in server.requests)
 
 
 # ---- offline, large, stopped

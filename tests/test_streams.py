@@ -106,7 +106,8 @@ def test_a_stream_goes_on_from_block_to_block_and_from_train_to_val(tmp_path, mo
     folders = [tmp_path / "whole", tmp_path / "documents"]
     char_dataset(folders[0], text)
     folders[1].mkdir()
-    write_dataset(folders[1], [text[:6000], text[6000:12_000]], CharTokenizer.from_text(text), val_text=[text[12_001:]])
+    write_dataset(folders[1], [text[:6000], text[6000:12_000]], CharTokenizer.from_text(text), val_text=[text[12_001:]],
+                  document_end="")
     for folder, (train, val) in zip(folders, [(None, None), (slow(name, text[:12_000]), slow(name, text[12_001:]))]):
         (folder / "s").mkdir()
         write_stream(folder / "s", name, f"{folder}/")

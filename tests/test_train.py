@@ -4,6 +4,8 @@ Run: python -m pytest tests/test_train.py            (with 40 random kills and t
      NANOGPT=path/to/nanoGPT python -m pytest tests/test_train.py -k unchanged      its train.py on a folder of ours
 Models are tiny and run in this process on one thread, so that runs can be compared bit for bit.
 """
+import contextlib
+import json
 import os
 import pickle
 import random
@@ -22,12 +24,13 @@ import torch
 from helpers import (ROOT, TEXT, TINY, arange_dataset, assert_same_training, char_dataset, child_env, log_rows,
                      one_line_error, one_thread, only_line, python, resume, run)  # noqa: F401
 
+import sample
 import train
 from data.batches import TrainBatches
 from data.errors import UserError
 from data.files import lock
 from data.ranks import get_encoding
-from data.sampler import SAMPLING_METHODS
+from data.sampler import ORDER_VERSION, SAMPLING_METHODS
 from optim import block_size_at, configure_optimizer, lr_share, orthogonalize
 from runs import RunLog, estimate_mfu, load_checkpoint, save_checkpoint
 from train_args import SCHEDULES, parse_args
@@ -99,19 +102,19 @@ def test_a_run_stopped_by_signals_at_any_iteration_ends_as_if_it_had_not_been(fo
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_real_signal_saves_and_prints_the_command_that_resumes(fox, tmp_path, number, status):
     """In a process of its own; the printed command is then run in a shell, as printed."""
-    flags = [*TINY, f"--dataset={fox}", "--batch_size=100", "--max_iters=80", "--dropout=0.2", "--log_interval=1"]
+    flags = [*TINY, f"--dataset={fox}", "--batch_size=100", "--max_iters=40", "--dropout=0.2", "--log_interval=1"]
     child = subprocess.Popen([sys.executable, "train.py", *flags, f"--out_dir={tmp_path}/stopped"], cwd=ROOT,
                              env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (line := child.stdout.readline()).startswith("2/80"):
+    while not (line := child.stdout.readline()).startswith("2/40"):
         assert line, child.stderr.read()
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (status, "")
     stopped = re.search(r"^stopped at iteration (\d+)\. Go on: (python train\.py .*)$", out, re.M)
-    assert 2 <= int(stopped[1]) < 80 and load_checkpoint(tmp_path / "stopped/ckpt.pt")["iter_num"] == int(stopped[1])
+    assert 2 <= int(stopped[1]) < 40 and load_checkpoint(tmp_path / "stopped/ckpt.pt")["iter_num"] == int(stopped[1])
     if number == signal.SIGTERM:
         done = subprocess.run(stopped[2], shell=True, cwd=ROOT, env=child_env(), capture_output=True, text=True)
-        assert done.returncode == 0 and f"run    iterations {stopped[1]} to 80" in done.stdout, done.stderr
+        assert done.returncode == 0 and f"run    iterations {stopped[1]} to 40" in done.stdout, done.stderr
         run(*flags, "--out_dir=whole")
         assert_same_training("whole", "stopped")
 
@@ -123,17 +126,112 @@ def test_the_printed_command_resumes_also_where_the_folder_has_a_blank_in_its_na
     assert load_checkpoint(Path("my runs/first one/ckpt.pt"))["iter_num"] == 5
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+
+
+def ask_again(*numbers, pause=0.01):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(pause)
+
+
 def test_a_second_ctrl_c_ends_the_process_at_once(fox, monkeypatch):
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-    at_batch(monkeypatch, 3, twice)
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(train.StopRequest, "AT_ONCE", 0.05)
+    at_batch(monkeypatch, 3, lambda: ask_again(signal.SIGINT, signal.SIGINT, pause=0.1))
+    handlers = [signal.getsignal(s) for s in STOPS]
     with pytest.raises(KeyboardInterrupt):
         run(f"--dataset={fox}", "--max_iters=9")
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in STOPS] == handlers
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("first, more", [
+    ("SIGTERM", ["SIGTERM"]), ("SIGTERM", ["SIGHUP", "SIGTERM", "SIGINT"]),
+    ("SIGINT", ["SIGINT", "SIGTERM"]), ("SIGHUP", ["SIGTERM", "SIGHUP"])])
+def test_signals_that_come_again_before_and_while_the_state_is_saved_do_not_lose_it(
+        fox, monkeypatch, first, more):
+    first, *more = (getattr(signal, name) for name in (first, *more))
+
+    def save_and_hear(*args):
+        ask_again(*more)
+        save_checkpoint(*args)
+        ask_again(*more)
+    monkeypatch.setattr(train, "save_checkpoint", save_and_hear)
+    at_batch(monkeypatch, 3, lambda: ask_again(first, *more))
+    with pytest.raises(SystemExit) as exit:
+        run(f"--dataset={fox}", "--max_iters=9", "--out_dir=x")
+    assert exit.value.code == 128 + first and load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_that_is_ignored_as_nohup_does_stays_so(fox, monkeypatch, number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        at_batch(monkeypatch, 3, lambda: ask_again(number))
+        run(f"--dataset={fox}", "--max_iters=5", "--out_dir=x")
+    finally:
+        signal.signal(number, before)
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 5
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_does_not_depend_on_who_reads_its_lines(fox, monkeypatch, stopped):
+    """`| tee` is ended by the Ctrl-C that stops the run, `| head` when it has enough; a terminal
+    may close."""
+    ours, theirs = os.pipe()
+    with open(theirs, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        at_batch(patch, 4, lambda: os.close(ours) or ask_again(*[signal.SIGINT] * stopped))
+        with pytest.raises(SystemExit) if stopped else contextlib.nullcontext():
+            run(f"--dataset={fox}", "--max_iters=9", "--log_interval=1", "--out_dir=x")
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == (4 if stopped else 9)
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def endless_run(fox, *launcher, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how):
+    """A run of train.py in a process of its own, that trains until it is stopped, into x."""
+    flags = [*TINY, f"--dataset={fox}", "--max_iters=1000000", "--eval_interval=1000000",
+             "--out_dir=x"]
+    return subprocess.Popen([*launcher, ROOT / "train.py", *flags], env=child_env(), text=True,
+                            stdout=stdout, stderr=stderr, **how)
+
+
+def wait_for_line(stream, start):
+    while not (line := stream.readline()).startswith(start):
+        assert line, "the run ended"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
+@pytest.mark.parametrize("number", ["TERM", "INT", "HUP"])
+def test_timeout_which_signals_the_process_and_then_its_group_loses_no_state(fox, number):
+    child = endless_run(fox, "timeout", f"--signal={number}", "10", sys.executable)
+    out, err = child.communicate(timeout=60)
+    assert "stopped at iteration " in out and err == "", err
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal")
+def test_a_terminal_that_closes_loses_no_state(fox):
+    ours, theirs = os.openpty()
+
+    def take_terminal():  # a session of its own, with this terminal
+        import fcntl
+        import termios
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    child = endless_run(fox, sys.executable, stdin=theirs, stdout=theirs, stderr=theirs,
+                        preexec_fn=take_terminal)
+    os.close(theirs)
+    with open(ours, errors="replace") as terminal:
+        while "tok/s" not in os.read(ours, 1000).decode():
+            pass
+    assert child.wait(timeout=30) == 129
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
 
 
 def test_evaluation_and_logging_change_no_weight(fox):
@@ -213,6 +311,35 @@ def test_a_run_that_replaced_another_resumes(fox):
         run(f"--dataset={fox}", "--max_iters=2", "--out_dir=out/x", *flags)
     resume("out/x", "--max_iters=4")
     assert load_checkpoint(Path("out/x/ckpt.pt"))["iter_num"] == 4
+
+
+def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(
+        tmp_path, capsys):
+    """Checkpoints without order_version are of the version that cut the phase of
+    without_replacement at block_size."""
+    # 184 tokens of train in windows of 16: phases 0 to 15, or 0 to 23
+    flags = [f"--dataset={char_dataset(tmp_path / 'short', TEXT[:205])}",
+             "--sampling_method=without_replacement", "--lr_decay_iters=40"]
+    open_source = train.open_source
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "open_source", lambda args, version: open_source(args, 1))
+        run(*flags, "--max_iters=40", "--out_dir=whole")
+        run(*flags, "--max_iters=20", "--out_dir=old")
+    old = load_checkpoint(Path("old/ckpt.pt"))
+    del old["order_version"]
+    torch.save(old, "old/ckpt.pt")
+    shutil.copytree("old", "newer")
+    resume("old", "--max_iters=30")
+    assert load_checkpoint(Path("old/ckpt.pt"))["order_version"] == 1
+    resume("old", "--max_iters=40")
+    assert_same_training("whole", "old")
+    run(*flags, "--max_iters=40", "--out_dir=new")
+    assert load_checkpoint(Path("new/ckpt.pt"))["order_version"] == ORDER_VERSION
+    assert log_rows("new")[-1]["batch_loss"] != log_rows("old")[-1]["batch_loss"]
+    torch.save({**old, "order_version": 3}, "newer/ckpt.pt")
+    go_on = ["--init_from=resume", "--out_dir=newer", "--max_iters=40"]
+    line = one_line_error(capsys, train.main, go_on)
+    assert "newer" in line and " 3 " in line
 
 
 # ---- what a resume refuses
@@ -317,6 +444,69 @@ def test_two_runs_in_one_folder_are_refused(fox, capsys, flags):
                                                    "--out_dir=x", *flags])
     assert line == "error: another train.py is at work in x. Wait until it has ended, or stop it"
     assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+def test_a_resume_reads_the_checkpoint_once_it_has_the_lock_and_not_before(
+        fox, monkeypatch, capsys):
+    """Read before, it would be one that the run which has the lock still replaces: rows of log.csv
+    would be lost."""
+    run(f"--dataset={fox}", "--max_iters=2", "--lr_decay_iters=9", "--log_interval=1",
+        "--out_dir=x")
+    Path("out").mkdir()
+    Path("out/newest").symlink_to(Path("x").absolute())
+    with lock(Path("x"), "train.py"), monkeypatch.context() as patch:
+        patch.setattr(train, "load_checkpoint", lambda *args: pytest.fail("read without the lock"))
+        for out_dir in ([], ["--out_dir=x"]):
+            go_on = ["--init_from=resume", *out_dir, "--max_iters=5"]
+            line = one_line_error(capsys, train.main, go_on)
+            assert "another train.py" in line
+    shutil.copytree("x", "later")
+    resume("later", "--max_iters=4")
+
+    @contextlib.contextmanager
+    def lock_after_its_end(folder, holder):
+        shutil.copytree("later", folder, dirs_exist_ok=True)  # what the other run has written
+        with lock(folder, holder):
+            yield
+    monkeypatch.setattr(train, "lock", lock_after_its_end)
+    resume("x", "--max_iters=6")
+    assert [row["iter"] for row in log_rows("x")] == list("123456")
+    starts = json.loads(Path("x/args.json").read_text())["starts"]
+    assert [start["iter"] for start in starts] == [0, 2, 4]
+
+
+def test_a_running_run_can_be_looked_at_by_plan_eval_only_and_sample(fox):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=x")
+    before = {path.name: path.read_bytes() for path in Path("x").iterdir()}
+    with lock(Path("x"), "train.py"):
+        resume("x", "--eval_only")
+        resume("x", "--plan", "--max_iters=3")
+        sample.main(["--out_dir=x", "--max_new_tokens=2", "--device=cpu"])
+    assert {path.name: path.read_bytes() for path in Path("x").iterdir()} == before
+
+
+def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_over(
+        fox, monkeypatch, capsys):
+    run(f"--dataset={fox}", "--max_iters=2", "--out_dir=other")
+
+    @contextlib.contextmanager
+    def lock_after_its_end(folder, holder):
+        shutil.copytree("other", folder, dirs_exist_ok=True)
+        yield
+    monkeypatch.setattr(train, "lock", lock_after_its_end)
+    flags = [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=x"]
+    assert "x holds a run" in one_line_error(capsys, train.main, flags)
+    assert Path("x/ckpt.pt").read_bytes() == Path("other/ckpt.pt").read_bytes()
+
+
+def test_ranks_that_look_at_a_running_run_go_by_one_checkpoint(monkeypatch):
+    read = iter([{"iter_num": 5}, {"iter_num": 7}])
+    monkeypatch.setattr(train, "load_checkpoint", lambda *args: next(read))
+
+    def gather(each, own):
+        each[:] = [own, 7]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    assert train.load_same_checkpoint(Path("x"), 2) == {"iter_num": 7}
 
 
 def test_eval_only_writes_nothing(fox, capsys):
@@ -774,6 +964,25 @@ def test_an_id_beyond_the_vocabulary_met_in_training_names_file_and_position(tmp
     assert line.startswith("error: fox/train.bin: the id at position 40 is 999, beyond vocab_size 29 ")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bin_that_is_cut_while_a_run_trains_is_one_line_and_the_run_goes_on_once_it_is_back(
+        tmp_path, monkeypatch, capsys, split):
+    folder = char_dataset(tmp_path / "fox")
+    whole = (folder / f"{split}.bin").read_bytes()
+    monkeypatch.setattr("data.batches.TOKENS_AT_ONCE", 64)  # read no further ahead than a batch
+    flags = [*TINY, f"--dataset={folder}", "--max_iters=20", "--eval_interval=4", "--out_dir=x"]
+    with monkeypatch.context() as patch:
+        at_batch(patch, 7, lambda: os.truncate(folder / f"{split}.bin", 1000))
+        line = one_line_error(capsys, train.main, flags)
+    facts = (f"fox/{split}.bin", "1,000 bytes", f"{len(whole):,}", "fox/prepare.py")
+    assert all(fact in line for fact in facts)
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 4
+    (folder / f"{split}.bin").write_bytes(whole)
+    resume("x")
+    run(*flags, "--out_dir=whole")
+    assert_same_training("x", "whole")
+
+
 @pytest.mark.parametrize("error", [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore"), np.empty, RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")])
@@ -956,12 +1165,8 @@ def test_two_ranks_train_as_one_does_and_their_checkpoint_resumes_on_one(fox):
 def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
     """torchrun passes a signal on to one rank after the other, and kills after 30 s; whichever hears first, the run stops
     as a whole and at once, not at the next progress line."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py", *TINY,
-         f"--dataset={fox}", "--max_iters=1000000", "--log_interval=1000000", "--eval_interval=1000000", "--out_dir=x"],
-        env=child_env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (line := child.stdout.readline()).startswith("       on "):
-        assert line, child.stderr.read()
+    child = endless_run(fox, *TORCHRUN)
+    wait_for_line(child.stdout, "       on ")
     time.sleep(3)  # iterations
     workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     worker, = (pid for pid in workers if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
@@ -976,6 +1181,29 @@ def test_a_signal_to_one_rank_stops_both_and_saves_the_state(fox, rank):
     iter_num = load_checkpoint(Path("x/ckpt.pt"))["iter_num"]
     assert iter_num > 1
     resume("x", f"--max_iters={iter_num + 2}")
+
+
+def processes(pid):
+    """A process and its children, by number."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", STOPS)
+def test_signals_to_all_processes_of_torchrun_again_and_again_save_the_state(fox, number):
+    """As Slurm and systemd do; torchrun passes on each of its own."""
+    child = endless_run(fox, *TORCHRUN, stderr=subprocess.DEVNULL)
+    wait_for_line(child.stdout, "10/")
+    everybody = processes(child.pid)
+    for pause in (0.3, 0.7, 0):
+        for pid in everybody:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(pause)
+    out, _ = child.communicate(timeout=60)
+    assert "stopped at iteration " in out
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] >= 10
 
 
 @pytest.mark.long

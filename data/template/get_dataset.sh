@@ -10,4 +10,4 @@ python=$(command -v python || command -v python3 || echo python)
 # "$python" "$data/download.py" https://example.com/corpus.txt.gz "$here/corpus.gz" SHA256
 # gunzip -c "$here/corpus.gz" > "$here/input.txt"
 
-"$python" "$here/prepare.py"
+exec "$python" "$here/prepare.py"
