@@ -136,7 +136,8 @@ def _not_utf8(raw, at, offset, path, flag):
         how = f" in {flag}" if flag else ": convert the file to UTF-8"
         return f"{said}, and what it is could not be told. If it is text, name its encoding{how}"
     readings = "; or ".join(f"{guess}{_reading(raw, at, guess)}" for guess in guesses)
-    return f"{said}. It may be {readings}. If {'that' if len(guesses) == 1 else 'the first'} is right: {_remedy(guesses[0], path, flag)}"
+    which = "that" if len(guesses) == 1 else "the first"
+    return f"{said}. It may be {readings}. If {which} is right: {_remedy(guesses[0], path, flag)}"
 
 
 def _is_mixed(raw, at):
@@ -203,8 +204,9 @@ def _reads_badly(text):
     """Whether it holds characters that nobody writes, or much half-width katakana, which any bytes are in Shift JIS."""
     if text is None or any(unicodedata.category(c) in ("Cn", "Co") or "\x7f" < c < "\xa0" for c in text):
         return True
-    if len(re.findall("(?<=[^\\W\\d_])[\xa1-\xa9\xab-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[^\\W\\d_])", text)) > len(text) / 100:
-        return True  # signs within words
+    signs = "[\xa1-\xa9\xab-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7]"
+    if len(re.findall(rf"(?<=[^\W\d_]){signs}(?=[^\W\d_])", text)) > len(text) / 100:  # within words
+        return True
     half_width = sum("\uff61" <= c <= "\uff9f" for c in text)
     return half_width > sum(not c.isascii() for c in text) / 4
 
