@@ -11,6 +11,7 @@ import json
 import lzma
 import re
 import sys
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -32,7 +33,8 @@ MAGIC = {  # first bytes: what is neither text nor rows
     b"\xd0\xcf\x11\xe0": "old Microsoft Office", b"{\\rtf": "RTF", b"Obj\x01": "Avro", b"ARROW1": "Arrow",
     b"\x80\x04\x95": "pickle", b"\x80\x05\x95": "pickle", b"\x04\x22\x4d\x18": "LZ4", b"\x1f\x9d": "compress (.Z)",
     b"7z\xbc\xaf": "7-Zip", b"Rar!\x1a": "RAR", b"GGUF": "GGUF", b"\x1f\x8b": "gzip, packed twice",
-    b"\xfd7zXZ": "xz, packed twice", b"\x28\xb5\x2f\xfd": "Zstandard, packed twice", b"\xca\xfe\xba\xbe": "Java class"}
+    b"\xfd7zXZ": "xz, packed twice", b"BZh91AY&SY": "bzip2, packed twice", b"!<arch>\n": "ar (.deb, .a)",
+    b"\x28\xb5\x2f\xfd": "Zstandard, packed twice", b"\xca\xfe\xba\xbe": "Java class"}
 
 
 # ---- packed files
@@ -69,17 +71,21 @@ def _gzip(file, path):
 
 
 def _bzip2(file, path):
-    with bz2.BZ2File(file) as stream:
-        yield from _plain(stream, path)
+    return _streams(file, bz2.BZ2Decompressor)
 
 
 def _xz(file, path):
+    return _streams(file, lambda: lzma.LZMADecompressor(memlimit=1 << 28))  # a header may ask for 4 GB
+
+
+def _streams(file, new_decoder):
+    """What the streams of a file hold, one after another; zeros may stand between them, and nothing else."""
     decoder, packed = None, b""
     while packed := packed or file.read(BLOCK):
         if not decoder:
-            if not (packed := packed.lstrip(b"\0")):  # padding between streams
+            if not (packed := packed.lstrip(b"\0")):
                 continue
-            decoder = lzma.LZMADecompressor(memlimit=1 << 28)  # a header may ask for 4 GB
+            decoder = new_decoder()
         while not decoder.eof and (packed or not decoder.needs_input):
             yield decoder.decompress(packed, BLOCK)
             packed = b""
@@ -138,12 +144,13 @@ def kind_of(path, head, format=None, encoding="utf-8"):
     suffix = next((s for s in reversed(suffixes) if s not in PACKED), "")
     named = SUFFIXES.get(suffix, "text")
     binary = next((what for magic, what in MAGIC.items() if head.startswith(magic)), None)
-    if head[257:262] == b"ustar":
-        binary = "tar"
+    binary = "tar" if _is_tar(head) else _kind_of_zip(head) if binary == "zip" else binary
     if binary in UNPACK_FIRST:
         folder = str(path).removesuffix("".join(Path(path).suffixes)) + "-files"
         raise UserError(f"{path} is a {binary} archive. Unpack it: {UNPACK_FIRST[binary].format(path=path, folder=folder)}; "
                         f'then name its files: -t "{folder}/*"')
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        raise UserError(f"{path} is a pointer of Git LFS and not the file that it stands for. Get that: git lfs pull")
     if binary:
         raise UserError(f"{path} is a file of the kind {binary}, and text is needed. Convert it to text first")
     if named == "parquet":
@@ -157,51 +164,80 @@ def kind_of(path, head, format=None, encoding="utf-8"):
     return named
 
 
+def _is_tar(head):
+    """By the checksum in its first header: tar files older than POSIX have no magic."""
+    try:
+        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
+        return True
+    except tarfile.HeaderError:
+        return False
+
+
+def _kind_of_zip(head):
+    """"zip", or what a zip file is whose members are of no use to a reader of text."""
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # of the first member
+    if re.match(rb"\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/|mimetype", name):
+        return "Office or e-book"
+    if name.endswith((b".npy", b"/data.pkl")):
+        return "NumPy or PyTorch"
+    return "zip"
+
+
 def _rows_in(text, is_whole):
     """The kind of rows that the beginning of a file plainly is, or None."""
-    lines = [line for line in re.split("\r\n|\n|\r", text)][: None if is_whole else -1]
+    lines = re.split("\r\n|\n|\r", text)[: None if is_whole else -1]
     lines = [line for line in lines if line.strip()]
-    if re.match(r'\s*(\[\s*([{"]|$)|\{\s*("|$))', text):
-        if lines and _is_json(lines[0]):
-            return "jsonl" if sum(map(_is_json, lines)) > 0.9 * len(lines) else None
-        return "json" if _begins_json(text.lstrip(), is_whole) else None
-    if len(lines) >= 3:
-        for kind, delimiter in (("tsv", "\t"), ("csv", ",")):
-            if _is_table(lines, delimiter):
-                return kind
+    if lines and _is_json(lines[0]) and (
+            lines[0][0] == "{" or len(lines) > 1 and sum(map(_is_json, lines)) > 0.9 * len(lines)):
+        return "jsonl"
+    if _begins_json(text.strip(), is_whole):
+        return "json"
+    for delimiter in "\t,;|":
+        if len(lines) >= 3 and _is_table(lines, delimiter):
+            return "tsv" if delimiter == "\t" else "csv"
     return None
 
 
 def _is_json(line):
+    """Whether it is a row: an object, a string or a list of several values."""
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return line[:1] in '{["' and isinstance(value := json.loads(line), (dict, str, list)) and (
+            not isinstance(value, list) or len(value) > 1)
+    except (json.JSONDecodeError, RecursionError):
         return False
+    except ValueError:  # a number of more than 4,300 digits
+        return True
 
 
 def _begins_json(text, is_whole):
-    """Whether it is JSON as far as it goes."""
+    """Whether it is an object, or an array of objects or strings, as far as it goes: the first value of it tells."""
+    first = re.match(r'\{\s*"(?:[^"\\\n]|\\.)*"\s*:\s*|\[\s*(?=[{"\[])', text)
+    if not first:
+        return False
     try:
-        json.JSONDecoder().raw_decode(text)
-        return True
+        _, end = json.JSONDecoder().raw_decode(text, first.end())
+        return text[end:].lstrip()[:1] in ("]" if text[0] == "[" else "}") + ","
     except RecursionError:
         return True
-    except json.JSONDecodeError as error:
-        return not is_whole and (error.msg.startswith("Unterminated") or len(text) - error.pos < 64)
+    except ValueError as error:
+        at = getattr(error, "pos", 0)
+        return not is_whole and (str(error).startswith("Unterminated") or len(text) - at < 64)
 
 
 def _is_table(lines, delimiter):
-    """Whether all lines have as many fields as the first, two or more, and the first looks like names of columns."""
-    header = lines[0].split(delimiter)
-    if len(header) < 2 or len({name.strip('"') for name in header}) < len(header):
-        return False
-    if lines.count(lines[0]) > 1 or not all(re.fullmatch(r'"?\w[\w .()/#%-]{,40}"?', name) for name in header):
-        return False
-    if delimiter == "\t":
-        return all(line.count("\t") == len(header) - 1 for line in lines)
+    """Whether all rows have as many fields as the first, two or more, and the first looks like names of columns."""
     try:
-        rows = list(csv.reader(lines, strict=True))
+        quoted = list(csv.reader((line + "\n" for line in lines), delimiter=delimiter))
     except csv.Error:
-        return False
-    return len(rows) >= 5 and all(len(row) == len(header) for row in rows) and not any(
-        re.fullmatch(r"[\d.+-]*", name) for name in header)
+        quoted = []
+    for rows in ([line.split(delimiter) for line in lines], quoted):
+        if len(rows) < 3 or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
+            continue
+        if delimiter == "\t" and all(row[0].strip() for row in rows):  # a header is not needed
+            return True
+        names = [name.strip('"') for name in rows[0]]
+        names = names if names[0] else names[1:]  # pandas gives its index no name
+        if len(set(names)) == len(names) and rows.count(rows[0]) == 1 and all(
+                re.fullmatch(r"(?![\d.+-]*$)\w[\w .()/#%-]{,40}", name) for name in names):
+            return True
+    return False

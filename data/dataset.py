@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data.bins import SPLITS, Bins
-from data.encode import GOES_ON, UNIT, check_share, cores, encode_all, one_text, split_pieces, units, workers_of
+from data.encode import GOES_ON, UNIT, check_share, check_text, cores, encode_all, one_text, split_pieces, units, workers_of
 from data.errors import UserError, printable, resumable
 from data.files import lock, open_regular, replacing, sync_folder, written
 from data.inputs import Ids, TextFile
@@ -64,6 +64,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     after the last finished unit. Raises UserError.
     """
     folder, t0 = Path(folder), time.perf_counter()
+    check_text(text, val_text)
     check_share(percentage_train, val_text)
     text, given, inputs = one_text(text, val_text), text, inputs or [text, val_text]
     _refuse_glued(text, inputs)
@@ -236,7 +237,8 @@ def _refuse_empty(bins, folder, text, val_text, percentage_train):
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split" + (
             ". Give it some text" if val_text is not None else
-            ": the documents are too few to be shared out by a hash. Join them into one string, or give val_text"
+            ": the documents are too few to be shared out by a hash. Give more of them, another --split_seed, or a "
+            "validation text: -v FILE"
             if _is_documents(text) else
             f" at percentage_train {percentage_train}. Give more text, another share, or a validation text of its own"))
 

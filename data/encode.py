@@ -66,6 +66,21 @@ def one_text(text, val_text):
     return text[0] if is_list_of_one and isinstance(text[0], str) else text
 
 
+def check_text(text, val_text):
+    """Raises UserError for what is no text, as far as it can be seen without reading it; val_text may be None."""
+    for name, part in (("text", text), ("val_text", val_text)):
+        if isinstance(part, (str, TextFile, Ids)) or part is None and name == "val_text":
+            continue
+        if isinstance(part, (bytes, dict, set, frozenset)) or not hasattr(part, "__iter__") or isinstance(part, type):
+            raise UserError(f"{name} is {part!r:.40}, of the type {type(part).__name__}; it must be a string or a list of "
+                            f"strings")
+        if isinstance(part, (list, tuple)):
+            for number, document in enumerate(part, 1):
+                if not isinstance(document, str):
+                    raise UserError(f"{name} has {document!r:.40} as its document number {number:,}, of the type "
+                                    f"{type(document).__name__}; each must be a string")
+
+
 def check_share(percentage_train, val_text):
     if not 0 < percentage_train < 1 and val_text is None:
         raise UserError(f"percentage_train is {percentage_train}; it must lie between 0 and 1, both excluded, unless "

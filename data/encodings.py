@@ -9,6 +9,7 @@ without a mark, of an archive, of numbers. Nothing is guessed in silence: a gues
 import codecs
 import itertools
 import re
+import shlex
 import unicodedata
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.errors import UserError
 MARKS = {  # byte order marks; those of UTF-32 first, as that of UTF-16 begins one of them
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+SCRIPTS = (1, 3, 4, 5, 6, 9, 14, 16, 17, 48)  # first byte in UTF-16: Latin, Greek, Cyrillic, ..., kana
 SAMPLE = 1 << 15  # bytes that a guess goes by
 COMMON = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "iso8859_2",
           "iso8859_5", "iso8859_7", "koi8_r", "koi8_u", "cp874", "cp932", "euc_jp", "gb18030", "big5", "cp949",
@@ -59,6 +61,9 @@ def utf8_blocks(blocks, path, encoding=None, flag="--encoding"):
     rest, offset, before = b"", 0, b""
     for block in itertools.chain(blocks, [b""]):
         raw = rest + block
+        if not encoding and not offset and (guess := _in_ascii(raw[:SAMPLE])):
+            raise UserError(f"{path} seems to be {guess}. {_remedy(guess, path, flag)}" + (
+                f"; or {flag} utf-8 if it is not" if flag else ""))
         if not encoding and (at := _unlike_text(raw)) is not None:
             raise UserError(_not_text(raw, at, offset, path, flag))
         try:  # a character that goes on in the next block waits
@@ -93,8 +98,17 @@ def signs_of_another_encoding(text):
 
 def _unlike_text(raw):
     """Where the first byte stands that no text holds, or None. Two fast looks come before the slow one."""
-    if raw and (np.frombuffer(raw, np.uint8).min() < 9 or b"\x1b" in raw):
+    values = np.frombuffer(raw, np.uint8)
+    if raw and (values.min() < 9 or (values - np.uint8(14) < 18).any()):  # 14 to 31: those below wrap around
         return UNLIKE_TEXT.search(raw).start()
+    return None
+
+
+def _in_ascii(raw):
+    """"utf-7" or "hz" for text that says in ASCII, by their rules and throughout, what is not ASCII; else None."""
+    for guess, mark in (("utf-7", b"+"), ("hz", b"~{")):
+        if mark in raw and raw.isascii() and sum(c > "\x7f" and c.isalnum() for c in _try(raw, guess) or "") > 2:
+            return guess
     return None
 
 
@@ -114,11 +128,23 @@ def _not_text(raw, at, offset, path, flag):
 def _not_utf8(raw, at, offset, path, flag):
     """What to say of bytes that are not UTF-8."""
     said = f"{path}: byte 0x{raw[at]:02x} at offset {offset + at:,} is not UTF-8"
-    guess = not offset and _wide(raw) or _guess(raw, at)
-    if not guess:
+    guesses = [_wide(raw)] if not offset and _wide(raw) else _guesses(raw, at)
+    if _is_mixed(raw, at):
+        return (f"{said}: the file is damaged, or it mixes encodings. To leave out what is not UTF-8: "
+                f"iconv -c -f UTF-8 -t UTF-8 {shlex.quote(str(path))} > utf8.txt")
+    if not guesses:
         how = f" in {flag}" if flag else ": convert the file to UTF-8"
         return f"{said}, and what it is could not be told. If it is text, name its encoding{how}"
-    return f"{said}. It may be {guess}{_reading(raw, at, guess)}. If that is right: {_remedy(guess, path, flag)}"
+    readings = "; or ".join(f"{guess}{_reading(raw, at, guess)}" for guess in guesses)
+    which = "that" if len(guesses) == 1 else "the first"
+    return f"{said}. It may be {readings}. If {which} is right: {_remedy(guesses[0], path, flag)}"
+
+
+def _is_mixed(raw, at):
+    """Whether some lines around raw[at] are UTF-8, beyond ASCII; or half a character begins there (CESU-8)."""
+    lines = [line for line in raw[max(0, at - SAMPLE) : at + SAMPLE].split(b"\n")[:-1] if not line.isascii()]
+    is_utf8 = [_try(line, "utf-8") is not None for line in lines]
+    return sum(is_utf8) > len(lines) / 4 or re.match(rb"\xed[\xa0-\xbf][\x80-\xbf]", raw[at : at + 3]) is not None
 
 
 def _remedy(guess, path, flag):
@@ -140,40 +166,46 @@ def _wide(raw):
     best, found = 2, None  # one or two may stand there by chance
     for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         text = _try(raw[:SAMPLE], encoding) or ""
+        script = max(SCRIPTS, key=lambda high: sum(ord(c) >> 8 == high for c in text))
         common = sum(map(text.count, " \n\r\t,.\u3000\u3002\u3001"))  # wrongly read, these are other characters
         common += sum(c.isalnum() for c in text if c.isascii())
+        common += sum(c > "\x7f" and ord(c) >> 8 == script for c in text)
         if common > best and not any(unicodedata.category(c) in ("Cn", "Co") or
                                      c < " " and c not in "\t\n\v\f\r" for c in text):
             best, found = common, encoding
     return found
 
 
-def _guess(raw, at):
-    """The likeliest encoding of text that is not UTF-8 at raw[at], or None."""
+def _guesses(raw, at):
+    """The likeliest encodings of text that is not UTF-8 at raw[at], two at most, the best first."""
     start = raw.rfind(b"\n", 0, at) + 1
     sample = raw[start : start + SAMPLE]
     sample = sample[: sample.rfind(b"\n") + 1] or sample
     if len(UNLIKE_TEXT.findall(sample)) > len(sample) / 100:  # numbers, pictures, packed bytes
-        return None
-    if _is_western(sample):
-        return "cp1252"
+        return []
+    if _is_western(sample):  # Turkish has its own letters where cp1252 has Icelandic ones
+        is_turkish = re.search(b"[\xd0\xdd\xde\xf0\xfd\xfe]", sample) and not re.search(b"[\xe1\xe6\xed\xfa]", sample)
+        return ["cp1254", "cp1252"] if is_turkish else ["cp1252"]
     if sum(byte > 127 for byte in sample) < 8:  # too few to tell
-        return None
+        return []
     from charset_normalizer import from_bytes  # comes with requests
-    tried = list(COMMON)
-    while tried:
-        found = from_bytes(sample, cp_isolation=tried).best()
-        if not found:
-            return None
-        if not _reads_badly(_try(sample, found.encoding)):
-            return found.encoding
-        tried.remove(found.encoding)
-    return None
+    tried, found = list(COMMON), []
+    while len(found) < 2 and (best := from_bytes(sample, cp_isolation=tried).best()):
+        text = _try(sample, best.encoding)
+        if not _reads_badly(text) and text not in [_try(sample, other) for other in found]:
+            found.append(best.encoding)
+        tried.remove(best.encoding)
+        if not tried:
+            break
+    return found
 
 
 def _reads_badly(text):
     """Whether it holds characters that nobody writes, or much half-width katakana, which any bytes are in Shift JIS."""
     if text is None or any(unicodedata.category(c) in ("Cn", "Co") or "\x7f" < c < "\xa0" for c in text):
+        return True
+    signs = "[\xa1-\xa9\xab-\xb4\xb6\xb8\xb9\xbb-\xbf\xd7\xf7]"
+    if len(re.findall(rf"(?<=[^\W\d_]){signs}(?=[^\W\d_])", text)) > len(text) / 100:  # within words
         return True
     half_width = sum("\uff61" <= c <= "\uff9f" for c in text)
     return half_width > sum(not c.isascii() for c in text) / 4

@@ -135,8 +135,12 @@ def one_line_errors():
     except BrokenPipeError:  # `python sample.py | head`: nobody reads on, so there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, TypeError) as error:
         message = str(error)
+        if isinstance(error, TypeError) and not isinstance(error, UserError):
+            if not re.search("'(TextFile|Documents)'", message):  # a mistake of ours
+                raise
+            message += ": it is read when it is written, and is not a string yet. Edit what is read: [... for t in text]"
         if isinstance(error, OSError) and error.strerror:  # without its number
             message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         number = error.errno if isinstance(error, OSError) else None

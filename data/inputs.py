@@ -39,7 +39,7 @@ def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, 
     max_bad_rows: so many rows that cannot be read (no JSON, a field missing, ...) are left out, the first of them
         printed; one more is a UserError with file and line.
     told: what the files are, where that is not what their names and first bytes say: format="jsonl",
-        encoding="cp1252", quoting="none" or "csv", delimiter=";". See contents.py, encodings.py, rows.py.
+        encoding="cp1252", quoting="none", delimiter=";", columns=["id", "text"]. See contents.py, encodings.py, rows.py.
     """
     return Documents(expand(paths), text_template, column, max_bad_rows, **told)
 
@@ -50,7 +50,7 @@ def open_inputs(paths, *, text_template=None, max_bad_rows=0, **told):
     The arguments are those of read_documents().
     """
     paths = expand(paths)
-    if Path(paths[0]).suffix == ".bin":
+    if Path(paths[0]).suffix == ".bin" and not told.get("format"):
         return Shards(paths)
     found = Documents(paths, text_template, "text", max_bad_rows, **told)
     return TextFile(found) if found.kinds == ["text"] else found
@@ -76,17 +76,21 @@ class _NoLength(UserError, TypeError):
     """A TypeError too, as list() asks for a length and goes on without one."""
 
 
+class _NoString(UserError, AttributeError, TypeError):
+    """An AttributeError too, as hasattr() asks for one, and a TypeError, as Python asks about operators."""
+
+
 class _Unlike:
     """For what stands for a text and is not a string: what is done to a string is one line that says how to do it."""
 
     def _edit(self, how):
-        raise UserError(f"this text is read from {self.name} when it is written, and is not a string yet. Edit what is "
+        raise _NoString(f"this text is read from {self.name} when it is written, and is not a string yet. Edit what is "
                         f"read: text = [{how} for t in text]")
 
     def __getattr__(self, name):
-        if name in dir(str) and not name.startswith("__"):
-            self._edit(f"t.{name}(...)")
-        raise AttributeError(name)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._edit(f"t.{name}(...)" if name in dir(str) else "...")
 
     def __getitem__(self, key):
         self._edit("t[...]")
@@ -94,7 +98,13 @@ class _Unlike:
     def __add__(self, other):
         self._edit("t + ...")
 
-    __radd__ = __mod__ = __add__
+    __radd__ = __mod__ = __mul__ = __rmul__ = __add__
+
+    def __setitem__(self, key, value):
+        self._edit("...")
+
+    def __bytes__(self):
+        self._edit("t")
 
     def __str__(self):
         self._edit("t")
@@ -249,7 +259,7 @@ class Shards(Ids):
             header = np.fromfile(file, "<i4", 256)
         if len(header) < 256 or (dtype := self.HEADERS.get(tuple(header[:2].tolist()))) is None:
             raise UserError(f"{path} is no shard of llm.c or modded-nanogpt: it begins with {header[:2].tolist()}, not "
-                            f"with {' or '.join(map(str, map(list, self.HEADERS)))}")
+                            f"with {' or '.join(map(str, map(list, self.HEADERS)))}. If it is text, add --format text")
         count, stated = (path.stat().st_size - 1024) / np.dtype(dtype).itemsize, int(header[2])
         if count != stated or not stated:
             raise UserError(f"{path} holds {count:,.10g} ids, its header says {stated:,}. Get it again")
@@ -266,14 +276,21 @@ class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
     def __init__(self, paths, text_template=None, column="text", max_bad_rows=0, *, format=None, encoding=None,
-                 quoting=None, delimiter=None):
+                 quoting=None, delimiter=None, columns=None):
         super().__init__(paths, encoding)
         self.max_bad_rows, self._told = max_bad_rows, False
-        self._how = dict(quoting=quoting, delimiter=delimiter)
+        if delimiter is not None and (not delimiter or set(delimiter) & set('"\r\n')):
+            raise UserError(f"--delimiter is {delimiter!r}; it must be one or more characters, without quotes and line ends")
+        self._how = dict(quoting=quoting, delimiter=delimiter, columns=columns)
         self._text_of, self._columns = _text_of(text_template, column)
         self.kinds = [self._kind(path, format) for path in self.paths]
-        if (quoting or delimiter) and not {"csv", "tsv"} & set(self.kinds):
-            raise UserError(f"--quoting and --delimiter are for CSV and TSV, and {self.name} is {self.kinds[0]}")
+        if any(self._how.values()) and not {"csv", "tsv"} & set(self.kinds):
+            raise UserError(f"--quoting, --delimiter and --columns are for CSV and TSV, and {self.name} is {self.kinds[0]}")
+        if encoding and set(self.kinds) == {"parquet"}:
+            raise UserError(f"--encoding is for text, and {self.name} is Parquet, which states its own. Leave it out")
+        if text_template and set(self.kinds) == {"text"}:
+            raise UserError(f"--text_template is for rows, and {self.name} is text. Leave it out, or say what rows: --format "
+                            f"jsonl")
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
         self.joints = []  # some places where one document would run into the next if they were joined
 
@@ -297,7 +314,7 @@ class Documents(_Files):
                 yield "".join(map(bytes.decode, self.utf8(path)))
                 continue
             for where, row in self._rows(path, kind):
-                text, why = (None, row) if isinstance(row, BadRow) else self._document(row)
+                text, why = (None, row) if isinstance(row, BadRow) else self._document(row, kind)
                 if why is not None:
                     self._count(why, f"{path} {where}: {why}")
                     continue
@@ -326,7 +343,7 @@ class Documents(_Files):
                 self.position = before + int(size * share)
             yield from parquet_rows(file, path, self._columns, progress)
 
-    def _document(self, row):
+    def _document(self, row, kind):
         """(the row's text or None, what is wrong with the row or None)."""
         if isinstance(row, str):  # a list of bare strings
             row = {"text": row}
@@ -336,7 +353,7 @@ class Documents(_Files):
             text = self._text_of(row)
         except KeyError as error:
             columns = " ".join(", ".join(map(str, row))[:200].splitlines())  # a name may hold a newline
-            return None, f"it has no {error} (there are: {columns})"
+            return None, f"it has no {error} (there are: {columns}){_where_text_is(row, kind, error.args[0])}"
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return None, f"{error} in the text template"
         if text is None and self._columns is None:
@@ -361,8 +378,26 @@ class Documents(_Files):
             print(line, file=sys.stderr)
 
 
+def _where_text_is(row, kind, column):
+    """What to add where a row has no such column: the column of that name but for blanks and capitals, else the one
+    with the longest text, and what else may be."""
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and name and isinstance(name, str)}
+    if not texts:
+        return ""
+    near = next((name for name in texts if name.strip().lower() == column.strip().lower()), None)
+    longest = near or max(texts, key=lambda name: len(texts[name]))
+    how = f'. Say which holds the text: --text_template "{{{longest}}}"' if re.fullmatch(r"[\w -]+", longest) else ""
+    if kind in ("csv", "tsv") and not near:
+        names = ",".join("text" if name == longest else f"c{i}" for i, name in enumerate(row, 1))
+        how += f". If its first line is a row, name the columns: --columns {names}"
+    return how
+
+
 class _StrictFormatter(string.Formatter):
     """str.format for strings and numbers: a missing value (None, NaN) is an error, and not the word for it."""
+
+    def get_field(self, name, args, row):  # a column may be called a.b
+        return (row[name], name) if name in row else super().get_field(name, args, row)
 
     def format_field(self, value, spec):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -387,4 +422,5 @@ def _text_of(template, column):
         raise UserError(f"text_template {template!r} cannot be read: {error}. Write a brace as {{{{ or }}}}") from None
     if not fields or not all(fields):
         raise UserError(f"text_template {template!r} names no column; write one as {{column}}")
-    return lambda row: formatter.vformat(template, (), row), [re.match(r"[^.\[]*", field)[0] for field in fields]
+    return lambda row: formatter.vformat(template, (), row), [
+        name for field in fields for name in (re.match(r"[^.\[]*", field)[0], field)]

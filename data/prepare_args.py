@@ -9,7 +9,7 @@ import argparse
 
 from data.dataset import dataset_folder, read_meta
 from data.contents import FORMATS
-from data.encode import cores, one_text, train_pieces
+from data.encode import check_text, cores, one_text, train_pieces
 from data.errors import Parser, UserError, typed
 from data.inputs import Ids, open_inputs
 from data.make_tokenizer import METHODS, make_tokenizer
@@ -33,10 +33,13 @@ def parse_args(doc, here, argv=None):
     group.add_argument("--split_seed", type=int, default=0, help="which documents go to val (default: 0)")
     group.add_argument("--format", choices=FORMATS, help="what the files hold (default: by their names and contents)")
     group.add_argument("--encoding", help="how the text is encoded: cp1252, utf-16-le, shift_jis, ... (default: utf-8)")
-    group.add_argument("--quoting", choices=["csv", "none"], help="whether quotes in .csv and .tsv hold cells together, or "
-                       "are text (default: csv for .csv, none for .tsv)")
+    group.add_argument("--quoting", choices=["csv", "none", "backslash"], help=".csv and .tsv: quotes hold a cell "
+                       "together (csv, the default for .csv), or are text (none, the default for .tsv); backslash: a "
+                       "backslash stands before what is text, as databases write it")
     group.add_argument("--delimiter", type=typed, help="what stands between the cells of .csv and .tsv: ';' (default: a "
                        "comma, a tab)")
+    group.add_argument("--columns", type=lambda names: names.split(","), help=".csv and .tsv without a first line that "
+                       "names the columns: their names, as id,language,text", metavar="NAMES")
     group.add_argument("--text_template", type=typed, help='a row -> its text: "Q: {question}\\nA: {answer}" (default: "{text}")')
     group.add_argument("--max_bad_rows", type=int, default=0, help="rows that may be left out (default: 0)")
     group.add_argument("--no_end_of_text", action="store_true", help="do not end documents with <|endoftext|>")
@@ -88,13 +91,14 @@ def _refuse_unread(parser, args):
 def inputs(args):
     """(text, val_text or None), to be read as often as needed. See inputs.py."""
     how = {flag: getattr(args, flag) for flag in ("text_template", "max_bad_rows", "format", "encoding", "quoting",
-                                                  "delimiter")}
+                                                  "delimiter", "columns")}
     args.inputs = [open_inputs(paths, **how) for paths in (args.train_input, args.val_input) if paths]
     return args.inputs[0], args.inputs[1] if args.val_input else None
 
 
 def tokenizer_of(args, text, val_text):
     """The tokenizer that the flags ask for."""
+    check_text(text, val_text)
     if args.reuse_vocab_of:
         return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
     of_text = args.method in ("char", "bpe", "sentencepiece") and not args.spm_model_file

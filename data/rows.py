@@ -4,7 +4,8 @@
     parquet_rows(file, ...)        the same of a Parquet file
 
 CSV is RFC 4180: a cell in quotes may hold commas, quotes (doubled) and line ends. TSV is IANA's text/tab-separated-values:
-no quotes, a row a line. Some programs write tabs and quotes; --quoting csv reads these, and it is never guessed.
+no quotes, a row a line. Some programs write tabs and quotes (--quoting csv), databases and some others a backslash
+before what is not to be taken for itself (--quoting backslash); neither is ever guessed.
 """
 import csv
 import itertools
@@ -27,8 +28,11 @@ class BadRow(str):
         return self
 
 
-def rows_of(kind, pieces, path, *, quoting=None, delimiter=None, note=print):
-    """(where, row) for each row. pieces: the text of the file, in pieces. note: a function of a line to print."""
+def rows_of(kind, pieces, path, *, quoting=None, delimiter=None, columns=None, note=print):
+    """(where, row) for each row. pieces: the text of the file, in pieces. note: a function of a line to print.
+
+    columns: their names, where the first line is a row already.
+    """
     pieces = iter(pieces)
     if kind == "json":
         return _json(pieces, path)
@@ -37,10 +41,19 @@ def rows_of(kind, pieces, path, *, quoting=None, delimiter=None, note=print):
     lines = _lines(itertools.chain([first], pieces), line_end)
     if kind == "jsonl":
         return _jsonl(lines)
-    delimiter = delimiter or {"csv": ",", "tsv": "\t"}[kind]
-    if (quoting or {"csv": "csv", "tsv": "none"}[kind]) == "csv":
-        return _quoted(lines, line_end, delimiter, path, note)
-    return _unquoted(lines, delimiter, path, sure=quoting == "none")
+    head = next(lines, "")
+    if by_excel := re.fullmatch("sep=(.)\r?", head):
+        delimiter, head = delimiter or by_excel[1], ""  # an empty line is no row
+    default, found = {"csv": ",", "tsv": "\t"}[kind], max(",\t;|", key=head.count)
+    if not delimiter and not columns and head.count(found) > head.count(default):
+        how = {"\t": "--format tsv", ",": "--format csv"}.get(found, f"--delimiter '{found}'")
+        raise UserError(f"{path}: its first line, {head[:60]!r}, has {head.count(found)} {found!r} and {head.count(default)} "
+                        f"{default!r}. Add {how}; or --delimiter {default!r} if that separates columns")
+    delimiter = delimiter or default
+    lines = itertools.chain([head], lines)
+    if quoting == "csv" or kind == "csv" and quoting != "none":
+        return _quoted(lines, line_end, delimiter, columns, path, note, has_escapes=quoting == "backslash")
+    return _unquoted(lines, delimiter, columns, path, quoting)
 
 
 def _lines(pieces, line_end):
@@ -131,22 +144,31 @@ class _Text:
 # ---- CSV, TSV
 
 
-def _header(fields, path, delimiter):
-    """The names of the columns. Raises UserError where one stands twice, or other delimiters are meant."""
+def _header(fields, path):
+    """The names of the columns. Raises UserError where one stands twice."""
     names = [name for name in fields if name]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}: its header has the column {twice[0]!r} twice. Rename one of them")
-    if len(fields) == 1 and (other := next((d for d in ";\t|," if d != delimiter and d in fields[0]), None)):
-        known = {"\t": "--format tsv", ",": "--format csv"}.get(other, f"--delimiter '{other}'")
-        raise UserError(f"{path}: its header, {fields[0][:60]!r}, has no {delimiter!r}, which separates columns. Add {known}")
     return fields
 
 
-def _quoted(lines, line_end, delimiter, path, note):
+def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
     """Rows by the rules of CSV, strictly: a quote that is out of place is a bad row, with the lines it took along."""
+    line = ""
+
+    def ended():
+        nonlocal line
+        for line in lines:
+            yield line + line_end
+
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader((line + line_end for line in lines), delimiter=delimiter, strict=True)
-    header, notes = None, 0
+    try:
+        reader = csv.reader(ended(), delimiter=delimiter, strict=True, doublequote=not has_escapes,
+                            escapechar="\\" if has_escapes else None)
+    except (TypeError, ValueError):
+        raise UserError(f"--delimiter {delimiter!r} must be one character, and no quote or line end, where quotes hold "
+                        f"cells together. If they are text here, add --quoting none") from None
+    notes = 0
     while True:
         first = reader.line_num + 1
         try:
@@ -157,17 +179,19 @@ def _quoted(lines, line_end, delimiter, path, note):
             lost = reader.line_num - first + 1
             why = "a quote opens a cell that does not end" if "end of data" in str(error) else f"no CSV: {error}"
             lost_by_it = f"; {lost:,} lines are lost by it" if lost > 1 else ""
-            yield _span(first, reader.line_num), BadRow(
-                f"{why}{lost_by_it}. If quotes are text here, add --quoting none", lost)
-            continue
-        if header is None:
-            header = _header(fields, path, delimiter)
+            how = ("If a backslash stands before a quote that is text, add --quoting backslash" if '\\"' in line else
+                   "If quotes are text here, add --quoting none")
+            yield _span(first, reader.line_num), BadRow(f"{why}{lost_by_it}. {how}", lost)
             continue
         if not fields:
             continue  # an empty line
+        if header is None:
+            header = _header(fields, path)
+            continue
         where = _span(first, reader.line_num)
         if len(fields) != len(header):
-            yield where, BadRow(f"it has {len(fields)} fields, the header {len(header)}")
+            how = ". If a backslash stands before what is text, add --quoting backslash" if "\\" in line else ""
+            yield where, BadRow(f"it has {len(fields)} fields, the header {len(header)}{how}")
             continue
         if reader.line_num - first >= LONG_CELL or first < reader.line_num and _holds_rows(fields, delimiter):
             notes += 1
@@ -188,28 +212,38 @@ def _holds_rows(fields, delimiter):
     return len(fields) > 1 and any(lines and all(map(is_row, lines)) for lines in inner)
 
 
-def _unquoted(lines, delimiter, path, sure):
-    """Rows a line each, quotes being text. Unless the user is sure, cells that a program has quoted are refused."""
-    header, line_end = None, ""
+def _unquoted(lines, delimiter, header, path, quoting):
+    """Rows a line each, quotes being text. Cells as others write them are refused, unless the user has said how it is."""
+    line_end = None
     for number, line in enumerate(lines, 1):
-        if header is None:
+        if line_end is None and line:
             line_end = "\r" if line.endswith("\r") else ""
-        line = line.removesuffix(line_end)
-        if not line:
+        if not (line := line.removesuffix(line_end or "")):
             continue
         fields = line.split(delimiter)
-        if not sure and '"' in line and (header is None and all(map(_is_quoted, fields)) or
+        if not quoting and '"' in line and (header is None and all(map(_is_quoted, fields)) or
                                          any(_is_quoted(field) and '""' in field[1:-1] for field in fields)):
             raise UserError(f"{path} line {number:,} has cells in quotes, as CSV has them. Add --quoting csv to take the "
                             f"quotes off; or --quoting none if they are text")
+        if not quoting and "\\N" in fields:
+            raise UserError(f"{path} line {number:,} has a cell \\N, as databases write a missing value. Add --quoting "
+                            f"backslash to read \\N, \\n, \\t as they mean it; or --quoting none if they are text")
+        if quoting == "backslash":
+            fields = list(map(_unescaped, fields))
         if header is None:
-            header = _header(fields, path, delimiter)
+            header = _header(fields, path)
         elif len(fields) == len(header):
             yield f"line {number:,}", dict(zip(header, fields))
         else:
             yield f"line {number:,}", BadRow(
                 f"it has {len(fields)} fields, the header {len(header)}" + (
                     ". If cells in quotes hold tabs or line ends, add --quoting csv" if '"' in line else ""))
+
+
+def _unescaped(cell):
+    """A cell as MySQL and PostgreSQL write it."""
+    named = {"n": "\n", "t": "\t", "r": "\r"}
+    return None if cell == "\\N" else re.sub(r"\\(.)", lambda match: named.get(match[1], match[1]), cell)
 
 
 def _is_quoted(cell):
@@ -230,13 +264,19 @@ def parquet_rows(file, path, columns=None, progress=lambda share: None):
     no_value = (ValueError, OverflowError, KeyError, TypeError, ImportError, pyarrow.ArrowException)
     try:
         metadata = parquet.ParquetFile(file).metadata
-        names = metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        names = schema.names
         named = [name for name in names if columns is None or name in columns]
+        if twice := [name for name in named if names.count(name) > 1]:
+            raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
         at_once, large = _sizes(parquet, file, metadata, named)
         table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
         rest = dict.fromkeys(names) if columns else {}
         if not named:
-            raise UserError(f"{path} has no column {', '.join(columns)} (there are: {', '.join(names)[:200]})")
+            found = " ".join(", ".join(names)[:200].splitlines())  # a name may hold a newline
+            texts = [field.name for field in schema if str(field.type).endswith("string") and "\n" not in field.name]
+            how = f'. Say which holds the text: --text_template "{{{texts[0]}}}"' if texts else ""
+            raise UserError(f"{path} has no column {columns[0]} (there are: {found}){how}")
         number = 0
         for batch in table.iter_batches(batch_size=at_once, columns=named):
             values = [_values(column, name, name in large, no_value) for name, column in

@@ -157,8 +157,8 @@ def test_a_share_outside_0_to_1_is_refused(folder, share):
     ([], None, "the text for {} is empty. Put some text in, then run prepare.py again"),
     ("a", None, "{}: no text is left for the train split at percentage_train 0.9. Give more text, another share, or a "
                 "validation text of its own"),
-    (["a", "a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Join them "
-                  "into one string, or give val_text"),
+    (["a", "a"], None, "{}: no text is left for the val split: the documents are too few to be shared out by a hash. Give more "
+                  "of them, another --split_seed, or a validation text: -v FILE"),
     ("abc", "", "{}: no text is left for the val split. Give it some text"),
     ("", "abc", "{}: no text is left for the train split. Give it some text"),
     (["abc"], [""], "{}: no text is left for the val split. Give it some text")])
@@ -308,10 +308,16 @@ def test_an_end_that_the_tokenizer_cannot_encode_is_one_line(folder):
     assert "'\\n'" in told and "--document_end" in told
 
 
-@pytest.mark.parametrize("text", [["a", None], ["a", 5], [b"a", "b"], b"ab"])
+@pytest.mark.parametrize("text", [["a", None], ["a", 5], [b"a", "b"], ["a", ["b"]], iter(["a", 5])])
 def test_a_document_that_is_no_string_is_one_line(folder, text):
     told = refused(folder, text, ByteTokenizer(), val_text="b")
     assert "document number" in told and "must be a string" in told
+
+
+@pytest.mark.parametrize("text", [b"ab", 5, None, {"a": "b"}, {"a", "b"}, str, Path("a.txt")])
+def test_a_text_that_is_no_text_is_one_line(folder, text):
+    told = refused(folder, text, ByteTokenizer(), val_text="b")
+    assert f"of the type {type(text).__name__}" in told and "a list of strings" in told
 
 
 def test_val_that_is_far_from_the_share_that_was_asked_for_is_said(folder, capsys):

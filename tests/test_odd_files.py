@@ -85,9 +85,10 @@ def read_as_advised(path):
         except UserError as error:
             line = str(error)
             assert "\n" not in line and str(path) in line
-            flag = re.search(r"--(format|encoding|quoting|delimiter) (\S+)", line)
+            flag = re.search(r"--(format|encoding|quoting|delimiter|columns) ('.'|\S+)", line)
             assert flag and flag[1] not in told, f"{line} ({told})"
-            told[flag[1]] = shlex.split(flag[2].rstrip(".;"))[0].replace("\\t", "\t")
+            value = shlex.split(flag[2].rstrip(".;"))[0].replace("\\t", "\t")
+            told[flag[1]] = value.split(",") if flag[1] == "columns" else value
     raise AssertionError(f"{path} is refused again and again: {told}")
 
 
@@ -281,6 +282,73 @@ def test_a_header_with_a_column_twice_is_refused(tmp_path):
     assert "'text' twice" in refusal(tmp_path / "a.csv", "text,n,text\na,1,b\n")
 
 
+EXPORTS = {  # as programs write them: [the contents, the texts]
+    "excel.csv": ['\ufeff"id";"text"\r\n"1";"a; b"\r\n"2";"c"\r\n', ["a; b", "c"]],
+    "excel_sep.csv": ["sep=;\r\nid;text\r\n1;a, b\r\n2;c\r\n", ["a, b", "c"]],
+    "excel_unicode.csv": ['"id"\t"text"\r\n1\t"a, b"\r\n2\tc\r\n'.encode("utf-16"), ["a, b", "c"]],
+    "quoted_pipes.csv": ['"id"|"text"\n"1"|"a\n\nb"\n', ["a\n\nb"]], "no_name": ['id;text\n1;"a\nb"\n2;c\n', ["a\nb", "c"]],
+    "pandas.txt": [",text\n0,a\n1,b\n", ["a", "b"]], "lines.txt": ['id,text\n1,"a\nb"\n2,"c\n\nd"\n', ["a\nb", "c\n\nd"]],
+    "tatoeba.tsv": ["1\teng\tHello.\n2\teng\tGood bye, all.\n", ["Hello.", "Good bye, all."]],
+    "tatoeba": ["1\teng\tHello.\n2\teng\tBye, all.\n3\teng\tSo\n", ["Hello.", "Bye, all.", "So"]],
+    "tatoeba.csv": ["1\teng\tHello, all.\n2\teng\tGood bye\n", ["Hello, all.", "Good bye"]],
+    "escaped.csv": ['"id","text"\n"1","say \\"hi\\", ok"\n"2","b"\n', ['say "hi", ok', "b"]],
+    "escaped_none.csv": ["id,text\n1,a\\, b\n2,c\n", ["a, b", "c"]],
+    "mysql.tsv": ["id\ttext\n1\ta\\tb\n2\tc\\nd \\\\\n\\N\te\n", ["a\tb", "c\nd \\", "e"]],
+    "strings.txt": ['"a"\n"b\\n"\n"c"\n', ["a", "b\n", "c"]], "cut.txt": ['[\n {"text": "a"},\n {"te', None],
+    "utf7.txt": ["Ça va, naïve café — voilà\n".encode("utf-7"), "Ça va, naïve café — voilà\n"],
+    "hz.txt": ["这是一个文本\n".encode("hz"), "这是一个文本\n"], "thai.txt": ["สวัสดีชาวโลก".encode("utf-16-le"), "สวัสดีชาวโลก"],
+    "cyrillic.txt": ["Привет, мир!".encode("utf-16-be"), "Привет, мир!"], "dos.txt": ["a text\r\n\x1a", "a text\r\n\x1a"],
+    "turkish.txt": ["Şu köşe yaz köşesi, ığdır\n".encode("cp1254"), "Şu köşe yaz köşesi, ığdır\n"]}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_what_programs_export_is_read_with_the_flags_that_the_refusals_name(tmp_path, name):
+    raw, texts = EXPORTS[name]
+    (tmp_path / name).write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    if texts is None:
+        with pytest.raises(UserError, match="--format json"):
+            read(tmp_path / name, {})
+    else:
+        assert read_as_advised(tmp_path / name)[0] == ([texts] if isinstance(texts, str) else texts)
+
+
+def test_a_column_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    assert '--text_template "{content}"' in refusal(tmp_path / "a.jsonl", '{"id": "1", "content": "long text"}\n')
+    assert '--text_template "{ Text}"' in (line := refusal(tmp_path / "a.csv", "title, Text\nlonger than it,a\n"))
+    assert "--columns" not in line
+    with pytest.raises(UserError, match="--columns are for CSV"):
+        documents(tmp_path / "a.jsonl", '{"text": "a"}\n', columns=["text"])
+
+
+@pytest.mark.parametrize("delimiter", ["", "\n", '"', "||"])
+def test_a_delimiter_that_is_none_is_one_line(tmp_path, delimiter):
+    (tmp_path / "a.csv").write_text("id||text\n1||a\n")
+    with pytest.raises(UserError, match="--delimiter"):
+        read(tmp_path / "a.csv", {"delimiter": delimiter})
+    assert documents(tmp_path / "a.csv", "id||text\n1||a\n", delimiter="||", quoting="none") == ["a"]
+
+
+def test_a_file_of_two_encodings_is_named_so(tmp_path):
+    line = "naïve café, déjà vu\n"
+    for raw in (line.encode() * 9 + line.encode("cp1252") * 9, line.encode("cp1252") + line.encode() * 9,
+                b"a\xed\xa0\xbd\xed\xb8\x80b\n"):
+        assert "mixes encodings" in refusal(tmp_path / "a.txt", raw)
+
+
+@pytest.mark.parametrize("name, raw, told", [
+    ("a.docx", lambda: archive("zip", {"[Content_Types].xml": "<x/>"}), "Office"),
+    ("a.npz", lambda: archive("zip", {"a.npy": "x"}), "NumPy"),
+    ("old.tar", lambda: archive("w", {"a": "b"}).replace(b"ustar", b"\0" * 5), "control character"),
+    ("a.csv", lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "git lfs pull"),
+    ("a.bz2", lambda: bz2.compress(b"text") + b"more", "damaged"), ("b.bz2", lambda: bz2.compress(bz2.compress(b"a")), "twice")])
+def test_files_that_only_look_like_others_are_told(tmp_path, name, raw, told):
+    assert told in refusal(tmp_path / name, raw())
+
+
+def test_a_number_of_many_digits_is_a_bad_row(tmp_path):
+    assert "line 1" in refusal(tmp_path / "a.jsonl", '{"text": "a", "n": ' + "9" * 5000 + "}\n")
+
+
 # ---- Parquet
 
 
@@ -306,6 +374,31 @@ def test_columns_that_nobody_asked_for_may_hold_anything(tmp_path):
     assert read(path, {"text_template": "{raw}", "max_bad_rows": 1})[0] == ["a"]
     with pytest.raises(UserError, match=r"has no column nope \(there are: text, ns"):
         read(path, {"text_template": "{nope}"})
+
+
+def test_columns_of_any_kind_and_name_are_read_or_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow = parquet(path, text=["a"], nested=[{"in": "b"}], many=[["c"]], **{"a.b": ["d"], "new\nline": ["e"]})
+    for template, text in (("{nested[in]}", "b"), ("{many[0]}", "c"), ("{a.b}", "d")):
+        assert read(path, {"text_template": template})[0] == [text]
+    for template, told in (("{nested}", "stands for a text"), ("{nope}", "--text_template")):
+        with pytest.raises(UserError, match=told) as error:
+            read(path, {"text_template": template})
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="--encoding"):
+        read(path, {"encoding": "cp1252"})
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(UserError, match="'text' twice"):
+        read(path, {})
+
+
+def test_a_flag_of_rows_on_a_text_is_one_line_and_a_text_may_be_called_bin(tmp_path):
+    (tmp_path / "a.bin").write_text("a text\n" * 200)
+    assert read(tmp_path / "a.bin", {"format": "text"})[0] == ["a text\n" * 200]
+    for told, flag in (({}, "--format text"), ({"format": "text", "text_template": "{a}"}, "--text_template")):
+        with pytest.raises(UserError, match=flag):
+            read(tmp_path / "a.bin", told)
 
 
 MEMORY = """
@@ -365,7 +458,10 @@ def test_edits_of_one_text_leave_one_text(new_dataset, edit, change):
 
 @pytest.mark.parametrize("edit, told", [
     ("text = text.lower()", "t.lower(...)"), ("text = text.strip()", "t.strip(...)"), ("text = text[:1000]", "t[...]"),
-    ("text = str(text).lower()", "for t in text"), ('text = text + "x"', "t + ..."), ("n = len(text)", "sum(len(t) for t")])
+    ("text = str(text).lower()", "for t in text"), ('text = text + "x"', "t + ..."),
+    ("text = text * 2", "for t in text"), ("text[0] = 'a'", "for t in text"), ("text.append('a')", "for t in text"),
+    ("import re; text = re.sub('a', 'b', text)", "for t in text"), ("text = [t.encode() for t in text]", "of the type bytes"),
+    ("text = [t.split() for t in text]", "of the type list"), ("text = None", "of the type NoneType"), ("n = len(text)", "sum(len(t) for t")])
 @pytest.mark.parametrize("many", [False, True])
 def test_what_is_done_to_a_string_is_one_line_with_the_edit_that_works(new_dataset, edit, told, many):
     folder = new_dataset("edited", "A text. " * 50)

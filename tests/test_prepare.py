@@ -262,8 +262,9 @@ BAD_TEXTS = {  # what is in input.txt, the flags, the message
                                 "text, another share, or a validation text of its own"),
     "a wrong byte": (b"caf\xe9", [], "{folder}/input.txt: byte 0xe9 at offset 3 is not UTF-8. It may be cp1252, and then "
                                      "reads 'café' there. If that is right: Add --encoding cp1252"),
-    "half a character": (b"\xed\xa0\x80", [], "{folder}/input.txt: byte 0xed at offset 0 is not UTF-8, and what it is "
-                                              "could not be told. If it is text, name its encoding in --encoding"),
+    "half a character": (b"\xed\xa0\x80", [], "{folder}/input.txt: byte 0xed at offset 0 is not UTF-8: the file is "
+                                              "damaged, or it mixes encodings. To leave out what is not UTF-8: iconv "
+                                              "-c -f UTF-8 -t UTF-8 {folder}/input.txt > utf8.txt"),
     "UTF-16": ("\ufeffabc\ud800".encode("utf-16-le", "surrogatepass"), [], "{folder}/input.txt is not utf-16 at offset 8. "
                                                     "Add another --encoding, or get the file again"),
     "-p 1": (b"abc", ["-p", "1"], "percentage_train is 1.0; it must lie between 0 and 1, both excluded, unless a "

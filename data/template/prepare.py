@@ -22,7 +22,7 @@ from data.prepare_args import inputs, parse_args, tokenizer_of, writing
 def main():
     args = parse_args(__doc__, HERE)
 
-    # 1) read the text: one text, or documents (several files, or the rows of tables)
+    # 1) read the text: one text, or documents (several files, or the rows of tables); val_text is None without -v
     text, val_text = inputs(args)
     # edited, for example (a list of one string is one text, cut in two):
     # text = [t.lower() for t in text]
