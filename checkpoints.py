@@ -29,7 +29,6 @@ from data.plain import (
     check_opcodes,
     check_tree,
     dict_of,
-    or_none,
     whole,
     word,
     wrong_keys,

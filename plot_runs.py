@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import re
-import sys
 import textwrap
 from pathlib import Path
 

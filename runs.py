@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 import plot_runs
-from checkpoints import load_checkpoint  # noqa: F401  (where it was before)
 from data.errors import UserError
 from data.files import replacing
 from data.sources import dataset_names

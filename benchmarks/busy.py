@@ -14,7 +14,6 @@ default one, on made-up text. `quiet` needs a machine with nothing else to do.
 import argparse
 import contextlib
 import csv
-import os
 import random
 import re
 import shutil

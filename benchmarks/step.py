@@ -7,7 +7,6 @@ sides. Tokens a second as a ratio, eager and compiled; on a GPU also the share o
     python benchmarks/step.py --nanogpt ../nanoGPT --size 124m --memory         # peak memory of one step each, on the CPU
 """
 import contextlib
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace

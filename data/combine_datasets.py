@@ -18,7 +18,7 @@ import numpy as np
 
 DATA = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(DATA.parent))  # the repo root, for use as a script
-from data.dataset import SPLITS, open_dataset, shown, write_dataset
+from data.dataset import open_dataset, shown, write_dataset
 from data.errors import Parser, UserError, one_line_errors
 from data.files import replacing
 from data.inputs import Ids

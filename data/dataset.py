@@ -322,7 +322,8 @@ class Dataset:
     def _check_unchanged(self, split):
         """UserError where the file has another length than when it was opened, or was written to
         and has lost its hash."""
-        path, (size, time) = self.path(split), (now := written(self.files[split]))
+        path, now = self.path(split), written(self.files[split])
+        size = now[0]
         if now == self.written[split]:
             return
         before, changed = self.written[split][0], f"{path} has changed since it was opened"

@@ -39,7 +39,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))  # the repo root, as a script
-from data.archives import unpack  # noqa: F401 - for those who fetch what they unpack
 from data.errors import UserError, one_line_errors, plain, resumable
 from data.files import lock, scratch_folder, sync_folder
 

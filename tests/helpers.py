@@ -16,7 +16,7 @@ import train
 from data.dataset import write_dataset
 from data.errors import one_line_errors
 from data.tokenizer import CharTokenizer, tables
-from runs import load_checkpoint
+from checkpoints import load_checkpoint
 
 # as long as a song, easy to learn, 29 characters
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300

@@ -13,7 +13,6 @@ import pickletools
 import random
 import signal
 import struct
-import sys
 import zipfile
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import plot_runs
 import runs
 import sample
 import train
-from checkpoints import RESUMED, load_checkpoint, take_state
+from checkpoints import load_checkpoint
 from data import check_dataset, list_datasets
 from data.dataset import open_dataset, write_dataset
 from data.errors import UserError, one_line_errors
@@ -41,8 +40,6 @@ from data.tokenizer import (
     hash_of_table,
     tokenizer_from_meta,
 )
-from model import GPT, GPTConfig
-from optim import configure_optimizer
 from train_args import parse_args
 
 resource = pytest.importorskip("resource", reason="memory cannot be limited here")

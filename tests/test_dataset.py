@@ -524,8 +524,8 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(folder, capsys, file,
     before = contents(folder)
     (folder / file).symlink_to(FULL)
     told = one_line_error(capsys, lambda text: write_chars(folder, text, percentage_train=0.5), "ab" * size)
-    assert told == (f"error: No space left on device. The disk is full: free some space and run "
-                    f"the same command again; nothing was written over")
+    assert told == ("error: No space left on device. The disk is full: free some space and run "
+                    "the same command again; nothing was written over")
     assert contents(folder) == before  # and no temporary file is left to fill the disk further
 
 

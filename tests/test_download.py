@@ -35,8 +35,9 @@ import pytest
 from helpers import child_env, only_line, python
 
 from data.dataset import write_dataset
+from data.archives import unpack
 from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
-                           hub_tree, mirrored, open_package, printable_address, unpack)
+                           hub_tree, mirrored, open_package, printable_address)
 from data.errors import UserError
 from data.files import lock
 from data.tokenizer import ByteTokenizer

@@ -26,7 +26,7 @@ from data.sources import Source, open_source
 from data.streams import STREAMS, StreamMap, write_stream
 from data.tokenizer import ByteTokenizer, CharTokenizer
 from model import GPT, GPTConfig
-from runs import load_checkpoint
+from checkpoints import load_checkpoint
 from train_args import parse_args
 
 T = 8

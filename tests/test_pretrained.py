@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.tokenizer import TiktokenTokenizer, table_hash
 from model import GPT, GPTConfig
 from pretrained import load_gpt2, published_gpt2
-from runs import load_checkpoint
+from checkpoints import load_checkpoint
 from train_args import parse_args
 
 safetensors = pytest.importorskip("safetensors.torch")

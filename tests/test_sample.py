@@ -22,7 +22,8 @@ from data.ranks import get_encoding
 from data.sources import Source, start_tokens
 from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
 from data.make_tokenizer import PATTERN
-from runs import load_checkpoint, newest_run
+from checkpoints import load_checkpoint
+from runs import newest_run
 
 FEW = ["--max_new_tokens=20", "--device=cpu"]
 

@@ -13,7 +13,7 @@ from helpers import char_dataset, log_rows, one_line_error, one_thread, resume, 
 
 import train
 from data.batches import TrainBatches
-from runs import load_checkpoint
+from checkpoints import load_checkpoint
 
 TAGS = {"tokens", "loss/train", "loss/val", "train_bits_per_byte", "val_bits_per_byte", "loss/batch", "lr", "tokens_per_s",
         "data_wait", "seconds"}

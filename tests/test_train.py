@@ -32,7 +32,8 @@ from data.files import lock
 from data.ranks import get_encoding
 from data.sampler import ORDER_VERSION, SAMPLING_METHODS
 from optim import block_size_at, configure_optimizer, lr_share, orthogonalize
-from runs import RunLog, estimate_mfu, load_checkpoint, save_checkpoint
+from checkpoints import load_checkpoint
+from runs import RunLog, estimate_mfu, save_checkpoint
 from train_args import SCHEDULES, parse_args
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
@@ -352,7 +353,7 @@ def test_a_resume_with_other_data_is_refused(tmp_path, capsys):
     char_dataset(folder, TEXT.replace("brown", "green"))
     line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
     assert line == ("error: fox is not the data that this run began with (another train.bin or val.bin). "
-                    f"Prepare it as it was, or start a new run")
+                    "Prepare it as it was, or start a new run")
     assert Path("x/ckpt.pt").read_bytes() == before
     char_dataset(folder)  # as it was
     resume("x", "--max_iters=4")

@@ -11,7 +11,7 @@ HERE = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
 from data.catalogue import arguments, tokenizer_for, web
 from data.dataset import write_dataset
-from data.download import unpack
+from data.archives import unpack
 from data.errors import one_line_errors
 
 ZIP = ("https://mattmahoney.net/dc/enwik8.zip", 36_445_475,
