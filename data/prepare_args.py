@@ -65,6 +65,8 @@ def parse_args(doc, here, argv=None):
         parser.error(f"--num_workers is {args.num_workers}; it must be 1 or more")
     if args.vocab_size is not None and not 0 < args.vocab_size < 2**31:
         parser.error(f"--vocab_size is {args.vocab_size}; it must be from 1 to 2**31 - 1")
+    if args.max_bad_rows < 0:
+        parser.error(f"--max_bad_rows is {args.max_bad_rows}; it must be 0 or more")
     if not 0 <= args.split_seed < 2**64:
         parser.error(f"--split_seed is {args.split_seed}; it must be from 0 to 2**64 - 1")
     return args
