@@ -625,6 +625,13 @@ def attack_logs(number, seed):
     )
 
 
+def _is_json(value):
+    try:
+        return bool(json.dumps(value))
+    except (TypeError, ValueError):
+        return False
+
+
 def attack_args(number, seed, monkeypatch):
     folder, raw = Path("run"), json.dumps(ARGS, indent=1).encode()
     folder.mkdir(exist_ok=True)
@@ -649,13 +656,7 @@ def attack_args(number, seed, monkeypatch):
                     b'{"args":{},"starts":[]',
                 ]
             )
-        odd = [
-            one
-            for one in ODD
-            if not isinstance(one, bytes)
-            and (not isinstance(one, dict) or not any(type(k) is bytes for k in one))
-            and not (isinstance(one, dict) and any(isinstance(v, bytes) for v in one.values()))
-        ]
+        odd = list(filter(_is_json, ODD))
         tree = of_values(ARGS, rng, odd)
         return json.dumps({str(k): v for k, v in tree.items()}, skipkeys=True).encode()
 

@@ -222,7 +222,7 @@ def small_bpe():
     import tiktoken
     words = b"the he ca cat do dog my mot her of ne no bo dy old king se es ar calls fol lows"
     ranks = [bytes([i]) for i in range(256)] + words.split()
-    encoding = tiktoken.Encoding("small", pat_str=r"\n| ?\w+|[^\w\n]+",
+    encoding = tiktoken.Encoding("small", pat_str=PATTERN,
                                  special_tokens={"<|endoftext|>": len(ranks)},
                                  mergeable_ranks={raw: i for i, raw in enumerate(ranks)})
     return TiktokenTokenizer("small", encoding, kind="bpe")
