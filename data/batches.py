@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.sampler import eval_starts
 
 DRAWS_AHEAD = 4096  # draws ordered at once: the arithmetic of sampler.py costs 30 times less a draw in blocks
+REMAP_AFTER = 1024  # windows read through one mapping; each may pull 64 KB of file into our resident memory
 TOKENS_AT_ONCE = 1 << 18  # tokens the thread reads and hands over in one piece: waking a thread costs more than a batch
 PIECES_AHEAD = 2  # pieces in the queue
 
@@ -46,16 +47,19 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
 
 
 class _Reader:
-    """Checked windows of one split of a source."""
+    """Checked windows of one split of a source. The files are mapped anew now and then, so resident memory stays flat."""
 
     def __init__(self, source, split):
-        self.source, self.split = source, split
+        self.source, self.split, self.windows_left = source, split, 0
 
     def read(self, member, starts, length=None):
         """(B, length + 1[, K]) int16 or int32 tensor of ids by the source's table (the bits are unsigned).
 
         member, starts: (B,) int64. length: block_size if not given.
         """
+        if self.windows_left <= 0:
+            self.tokens, self.windows_left = {}, REMAP_AFTER
+        self.windows_left -= len(starts)
         length = length or self.source.block_size
         if len(self.source.members) == 1:
             windows = self._of_member(0, starts, length)
@@ -74,7 +78,9 @@ class _Reader:
 
     def _of_dataset(self, dataset, starts, length):
         try:
-            windows = dataset.read(self.split, starts, length + 1)
+            if dataset.name not in self.tokens:
+                self.tokens[dataset.name] = dataset.tokens(self.split)
+            windows = dataset.read(self.split, starts, length + 1, self.tokens[dataset.name])
             # ids that fill their dtype need no look
             if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
                 check_ids(windows, dataset.vocab_size, dataset.path(self.split),

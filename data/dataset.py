@@ -30,7 +30,6 @@ from data.plain import MAX_BYTES, load_plain
 from data.tokenizer import (TableTokenizer, UnknownText, as_bytes, table_hash, tokenizer_from_meta, tokenizer_meta)
 
 DATA = Path(os.path.abspath(__file__)).parent
-WINDOWS_A_MAP = 1024
 SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
 
 
@@ -302,22 +301,22 @@ class Dataset:
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
         return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
 
-    def read(self, split, starts, length):
+    def read(self, split, starts, length, tokens=None):
         """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
 
-        UserError where the file has been cut short or written over since it was opened. The files are
-        mapped anew for each WINDOWS_A_MAP of them, as each may pull 64 KB of file into resident memory.
+        tokens: tokens(split), where the caller keeps it for several reads. UserError where the file
+        has been cut short or written over since it was opened.
         """
         assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
         self._check_unchanged(split)
         try:
-            windows = [sliding_window_view(self.tokens(split), length)[starts[i : i + WINDOWS_A_MAP]]
-                       for i in range(0, len(starts), WINDOWS_A_MAP)]
+            tokens = self.tokens(split) if tokens is None else tokens
         except ValueError:  # it is too short to be mapped
             self._check_unchanged(split)
             raise
+        windows = sliding_window_view(tokens, length)[starts]
         self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
-        return windows[0] if len(windows) == 1 else np.concatenate(windows)
+        return windows
 
     def _check_unchanged(self, split):
         """UserError where the file has another length than when it was opened, or was written to
