@@ -299,7 +299,11 @@ class Dataset:
 
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
-        return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+        try:
+            return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+        except ValueError:  # the file has become too short
+            self._check_unchanged(split)
+            raise
 
     def read(self, split, starts, length, tokens=None):
         """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
@@ -309,11 +313,7 @@ class Dataset:
         """
         assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
         self._check_unchanged(split)
-        try:
-            tokens = self.tokens(split) if tokens is None else tokens
-        except ValueError:  # it is too short to be mapped
-            self._check_unchanged(split)
-            raise
+        tokens = self.tokens(split) if tokens is None else tokens
         windows = sliding_window_view(tokens, length)[starts]
         self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
         return windows
