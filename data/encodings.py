@@ -120,6 +120,9 @@ def _not_text(raw, at, offset, path, flag):
         for guess in ("iso2022_jp_2", "iso2022_kr"):
             if (text := _try(raw[:SAMPLE], guess)) is not None and not text.isascii():
                 return f"{path} seems to be {guess}. {_remedy(guess, path, flag)}"
+    if _try(raw, "utf-8") is None:
+        return (f"{path} is not text: it holds the byte 0x{raw[at]:02x} at offset {offset + at:,}, and others that are "
+                f"not UTF-8. Convert it to text first")
     how = f". To take it for text as it is, add {flag} utf-8" if flag else ""
     return (f"{path} holds the control character 0x{raw[at]:02x} at offset {offset + at:,}, which stands in no "
             f"text{how}")

@@ -122,7 +122,7 @@ def test_bytes_that_are_no_utf_8_are_never_taken_for_a_text(tmp_path_factory, ra
     try:
         characters = TextFile(path).characters()
     except UserError as error:
-        assert any(told in str(error) for told in ("is not UTF-8", "is not utf-", "control character", "byte order mark",
+        assert any(told in str(error) for told in ("is not UTF-8", "is not utf-", "control character", "is not text", "byte order mark",
                                                 "damaged or cut short"))
     else:
         try:
