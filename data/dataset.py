@@ -411,8 +411,8 @@ def read_meta(folder):
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
-        with open_regular(path) as file:
-            return load_plain(file.read(MAX_BYTES + 1), path)
+        with open_regular(path) as file:  # to ask for more than is there takes that much memory
+            return load_plain(file.read(min(MAX_BYTES, os.fstat(file.fileno()).st_size) + 1), path)
     except FileNotFoundError:
         pass
     prepare = f"bash {folder}/get_dataset.sh" if (folder / "get_dataset.sh").exists() else f"python {folder}/prepare.py"
