@@ -18,11 +18,11 @@ from pathlib import Path
 # A thread that waits for the others at the end of an operation spins before it sleeps, since to be
 # woken takes as long as many an operation. By default it spins for 10 ms. Where another program has
 # a core, that time is taken from the very thread that is waited for, in each of the step's thousand
-# operations. 3,000 turns are 0.15 ms: longer than Python takes from one operation to the next, and
+# operations. 10,000 turns are 0.5 ms: longer than Python takes from one operation to the next, and
 # a few times as long as to be woken. On 64-bit ARM a turn is far shorter, and the default stays.
 WAITING = {"KMP_BLOCKTIME": "1"}  # in ms (default 200), of torch's OpenMP on macOS and Windows
 if hasattr(os, "uname") and os.uname().machine in ("x86_64", "i686"):
-    WAITING["GOMP_SPINCOUNT"] = "3000"  # in turns (default 300,000), of torch's OpenMP on Linux
+    WAITING["GOMP_SPINCOUNT"] = "10000"  # in turns (default 300,000), of torch's OpenMP on Linux
 HOW_TO_WAIT = ("KMP_BLOCKTIME", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
