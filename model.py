@@ -317,7 +317,7 @@ class GPT(nn.Module):
         return None if logits is None else logits.unflatten(0, idx.shape), loss
 
     @torch.inference_mode()
-    def stream(self, idx, max_new_tokens, choose=None, **choice):
+    def generate_tokens(self, idx, max_new_tokens, choose=None, **choice):
         """Continue idx (B, t) int64: yields the next token of each row, (B, 1), max_new_tokens times.
 
         A context longer than block_size loses its head: when the cache is full, the last half of it is read anew and
@@ -337,7 +337,7 @@ class GPT(nn.Module):
 
     def generate(self, idx, max_new_tokens, **choice):
         """idx (B, t[, K]) int64 -> (B, t + max_new_tokens[, K]): stream(), all at once."""
-        return torch.cat((idx, *self.stream(idx, max_new_tokens, **choice)), dim=1)
+        return torch.cat((idx, *self.generate_tokens(idx, max_new_tokens, **choice)), dim=1)
 
 
 def draw(logits, temperature=1.0, top_k=None, top_p=1.0, generator=None):

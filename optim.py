@@ -110,7 +110,7 @@ def configure_optimizer(model, args):
         {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
 
 
-def lr_share(iter_num, args):
+def lr_fraction(iter_num, args):
     """The share of its highest learning rate that an iteration takes: a linear warm-up, a constant stretch, and over
     the last decay_share of lr_decay_iters a fall to min_lr_share along the schedule's curve."""
     if iter_num < args.warmup_iters:

@@ -22,12 +22,12 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from data.threads import SlowSteps, set_by_user, set_environment, take_threads
+from pipeline.threads import SlowSteps, set_by_user, set_environment, take_threads
 
 if __name__ == "__main__":
     set_environment()  # before numpy and torch, which read it as they are imported
 
-from data.errors import UserError, one_line_errors
+from pipeline.errors import UserError, one_line_errors
 from train_args import GPT2, parse_args
 
 if __name__ == "__main__":
@@ -36,21 +36,29 @@ if __name__ == "__main__":
 
 import torch
 
-import plan
-import plot_runs
-from checkpoints import RESUMED, config_of, load_checkpoint, take_state
-from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
-from data.dataset import SPLITS
-from data.files import lock
-from data.sampler import ORDER_VERSION, seed_of
-from data.sources import open_source, start_tokens
 from model import GPT, GPTConfig
-from optim import block_size_at, configure_optimizer, lr_share
-from pretrained import load_gpt2, refuse_other_tokens
-from runs import (RunLog, describe_run, estimate_mfu, hms, new_out_dir, newest_run, open_trackers, pick_device,
-                  resume_command, save_checkpoint)
-from sample import parse_args as sample_args, speak
-
+from optim import block_size_at, configure_optimizer, lr_fraction
+from pipeline.files import lock
+from pipeline.read.batches import TrainBatches, eval_batches, split_iteration, to_xy
+from pipeline.read.folder import SPLITS
+from pipeline.read.mixture import open_mixture, start_tokens
+from pipeline.read.sampler import ORDER_VERSION, seed_of
+from training import plan, plots
+from training.checkpoint import RESUMED, config_of, load_checkpoint, take_state
+from training.published import load_gpt2, refuse_other_tokens
+from training.run_folder import (
+    RunLog,
+    describe_run,
+    estimate_mfu,
+    hms,
+    new_out_dir,
+    newest_run,
+    open_trackers,
+    pick_device,
+    resume_command,
+    save_checkpoint,
+)
+from training.samples import SampleArgs, speak
 
 # ---- where it runs: a rank is a process of torchrun, with a GPU of its own where there are GPUs
 
@@ -150,20 +158,20 @@ class StopRequest:
 
 
 def open_data(args, checkpoint, num_ranks):
-    """The source, checked against the arguments and, when resuming, against what the run began with."""
+    """The mixture, checked against the arguments and, when resuming, against what the run began with."""
     # checkpoints of the first version say none
     order_version = ORDER_VERSION if checkpoint is None else checkpoint.get("order_version", 1)
     if order_version not in range(1, ORDER_VERSION + 1):
         raise UserError(f"the run in {args.out_dir} began on version {order_version!r:.20} of the "
                         f"order of the data, and this train.py knows the versions up to "
                         f"{ORDER_VERSION}. Go on with the train.py that began it")
-    source = open_source(args, order_version)
+    mixture = open_mixture(args, order_version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, num_ranks)
-    for dataset in source.datasets if checkpoint else ():
+    for dataset in mixture.datasets if checkpoint else ():
         if checkpoint["data"].get(dataset.name) != dataset.fingerprint():
             raise UserError(f"{dataset.folder} is not the data that this run began with (another train.bin or val.bin). "
                             f"Prepare it as it was, or start a new run")
-    return source
+    return mixture
 
 
 def make_model(args, vocab_sizes, device):
@@ -229,16 +237,16 @@ def load_same_checkpoint(out_dir, num_ranks):
 
 
 @torch.no_grad()
-def estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks):
+def estimate_loss(model, compiled_model, mixture, args, length, autocast, device, rank, num_ranks):
     """{"train": ..., "val": ...}: (L,) float64, for each dataset the loss per token, in nats, over its split's fixed
     evaluation windows of block_size, cut to `length`."""
     model.eval()
     losses = {}
     for split in SPLITS if args.eval_train else ("val",):
-        totals = torch.zeros(len(source.members), source.num_streams + 1, dtype=torch.float64)  # losses, tokens
+        totals = torch.zeros(len(mixture.members), mixture.num_streams + 1, dtype=torch.float64)  # losses, tokens
         for member, total in enumerate(totals):
-            sums = [torch.zeros(source.num_streams, device=device)]
-            for windows in eval_batches(source, split, member, eval_iters=args.eval_iters, rank=rank, num_ranks=num_ranks):
+            sums = [torch.zeros(mixture.num_streams, device=device)]
+            for windows in eval_batches(mixture, split, member, eval_iters=args.eval_iters, rank=rank, num_ranks=num_ranks):
                 x, y = cut(*to_xy(windows, device), length)
                 num_tokens = x.size(0) * x.size(1)
                 full = num_tokens == args.batch_size * args.block_size  # another shape would compile anew
@@ -252,14 +260,14 @@ def estimate_loss(model, compiled_model, source, args, length, autocast, device,
     return losses
 
 
-def loss_columns(source, losses, blocks):
+def loss_columns(mixture, losses, blocks):
     """What an evaluation, and the first `blocks` blocks of data, put into log.csv: the mean over the datasets, and each."""
     columns = {}
     for split, values in losses.items():
-        for what, each in ((f"{split}_loss", values), (f"{split}_bits_per_byte", source.bits_per_byte(values, split))):
-            columns[what] = float(each @ source.weights)
-            columns |= {f"{what}/{name}": float(one) for name, one in zip(source.names, each)}
-    for name, (tokens, epochs) in source.consumed(blocks).items():
+        for what, each in ((f"{split}_loss", values), (f"{split}_bits_per_byte", mixture.bits_per_byte(values, split))):
+            columns[what] = float(each @ mixture.weights)
+            columns |= {f"{what}/{name}": float(one) for name, one in zip(mixture.names, each)}
+    for name, (tokens, epochs) in mixture.consumed(blocks).items():
         columns |= {f"tokens/{name}": tokens, f"epochs/{name}": epochs}
     return columns
 
@@ -269,10 +277,10 @@ def in_words(columns, of=""):
     return ", ".join(f"{split} loss {columns[f'{split}_loss{of}']:.4f}" for split in SPLITS if f"{split}_loss{of}" in columns)
 
 
-def report(say, source, columns, iter_num, is_best=False):
+def report(say, mixture, columns, iter_num, is_best=False):
     """The lines of an evaluation: the means, then, where there are several datasets, each."""
     say(f"iteration {iter_num:,}: {in_words(columns)}{' (best)' if is_best else ''}")
-    for name in source.names if len(source.names) > 1 else ():
+    for name in mixture.names if len(mixture.names) > 1 else ():
         bits = columns[f"val_bits_per_byte/{name}"]
         bits = "" if math.isnan(bits) else f"{bits:.3f} bits a byte, "
         say(f"  {name}: {in_words(columns, f'/{name}')}, {bits}{columns[f'epochs/{name}']:.2f} epochs")
@@ -336,7 +344,7 @@ def print_sample(model, metas, starts, args, device):
     model.eval()
     try:
         print()
-        given = sample_args([f"--max_new_tokens={args.max_sample_tokens}"])
+        given = SampleArgs(max_new_tokens=args.max_sample_tokens)
         speak(model, metas, starts, args.training_mode, given, device)
     except UserError as error:  # foreign data without the means to read it; the run itself is done
         print(f"note: no sample, because {error}")
@@ -384,10 +392,10 @@ def train(args, argv, device, rank, num_ranks, stack):
         args = parse_args(argv, saved=checkpoint["args"])
     settle_precision(args, device)
     settle_threads(args, device, checkpoint, say)
-    source = open_data(args, checkpoint, num_ranks)
+    mixture = open_data(args, checkpoint, num_ranks)
     if args.init_from in GPT2:
-        refuse_other_tokens(source.datasets[0], args.init_from)
-    model = make_model(args, source.vocab_sizes, device)
+        refuse_other_tokens(mixture.datasets[0], args.init_from)
+    model = make_model(args, mixture.vocab_sizes, device)
     if args.init_from in GPT2 and rank == 0 and not args.plan:  # wrap() gives the others what rank 0 has
         load_gpt2(model, args.init_from)
     optimizer = configure_optimizer(model, args)
@@ -403,21 +411,21 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     autocast = contextlib.nullcontext() if args.dtype == "float32" else (
         torch.autocast(device.type, dtype=getattr(torch, args.dtype)))
-    read = plan.what_is_read(source, args, iter_num)
-    for line in () if args.eval_only and not args.plan else plan.data_lines(source, args, iter_num, read):
+    read = plan.what_is_read(mixture, args, iter_num)
+    for line in () if args.eval_only and not args.plan else plan.data_lines(mixture, args, iter_num, read):
         say(line)
     say(plan.model_line(args, model))
     if iter_num >= args.max_iters and (args.plan or not args.eval_only):
         raise UserError(f"the run is complete: {iter_num:,} of {args.max_iters:,} iterations. For more, raise --max_iters")
     if args.plan:
         if rank == 0:
-            plan.print_plan(args, source, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read)
+            plan.print_plan(args, mixture, model, optimizer, autocast, device, iter_num, num_ranks, out_dir, read)
         return
     compiled_model, train_model = wrap(model, args, device, num_ranks)
     if args.eval_only:
         length = block_size_at(max(0, iter_num - 1), args)  # as in the evaluation that the loop did here
-        losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
-        report(say, source, loss_columns(source, losses, iter_num * args.gradient_accumulation_steps), iter_num)
+        losses = estimate_loss(model, compiled_model, mixture, args, length, autocast, device, rank, num_ranks)
+        report(say, mixture, loss_columns(mixture, losses, iter_num * args.gradient_accumulation_steps), iter_num)
         return
 
     # 2) its folder, its log, its batches
@@ -425,10 +433,10 @@ def train(args, argv, device, rank, num_ranks, stack):
     args.out_dir = str(out_dir)
     trackers, starts = (), {}
     if rank == 0:
-        starts = start_tokens(source)
+        starts = start_tokens(mixture)
         describe_run(out_dir, args, argv, iter_num)
         trackers = open_trackers(args, out_dir, iter_num, stack)
-    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=source.names if len(source.names) > 1 else (), trackers=trackers)
+    log = RunLog(out_dir, iter_num, enabled=rank == 0, names=mixture.names if len(mixture.names) > 1 else (), trackers=trackers)
     tokens_per_iter = args.batch_size * args.gradient_accumulation_steps * args.block_size
     say(f"run    iterations {iter_num:,} to {args.max_iters:,} of {tokens_per_iter:,} tokens, {args.sampling_method}\n"
         f"       on {f'{num_ranks} x ' if num_ranks > 1 else ''}{device.type} in {args.dtype}"
@@ -441,13 +449,13 @@ def train(args, argv, device, rank, num_ranks, stack):
             save_checkpoint(out_dir, {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                 "iter_num": iter_num, "best_val_loss": best_val_loss, "seconds": time.perf_counter() - t_start,
-                "args": vars(args), "metas": source.metas, "starts": starts,
+                "args": vars(args), "metas": mixture.metas, "starts": starts,
                 "model_args": asdict(model.config),
-                "data": source.fingerprint(), "evaluated": columns,
-                "order_version": source.order_version}, is_best)
+                "data": mixture.fingerprint(), "evaluated": columns,
+                "order_version": mixture.order_version}, is_best)
 
     batches = TrainBatches(
-        source, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,
+        mixture, gradient_accumulation_steps=args.gradient_accumulation_steps, iter_num=iter_num, max_iters=args.max_iters,
         rank=rank, num_ranks=num_ranks, pin_memory=device.type == "cuda")
     stack.callback(batches.close)
     stop = StopRequest(num_ranks)
@@ -455,7 +463,7 @@ def train(args, argv, device, rank, num_ranks, stack):
 
     # 3) the loop
     learning_rates = [group["lr"] for group in optimizer.param_groups]  # the highest ones
-    loss_weights = torch.tensor(source.weights[: source.num_streams] if source.num_streams > 1 else [1.0],
+    loss_weights = torch.tensor(mixture.weights[: mixture.num_streams] if mixture.num_streams > 1 else [1.0],
                                 dtype=torch.float32, device=device)
     loss_sum = torch.zeros((), device=device)  # since the last look
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
@@ -464,7 +472,7 @@ def train(args, argv, device, rank, num_ranks, stack):
     looked_at, wait_before, slow_steps = iter_num, 0.0, SlowSteps(device, args.num_threads)
     stopping = 0  # or the number of the signal to stop for
     while iter_num < args.max_iters and not stopping:
-        share, length = lr_share(iter_num, args), block_size_at(iter_num, args)
+        share, length = lr_fraction(iter_num, args), block_size_at(iter_num, args)
         loss_sum += forward_backward(train_model, batches, loss_weights, iter_num, args, length, autocast, scaler, device, rank,
                                      num_ranks)
         update(model, optimizer, scaler, learning_rates, share, args.grad_clip)
@@ -488,17 +496,17 @@ def train(args, argv, device, rank, num_ranks, stack):
         if note := slow_steps.note(dt, iter_num - looked_at, length):
             log.line(note)
         if evaluate:
-            losses = estimate_loss(model, compiled_model, source, args, length, autocast, device, rank, num_ranks)
-            columns = {"iter": iter_num, **loss_columns(source, losses, iter_num * args.gradient_accumulation_steps)}
+            losses = estimate_loss(model, compiled_model, mixture, args, length, autocast, device, rank, num_ranks)
+            columns = {"iter": iter_num, **loss_columns(mixture, losses, iter_num * args.gradient_accumulation_steps)}
             row |= columns
             is_best = columns["val_loss"] < best_val_loss
             best_val_loss = min(columns["val_loss"], best_val_loss)
-            report(log.line, source, columns, iter_num, is_best)
+            report(log.line, mixture, columns, iter_num, is_best)
         log.row(**row)
         if evaluate:  # after the log: a resumed run drops the rows behind its checkpoint, and cannot make up for lost ones
             save(is_best)
             if args.sample_every_eval and rank == 0:
-                print_sample(model, source.metas, starts, args, device)
+                print_sample(model, mixture.metas, starts, args, device)
         loss_sum.zero_()
         looked_at, wait_before, t_look = iter_num, batches.wait_time, time.perf_counter()
 
@@ -513,9 +521,9 @@ def train(args, argv, device, rank, num_ranks, stack):
              f"More text: python sample.py --out_dir={shlex.quote(str(out_dir))}")
     stop.restore()  # what is left can be lost
     if rank == 0:
-        plot_runs.plot_or_say_why(out_dir)
+        plots.plot_or_say_why(out_dir)
         if args.max_sample_tokens and not (evaluate and args.sample_every_eval):
-            print_sample(model, source.metas, starts, args, device)
+            print_sample(model, mixture.metas, starts, args, device)
 
 
 if __name__ == "__main__":

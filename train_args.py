@@ -7,9 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from data.dataset import DATA, shown
-from data.errors import Parser, UserError, optional, printable
-from data.sampler import SAMPLING_METHODS, TRANSITIONS
+from pipeline.errors import Parser, UserError, optional, printable
+from pipeline.read.folder import DATA, shown
+from pipeline.read.sampler import SAMPLING_METHODS, TRANSITIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
 

@@ -10,15 +10,15 @@ import os
 import tempfile
 from pathlib import Path
 
-from rival import function_of, paired, parser
-
 import numpy as np
 import torch
+from rival import function_of, paired, parser
 
-from data.batches import TrainBatches, to_xy
-from data.dataset import open_dataset, write_dataset
-from data.sampler import SAMPLING_METHODS
-from data.sources import Source
+from pipeline.prepare.write import write_dataset
+from pipeline.read.batches import TrainBatches, to_xy
+from pipeline.read.folder import open_dataset
+from pipeline.read.mixture import Mixture
+from pipeline.read.sampler import SAMPLING_METHODS
 
 
 class Numbers:
@@ -32,9 +32,9 @@ class Numbers:
         return str(len(ids))
 
 
-def microseconds(source, num_batches):
+def microseconds(mixture, num_batches):
     """A function that takes num_batches batches of a run, and one that ends it."""
-    batches = TrainBatches(source, max_iters=10**9)
+    batches = TrainBatches(mixture, max_iters=10**9)
     return lambda: [to_xy(next(batches), "cpu") for _ in range(num_batches)], batches.close
 
 
@@ -49,10 +49,10 @@ def compare_modes(folder, args):
     equal = lambda blocks: np.full((len(blocks), 3), 1 / 3)
     for method in SAMPLING_METHODS:
         order = dict(block_size=256, batch_size=64, sampling_method=method)
-        one, close_one = microseconds(Source([members[:1]], **order), args.batches)
-        for name, source in (("3 members", Source([[d] for d in members], shares_at=equal, own_vocabularies=False, **order)),
-                             ("3 streams", Source([members], **order))):
-            more, close = microseconds(source, args.batches)
+        one, close_one = microseconds(Mixture([members[:1]], **order), args.batches)
+        for name, mixture in (("3 members", Mixture([[d] for d in members], fractions_at=equal, own_vocabularies=False, **order)),
+                             ("3 streams", Mixture([members], **order))):
+            more, close = microseconds(mixture, args.batches)
             a, b, _ = paired(one, more, args.rounds)
             print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   {name} "
                   f"{(b - a) / args.batches * 1e6:+5.0f} us")
@@ -75,7 +75,7 @@ def main():
                 os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size, block_size=block_size,
                 device_type="cpu", device="cpu"))
             for method in SAMPLING_METHODS:
-                batches = TrainBatches(Source([[dataset]], block_size=block_size, batch_size=batch_size,
+                batches = TrainBatches(Mixture([[dataset]], block_size=block_size, batch_size=batch_size,
                                               sampling_method=method), max_iters=10**9)
                 a, b, ratio = paired(lambda: [theirs("train") for _ in range(args.batches)],
                                      lambda: [to_xy(next(batches), "cpu") for _ in range(args.batches)], args.rounds)

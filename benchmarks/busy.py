@@ -1,15 +1,16 @@
 """
 train.py on a machine that other programs use too: tokens a second as ratios, medians of A B A B ...
 
-    python benchmarks/busy.py [--nanogpt ../nanoGPT] [--pairs 10] [--seconds 20]
+    python benchmarks/busy.py [--nanogpt ../nanoGPT] [--rounds 10] [--seconds 5]
 
 quiet      as it starts itself, against OpenMP's own waiting (GOMP_SPINCOUNT=300000)
 busy       the same two beside two processes that compute, against one thread, and against nanoGPT by
            the CPU command of its README
 container  with half a core by quota (a control group: needs root), against thread counts set by hand
 
-A run is a process that is ended after so many seconds; its first steps don't count. The model is the
-default one, on made-up text. `quiet` needs a machine with nothing else to do.
+All runs of a leg are started once and take turns: while one computes, the others are stopped by a
+signal. Turns of a few seconds lie close together, so that what else happens on the machine meets all
+of them. The model is the default one, on made-up text. `quiet` needs a machine with nothing else to do.
 """
 import argparse
 import contextlib
@@ -28,9 +29,9 @@ from pathlib import Path
 from race import NANOGPT_CPU
 from rival import ROOT, STARTED_WITH
 
-from data.dataset import write_dataset
-from data.threads import cores
-from data.tokenizer import CharTokenizer
+from pipeline.prepare.write import write_dataset
+from pipeline.threads import cores
+from pipeline.tokenizers import CharTokenizer
 
 CHOSEN = re.compile(r"(OMP|GOMP|KMP|MKL|OPENBLAS)_")  # by the user; here only the legs choose
 ENDLESS = ["--max_iters=1000000", "--eval_interval=1000000", "--log_interval=1"]
@@ -38,55 +39,67 @@ OURS = [*ENDLESS, "--max_sample_tokens=0", "--device=cpu", "--lr_schedule=consta
 GROUPS = {  # version 1, version 2
     Path("/sys/fs/cgroup/cpu/benchmark"): {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
     Path("/sys/fs/cgroup/benchmark"): {"cpu.max": "50000 100000"}}
-NUM_STEPS = 5  # at least, of a run
+WARM = 2  # steps at the head of a turn that don't count: the first holds the time that the run was stopped
 
 
-def run_for(seconds, command, cwd, times, env, group):
-    """times() of a command that is ended after so many seconds, or when it has made NUM_STEPS steps.
+class Run:
+    """A process that trains until stop(), and computes only while turn() lets it.
 
-    times: gives the times of its steps so far. env: what the user chooses. group: its control group."""
-    kept = {name: value for name, value in STARTED_WITH.items() if not CHOSEN.match(name)}
-    if group:
-        command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group, *command]
-    with open(cwd / "benchmark.out", "w") as out:
-        process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=out, stderr=out,
-                                   env={**kept, **env, "PYTHONUNBUFFERED": "1"})
-        try:
-            t0 = time.perf_counter()
-            while time.perf_counter() - t0 < seconds or len(times()) < NUM_STEPS:
-                time.sleep(0.5)
-                assert process.poll() is None, f"{command} has ended by itself"
-            return times()
-        finally:
-            process.kill()
-            process.wait()
+    times: gives the seconds of its steps so far. tokens: of a step. env: what the user chooses.
+    group: its control group."""
+
+    def __init__(self, command, cwd, times, tokens, env, group=None):
+        self.times, self.tokens, self.command = times, tokens, command
+        kept = {name: value for name, value in STARTED_WITH.items() if not CHOSEN.match(name)}
+        if group:
+            command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group, *command]
+        with open(cwd / "benchmark.out", "w") as out:
+            self.process = subprocess.Popen([*map(str, command)], cwd=cwd, stdout=out, stderr=out,
+                                            env={**kept, **env, "PYTHONUNBUFFERED": "1"})
+        self._wait_for(WARM + 1)
+        self.process.send_signal(signal.SIGSTOP)
+
+    def _wait_for(self, steps):
+        while len(self.times()) < steps:
+            time.sleep(0.1)
+            assert self.process.poll() is None, f"{self.command} has ended by itself"
+
+    def turn(self, seconds):
+        """Compute for so long, and for one step that counts at least; -> tokens a second."""
+        before = len(self.times()) + WARM
+        self.process.send_signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self._wait_for(before + 1)
+        self.process.send_signal(signal.SIGSTOP)
+        return self.tokens / statistics.mean(self.times()[before:])
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
 
 
-def ours(folder, seconds, group=None, **env):
-    """Tokens a second of train.py."""
-    shutil.rmtree(folder / "run", ignore_errors=True)
+def ours(folder, group=None, **env):
+    """A Run of train.py."""
+    run = Path(tempfile.mkdtemp(dir=folder))
 
     def times():
-        with contextlib.suppress(OSError), open(folder / "run/log.csv", newline="") as file:
-            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file)][2:]
+        with contextlib.suppress(OSError), open(run / "log.csv", newline="") as file:
+            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file) if row["tokens_per_s"]]
         return []
-    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS,
-               f"--out_dir={folder}/run"]
-    return 4096 / statistics.mean(run_for(seconds, command, folder, times, env, group))
+    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS, f"--out_dir={run}"]
+    return Run(command, run, times, 4096, env, group)
 
 
-def nanogpt(checkout, folder, seconds):
-    """Tokens a second of nanoGPT's train.py, by the times that it prints; its evaluation is in none."""
+def nanogpt(checkout, folder):
+    """A Run of nanoGPT's train.py, by the times that it prints; its evaluation is in none."""
     copy = folder / "nanogpt"
-    if not copy.exists():
-        shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
-        shutil.copytree(folder / "data", copy / "data/race")
+    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
+    shutil.copytree(folder / "data", copy / "data/race")
 
     def times():
         told = (copy / "benchmark.out").read_text()
-        return [float(ms) / 1000 for ms in re.findall(r"(?m)^iter .* time ([\d.]+)ms", told)][2:]
-    command = [sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS]
-    return 12 * 64 / statistics.mean(run_for(seconds, command, copy, times, {}, None))
+        return [float(ms) / 1000 for ms in re.findall(r"(?m)^iter .* time ([\d.]+)ms", told)]
+    return Run([sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS], copy, times, 12 * 64, {})
 
 
 @contextlib.contextmanager
@@ -120,12 +133,20 @@ def half_a_core():
     yield None
 
 
-def compare(what, legs, pairs):
-    """Time the legs in turn; print the speeds, and the ratio of the first to each other, by pairs."""
-    speeds = {name: [] for name in legs}
-    for _ in range(pairs):
-        for name, leg in legs.items():
-            speeds[name].append(leg())
+def compare(what, legs, rounds, seconds):
+    """Let the legs take turns; print the speeds, and the ratio of the first to each other, by rounds.
+
+    legs: name -> function that starts a Run."""
+    runs, speeds = {}, {name: [] for name in legs}
+    try:
+        for name, start in legs.items():
+            runs[name] = start()
+        for _ in range(rounds):
+            for name, run in runs.items():
+                speeds[name].append(run.turn(seconds))
+    finally:
+        for run in runs.values():
+            run.stop()
     told = (f"{name} {statistics.median(each):,.0f}" for name, each in speeds.items())
     print(f"{what}: {', '.join(told)} tokens/s")
     first, *others = speeds.values()
@@ -140,8 +161,8 @@ def main():
     p.add_argument("--nanogpt", type=Path, help="a checkout of github.com/karpathy/nanoGPT")
     p.add_argument("--legs", nargs="+", choices=["quiet", "busy", "container"],
                    default=["quiet", "busy", "container"], help="(default: all)")
-    p.add_argument("--pairs", type=int, default=10, help="runs of each (default 10)")
-    p.add_argument("--seconds", type=float, default=20, help="of a run with its start (default 20)")
+    p.add_argument("--rounds", type=int, default=10, help="turns of each run (default 10)")
+    p.add_argument("--seconds", type=float, default=5, help="of a turn (default 5)")
     args = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     with tempfile.TemporaryDirectory() as folder:
@@ -151,16 +172,16 @@ def main():
         write_dataset(folder / "data", text, CharTokenizer.from_text(text))
 
         def leg(**env):
-            return lambda: ours(folder, args.seconds, **env)
+            return lambda: ours(folder, **env)
         legs = {"ours": leg(), "OpenMP's default": leg(GOMP_SPINCOUNT="300000")}
         if "quiet" in args.legs:
-            compare("quiet", legs, args.pairs)
+            compare("quiet", legs, args.rounds, args.seconds)
         if "busy" in args.legs:
             legs["one thread"] = leg(OMP_NUM_THREADS="1")
             if args.nanogpt:
-                legs["nanoGPT"] = lambda: nanogpt(args.nanogpt, folder, args.seconds)
+                legs["nanoGPT"] = lambda: nanogpt(args.nanogpt, folder)
             with two_busy_processes():
-                compare("beside two busy processes", legs, args.pairs)
+                compare("beside two busy processes", legs, args.rounds, args.seconds)
         if "container" in args.legs:
             with half_a_core() as group:
                 if not group:
@@ -168,7 +189,7 @@ def main():
                     return
                 by_hand = {f"{n} by hand": leg(group=group, OMP_NUM_THREADS=str(n))
                            for n in range(1, cores() + 1)}
-                compare("half a core", {"ours": leg(group=group), **by_hand}, args.pairs)
+                compare("half a core", {"ours": leg(group=group), **by_hand}, args.rounds, args.seconds)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from rival import ROOT, STARTED_WITH
 METHODS = ("char", "byte", "tiktoken", "gigatoken", "custom", "bpe", "sentencepiece")
 PREPARE = """
 import sys
-from data.dataset import write_dataset
-from data.encode import train_pieces
-from data.inputs import TextFile
-from data.make_tokenizer import make_tokenizer
-from data.tokenizer import TokenList
+from pipeline.prepare.write import write_dataset
+from pipeline.prepare.encode import train_pieces
+from pipeline.prepare.inputs import TextFile
+from pipeline.prepare.make_tokenizer import make_tokenizer
+from pipeline.tokenizers import TokenList
 folder, method, num_workers = sys.argv[1:]
 text = TextFile(folder + "/input.txt")
 if method == "custom":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rival import ROOT, STARTED_WITH, parser
 
-from data.dataset import dataset_folder, open_dataset
+from pipeline.read.folder import dataset_folder, open_dataset
 from train_args import parse_args
 
 NANOGPT_GPU = "config/train_shakespeare_char.py --dataset=race --out_dir=out".split()

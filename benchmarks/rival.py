@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(os.path.abspath(__file__)).parents[1]
 sys.path.insert(0, str(ROOT))
-from data.threads import set_environment
+from pipeline.threads import set_environment
 
 STARTED_WITH = dict(os.environ)  # for processes that choose their threads, or nanoGPT its own way
 set_environment()  # before torch is imported: what both sides compute in this process

@@ -12,13 +12,12 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rival import ROOT, STARTED_WITH, module_of, paired, parser
 
-import torch
-
-from data.tokenizer import CharTokenizer
 from model import GPT, GPTConfig
-from runs import save_checkpoint
+from pipeline.tokenizers import CharTokenizer
+from training.run_folder import save_checkpoint
 
 NUM_SAMPLES, NUM_TOKENS, PROMPT = 5, 500, "\n"
 TEXT = "".join(map(chr, range(32, 96))) + "\n"  # 65 characters

@@ -11,13 +11,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from rival import ROOT, module_of, paired, parser
-
 import torch
+from rival import ROOT, module_of, paired, parser
 
 from model import GPT, GPTConfig
 from optim import configure_optimizer
-from runs import estimate_mfu
+from training.run_folder import estimate_mfu
 
 SIZES = {  # layers, heads, channels, block_size, batch_size, vocab_size
     "small": (4, 4, 128, 64, 12, 65),

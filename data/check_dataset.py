@@ -19,12 +19,26 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
-from data.dataset import SPLITS, check_ids, dataset_folder, open_dataset, read_meta, token_dtype
-from data.encodings import signs_of_another_encoding
-from data.errors import Parser, UserError, one_line_errors, printable
-from data.files import lock, open_regular, replacing
-from data.tokenizer import (TiktokenTokenizer, as_bytes, table_hash, tables, tokenizer_from_meta,
-                            tokenizer_meta)
+from pipeline.encodings import signs_of_another_encoding
+from pipeline.errors import Parser, UserError, one_line_errors, printable
+from pipeline.files import lock, open_regular, replacing
+from pipeline.read.folder import (
+    SPLITS,
+    check_ids,
+    dataset_folder,
+    open_dataset,
+    read_meta,
+    token_dtype,
+)
+from pipeline.tokenizers import (
+    TiktokenTokenizer,
+    as_bytes,
+    table_hash,
+    tables,
+    token_text,
+    tokenizer_from_meta,
+    tokenizer_meta,
+)
 
 CHUNK = 1 << 22  # tokens read at once
 MAX_ID = 1 << 22  # the ids that are counted; each takes 32 bytes
@@ -267,10 +281,6 @@ def _mutual_information(a, b):
 # ---- what is shown
 
 
-def token_text(meta, i):
-    token = meta["itos"].get(i, "?") if isinstance(meta.get("itos"), dict) else str(i)
-    token = token if isinstance(token, bytes) else str(token)[:200]
-    return repr(token)[1:-1] if isinstance(token, str) else repr(token)
 
 
 def show(dataset, counts, num_windows, width, seed):

@@ -14,71 +14,12 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 DATA = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(DATA.parent))  # the repo root, for use as a script
-from data.dataset import open_dataset, shown, write_dataset
-from data.errors import Parser, UserError, one_line_errors
-from data.files import replacing
-from data.inputs import Ids
-from data.tokenizer import hash_of_table, tokenizer_from_meta
-
-
-def combine(folder, names):
-    """Write the datasets `names` into folder, in this order, in bounded memory; returns its meta dict.
-
-    The key `members` of its meta.pkl holds each one's name, source and hashes. Raises UserError.
-    """
-    members = [open_dataset(name) for name in names]
-    refuse_mismatch(folder, members)
-    tokenizer = tokenizer_from_meta(members[0].meta)
-    tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)  # one's own may have added it
-
-    def part(split):
-        return Ids(lambda: _joined(members, split, tokenizer.eot_token), name=" + ".join(m.name for m in members),
-                   size=sum(m.num_tokens[split] * m.dtype.itemsize for m in members),
-                   documents=_documents(members, split))
-
-    told = [{"name": m.name, "source": m.meta.get("source", "unknown"), "sha256": m.fingerprint()} for m in members]
-    return write_dataset(folder, part("train"), tokenizer, val_text=part("val"), num_workers=1, more={"members": told})
-
-
-def _joined(members, split, eot):
-    """The ids of a split of all members, in arrays."""
-    for i, member in enumerate(members):
-        ids = ()
-        for ids in member.blocks(split):
-            yield ids
-        if eot is not None and i + 1 < len(members) and len(ids) and ids[-1] != eot:
-            yield np.array([eot], np.promote_types(ids.dtype, np.min_scalar_type(eot)))
-
-
-def _documents(members, split):
-    """How many documents they are together; None where one of them does not say."""
-    counts = [m.meta.get("splits", {}).get(split, {}).get("documents") for m in members]
-    return None if None in counts else sum(counts)
-
-
-def refuse_mismatch(folder, members):
-    """Raise UserError unless the members share one tokenizer, and are so many folders beside the new one."""
-    first, *others = members
-    for member in others:
-        if hash_of_table(member.meta) != hash_of_table(first.meta):
-            raise UserError(f"{first.name} and {member.name} have different tokenizers ({_tokenizer(first)}; "
-                            f"{_tokenizer(member)}), so that an id means two things. Prepare one with the other's: "
-                            f"--reuse_vocab_of {first.name}")
-    folders = [member.folder.resolve() for member in members]
-    if len(set(folders)) < len(folders):
-        twice = next(member.name for member in members if folders.count(member.folder.resolve()) > 1)
-        raise UserError(f"{twice} is named twice. train.py --training_mode=multidataset gives a dataset more weight")
-    if folder.resolve() in folders:
-        raise UserError(f"{folder.name} cannot be a part of itself. Give another --output_name")
-
-
-def _tokenizer(dataset):
-    return f"{dataset.meta.get('tokenizer', 'char')}, {dataset.vocab_size:,} ids"
-
+from pipeline.errors import Parser, UserError, one_line_errors
+from pipeline.files import replacing
+from pipeline.prepare.combine import combine, refuse_mismatch
+from pipeline.read.folder import open_dataset, shown
 
 PREPARE = '''"""
 {title}, made by data/combine_datasets.py. -> train.bin, val.bin, meta.pkl, beside this file.
@@ -88,9 +29,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.combine_datasets import combine
-from data.errors import one_line_errors
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import combine, one_line_errors
 
 if __name__ == "__main__":
     with one_line_errors():
@@ -102,7 +42,7 @@ def new_folder(name, names):
     """data/<name> with a prepare.py that combines `names`; one that is there is taken if it was made so too."""
     folder = DATA / name
     prepare = folder / "prepare.py"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "template" or (DATA / f"{name}.py").exists():
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "template":
         raise UserError(f"{name!r} cannot be the name of a dataset: letters, digits, . _ - in one word, which is no part "
                         f"of this program")
     there = {path.name for path in folder.iterdir()} - {"prepare.py.tmp"} if folder.exists() else ()

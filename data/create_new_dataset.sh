@@ -29,7 +29,7 @@ for word in "$name" ${text:+"$text"}; do
 done
 
 refuse_taken() {
-    [ ! -e "$data/$1.py" ] && [ "$1" != template ] || fail "$1 is a part of this program. Choose another name"
+    [ "$1" != template ] || fail "template is what new datasets are made from. Choose another name"
     [ ! -e "$data/$1" ] && [ ! -L "$data/$1" ] || fail "$data/$1 exists already. Choose another name, or remove it first"
 }
 begin() {  # a folder under another name, so that one called as wished is whole

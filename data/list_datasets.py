@@ -13,9 +13,9 @@ from pathlib import Path
 
 DATA = Path(os.path.abspath(__file__)).parent
 sys.path.insert(0, str(DATA.parent))  # the repo root, for use as a script
-from data.dataset import open_dataset
-from data.errors import Parser, UserError, one_line_errors, printable
-from data.files import open_regular
+from pipeline.errors import Parser, UserError, one_line_errors, printable
+from pipeline.files import open_regular
+from pipeline.read.folder import open_dataset
 
 FACTS = ("kind", "download", "tokens", "licence", "source")
 

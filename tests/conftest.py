@@ -11,11 +11,11 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from data.threads import set_environment
+from pipeline.threads import set_environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of tests are too small for more
 set_environment()  # before torch is imported
-import plot_runs
+from training import plots
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -30,20 +30,26 @@ def no_outputs(folder, names):
             and not name.endswith((".py", ".sh", "README.md"))]
 
 
-@pytest.fixture(scope="session")
-def repo(tmp_path_factory):
-    """A copy of the program with its dataset folders unprepared; names of new datasets are free in it."""
-    root = tmp_path_factory.mktemp("clone") / "repo"
+def copy_program(root):
+    """A copy of the program at root, as a clone has it; returns root."""
     shutil.copytree(ROOT / "data", root / "data", ignore=no_outputs)
     for path in ROOT.glob("*.py"):
         shutil.copy(path, root)
+    for package in ("pipeline", "training"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     return root
+
+
+@pytest.fixture(scope="session")
+def repo(tmp_path_factory):
+    """A copy of the program with its dataset folders unprepared; names of new datasets are free in it."""
+    return copy_program(tmp_path_factory.mktemp("clone") / "repo")
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """A picture at the end takes longer than the run that most tests make; tests/test_plot_runs.py draws some."""
-    monkeypatch.setattr(plot_runs, "plot_or_say_why", lambda out_dir: None)
+    monkeypatch.setattr(plots, "plot_or_say_why", lambda out_dir: None)
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import train
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.tokenizer import CharTokenizer, tables
-from checkpoints import load_checkpoint
+from pipeline.errors import one_line_errors
+from pipeline.prepare.write import write_dataset
+from pipeline.tokenizers import CharTokenizer, tables
+from training.checkpoint import load_checkpoint
 
 # as long as a song, easy to learn, 29 characters
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300

@@ -11,8 +11,8 @@ from helpers import ROOT, one_line_error, only_line, python
 
 import train
 import train_args
-from data.errors import UserError
 from model import GPTConfig
+from pipeline.errors import UserError
 from train_args import parse_args
 
 FLAGS = {  # every flag and its default; a new one, or another default, is changed here on purpose
@@ -59,7 +59,7 @@ def test_the_contract_flags_have_their_contract_defaults():
 
 def test_every_flag_is_read_somewhere():
     """A flag that is accepted and does nothing is a defect. Reads are args.<flag>, and the sizes of GPTConfig."""
-    code = "\n".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("data/*.py")]
+    code = "\n".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("pipeline/**/*.py"), *ROOT.glob("training/*.py")]
                      if path.name not in ("train_args.py", "sample.py"))  # sample.py has flags of its own
     read = set(re.findall(r"\bargs\.(\w+)\b(?!\s*=[^=])", code))
     assert "getattr(args, field.name) for field in fields(GPTConfig)" in code
@@ -84,7 +84,7 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     """Its import takes a second."""
     for argv in (["--help"], ["--n_layer=x"]):
         seen = python("-X", "importtime", "train.py", *argv).stderr
-        assert "data.sampler" in seen and "torch" not in seen, argv
+        assert "pipeline.read.sampler" in seen and "torch" not in seen, argv
 
 
 def test_flags_come_from_a_file_and_those_behind_it_win(tmp_path):

@@ -14,11 +14,12 @@ import pytest
 import torch
 from helpers import RangeTokenizer, arange_dataset, edit_bin, only_line, python
 
-from data.batches import TrainBatches, eval_batches, split_iteration, to_xy
-from data.dataset import Dataset, open_dataset, write_dataset
-from data.errors import UserError, one_line_errors
-from data.sampler import SAMPLING_METHODS, window_starts
-from data.sources import Source, check_split
+from pipeline.errors import UserError, one_line_errors
+from pipeline.prepare.write import write_dataset
+from pipeline.read.batches import TrainBatches, eval_batches, split_iteration, to_xy
+from pipeline.read.folder import Dataset, open_dataset
+from pipeline.read.mixture import Mixture, check_split
+from pipeline.read.sampler import SAMPLING_METHODS, window_starts
 
 T = 8
 
@@ -28,17 +29,17 @@ def dataset(tmp_path):
     return open_dataset(f"{arange_dataset(tmp_path / 'numbers', 1003)}/")
 
 
-def source(dataset, block_size=T, batch_size=4, sampling_method="without_replacement", seed=3):
-    return Source([[dataset]], block_size=block_size, batch_size=batch_size, sampling_method=sampling_method, seed=seed)
+def a_mixture(dataset, block_size=T, batch_size=4, sampling_method="without_replacement", seed=3):
+    return Mixture([[dataset]], block_size=block_size, batch_size=batch_size, sampling_method=sampling_method, seed=seed)
 
 
 def batches(dataset, max_iters=20, **kw):
     order = {key: kw.pop(key) for key in ("block_size", "batch_size", "sampling_method", "seed") if key in kw}
-    return TrainBatches(source(dataset, **order), max_iters=max_iters, **kw)
+    return TrainBatches(a_mixture(dataset, **order), max_iters=max_iters, **kw)
 
 
 def evaluated(dataset, split, batch_size=4, **kw):
-    return eval_batches(source(dataset, batch_size=batch_size), split, **kw)
+    return eval_batches(a_mixture(dataset, batch_size=batch_size), split, **kw)
 
 
 def read(dataset, **kw):
@@ -294,7 +295,7 @@ def test_a_bin_that_changes_while_it_is_read_is_one_line_with_its_numbers(
     """One that is replaced by another file, moved or removed is still open, and changes nothing."""
     folder = arange_dataset(tmp_path / "numbers", 1003, 1003)
     dataset = open_dataset(f"{folder}/")
-    monkeypatch.setattr("data.batches.TOKENS_AT_ONCE", 64)  # the thread is not at the end
+    monkeypatch.setattr("pipeline.read.batches.TOKENS_AT_ONCE", 64)  # the thread is not at the end
     whole = [w.tolist() for w in evaluated(dataset, split, eval_iters=100)]
     reader = batches(dataset, max_iters=200)
     next(reader)
@@ -340,20 +341,20 @@ def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remed
 RSS_CHILD = """
 import re, sys
 from pathlib import Path
-from data.batches import TrainBatches, eval_batches
-from data.dataset import open_dataset
-from data.sources import Source
+from pipeline.read.batches import TrainBatches, eval_batches
+from pipeline.read.folder import open_dataset
+from pipeline.read.mixture import Mixture
 
 def resident():  # bytes of mapped files in memory
     return int(re.search(r"RssFile:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 dataset = open_dataset(sys.argv[1])
-source = Source([[dataset]], block_size=255, batch_size=64, sampling_method=sys.argv[2])
+mixture = Mixture([[dataset]], block_size=255, batch_size=64, sampling_method=sys.argv[2])
 before, most = resident(), 0
-reader = TrainBatches(source, max_iters=dataset.num_tokens["train"] // (64 * 255))
+reader = TrainBatches(mixture, max_iters=dataset.num_tokens["train"] // (64 * 255))
 for windows in reader:
     most = max(most, resident() - before)
-for windows in eval_batches(source, "train", eval_iters=10**6):
+for windows in eval_batches(mixture, "train", eval_iters=10**6):
     most = max(most, resident() - before)
 print(most)
 """

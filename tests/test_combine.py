@@ -10,21 +10,32 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import TEXT, arange_dataset, char_dataset, child_env, edit_bin, one_line_error, only_line, python
+from helpers import (
+    TEXT,
+    arange_dataset,
+    char_dataset,
+    child_env,
+    edit_bin,
+    one_line_error,
+    only_line,
+    python,
+)
 from test_dataset import FULL, check_whole_or_visibly_not, contents, killed_before_call
 
 import data.combine_datasets
-import data.dataset
+import pipeline.read.folder
 from data.check_dataset import main as check_dataset
-from data.combine_datasets import combine, main
-from data.dataset import SPLITS, open_dataset, write_dataset
-from data.tokenizer import ByteTokenizer, CharTokenizer, TokenList, tokenizer_from_meta
+from data.combine_datasets import main
+from pipeline.prepare.combine import combine
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import SPLITS, open_dataset
+from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TokenList, tokenizer_from_meta
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder that stands for data/."""
-    for module in (data.dataset, data.combine_datasets):
+    for module in (pipeline.read.folder, data.combine_datasets):
         monkeypatch.setattr(module, "DATA", tmp_path)
     return tmp_path
 

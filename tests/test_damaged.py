@@ -21,17 +21,15 @@ import pytest
 import torch
 from helpers import TINY, assert_same, char_dataset, one_line_error, one_thread, run  # noqa: F401
 
-import plot_runs
-import runs
 import sample
 import train
-from checkpoints import load_checkpoint
 from data import check_dataset, list_datasets
-from data.dataset import open_dataset, write_dataset
-from data.errors import UserError, one_line_errors
-from data.make_tokenizer import PATTERN
-from data.plain import load_plain
-from data.tokenizer import (
+from pipeline.errors import UserError, one_line_errors
+from pipeline.prepare.make_tokenizer import PATTERN
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.read.meta import load_plain
+from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
     TableTokenizer,
@@ -41,6 +39,9 @@ from data.tokenizer import (
     tokenizer_from_meta,
 )
 from train_args import parse_args
+from training import plots, run_folder
+from training import run_folder as runs
+from training.checkpoint import load_checkpoint
 
 resource = pytest.importorskip("resource", reason="memory cannot be limited here")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
@@ -597,9 +598,9 @@ def attack_logs(number, seed):
 
     def case(raw, i):
         (folder / "log.csv").write_bytes(raw)
-        said = told(lambda: plot_runs.read_log(folder))
+        said = told(lambda: plots.read_log(folder))
         if said is None and i % 200 == 0:
-            assert told(lambda: plot_runs.plot([folder], folder / "loss.png")) is None
+            assert told(lambda: plots.plot([folder], folder / "loss.png")) is None
 
         def resumed():
             log = runs.RunLog(folder, 250, True)
@@ -608,7 +609,7 @@ def attack_logs(number, seed):
 
         again = told(resumed)
         if again is None:
-            rows = plot_runs.read_rows(
+            rows = run_folder.read_rows(
                 folder / "log.csv"
             )  # what a resume has kept can be read for ever
             assert [row["iter"] for row in rows] == sorted(
@@ -662,7 +663,7 @@ def attack_args(number, seed, monkeypatch):
 
     def case(raw, i):
         (folder / "args.json").write_bytes(raw)
-        said = told(lambda: plot_runs.labels_of([folder, folder]))
+        said = told(lambda: plots.labels_of([folder, folder]))
         again = told(lambda: runs.describe_run(folder, args, [], 1))
         if again is None:
             held = json.loads((folder / "args.json").read_bytes())
@@ -695,7 +696,7 @@ def test_a_row_cut_in_its_first_field_does_not_survive_a_resume():
     for cut in (b"12", b"12,", b"123,64", LOG[-40:-2]):
         Path("run/log.csv").write_bytes(LOG + cut)
         runs.RunLog(Path("run"), 250, True).file.close()
-        assert [row["iter"] for row in plot_runs.read_rows(Path("run/log.csv"))] == [
+        assert [row["iter"] for row in run_folder.read_rows(Path("run/log.csv"))] == [
             str(10 * i) for i in range(1, 26)
         ]
 
@@ -815,7 +816,7 @@ def test_what_is_no_file_of_a_run_is_one_line(trained, tmp_path, name, what):
     )
     assert f"x/{name}" in said and "damaged" not in said
     if name != "ckpt.pt":
-        assert f"x/{name}" in told(lambda: plot_runs.plot([Path("x"), Path("x")], "a.png"))
+        assert f"x/{name}" in told(lambda: plots.plot([Path("x"), Path("x")], "a.png"))
 
 
 def test_no_permission_and_a_bad_disk_are_not_called_damage(trained, monkeypatch, tmp_path):

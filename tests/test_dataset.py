@@ -24,16 +24,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RangeTokenizer, arange_dataset, child_env, edit_bin, one_line_error, only_line, python
+from helpers import (
+    RangeTokenizer,
+    arange_dataset,
+    child_env,
+    edit_bin,
+    one_line_error,
+    only_line,
+    python,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data import check_dataset
-from data import dataset as dataset_module
-from data.dataset import load_plain, open_dataset, write_dataset
-from data.errors import UserError
-from data.files import lock, read_text
-from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, tables, tokenizer_from_meta
+from pipeline.errors import UserError
+from pipeline.files import lock, read_text
+from pipeline.prepare import write as dataset_module
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.read.meta import load_plain
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    TiktokenTokenizer,
+    tables,
+    tokenizer_from_meta,
+)
 
 SPLITS = ("train", "val")
 
@@ -490,7 +506,7 @@ def test_kill_9_at_random_moments_of_the_swap_leaves_a_whole_result_or_none(tmp_
     for text in (OLD, NEW):
         write_chars(folder, text)
         states.append(contents(folder))
-    code = ("import sys\nfrom data.dataset import write_dataset\nfrom data.tokenizer import CharTokenizer\n"
+    code = ("import sys\nfrom pipeline.prepare.write import write_dataset\nfrom pipeline.tokenizers import CharTokenizer\n"
             "while True:\n    for text in sys.argv[2:]:\n"
             "        write_dataset(sys.argv[1], text, CharTokenizer.from_text(text))\n")
     draw, outcomes = random.Random(2), []
@@ -736,7 +752,7 @@ def test_bins_without_meta_name_one_command_and_that_command_works(repo, tmp_pat
     (folder / "meta.pkl").unlink(missing_ok=True)
     foreign(folder, None, np.arange(50_257), np.arange(100))
     cwd = repo if where == "the repo" else tmp_path
-    code = f"import sys; sys.path.insert(0, {str(repo)!r}); from data.dataset import open_dataset; open_dataset('bpe')"
+    code = f"import sys; sys.path.insert(0, {str(repo)!r}); from pipeline.read.folder import open_dataset; open_dataset('bpe')"
     told = python("-c", code, cwd=cwd).stderr.splitlines()[-1]
     assert ("meta.pkl not found beside train.bin and val.bin. If these are GPT-2 tokens (nanoGPT writes no meta.pkl "
             "for them), run: python ") in told

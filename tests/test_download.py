@@ -1,4 +1,4 @@
-"""A file from an address (data/download.py): resumed, retried, verified, never half of it; and out of a package.
+"""A file from an address (pipeline/get/download.py): resumed, retried, verified, never half of it; and out of a package.
 
 Run: python -m pytest tests/test_download.py
 The server is a real one on loopback that answers request number n as the test tells it; waits are recorded, not waited.
@@ -34,13 +34,24 @@ from pathlib import Path
 import pytest
 from helpers import child_env, only_line, python
 
-from data.dataset import write_dataset
-from data.archives import unpack
-from data.download import (DownloadError, RemoteFile, download, download_all, fetch_package, file_sha256, get_json,
-                           hub_tree, mirrored, open_package, printable_address)
-from data.errors import UserError
-from data.files import lock
-from data.tokenizer import ByteTokenizer
+from pipeline.errors import UserError
+from pipeline.files import lock
+from pipeline.get.archives import unpack
+from pipeline.get.download import (
+    DownloadError,
+    RemoteFile,
+    download,
+    download_all,
+    fetch_package,
+    file_sha256,
+    get_json,
+    hub_tree,
+    mirrored,
+    open_package,
+    printable_address,
+)
+from pipeline.prepare.write import write_dataset
+from pipeline.tokenizers import ByteTokenizer
 
 MB = 1 << 20
 BODY = b"".join(i.to_bytes(4, "big") for i in range(3 * MB // 4 + 25))  # 3 MB and 100 bytes; each four hold their place
@@ -163,7 +174,7 @@ def waits(monkeypatch):
     def wait(duration):
         assert len(seconds) < 100, "it tries for ever"
         seconds.append(duration)
-    monkeypatch.setattr("data.download.time.sleep", wait)
+    monkeypatch.setattr("pipeline.get.download.time.sleep", wait)
     return seconds
 
 
@@ -383,11 +394,11 @@ def test_no_such_host_is_said_in_plain_words(path, waits, monkeypatch):
 
 
 def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch, capfd):
-    monkeypatch.setattr("data.download.TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr("pipeline.get.download.TIMEOUT", (0.2, 0.2))
     go_on = threading.Event()
     server.script = [lambda request: go_on.wait(20)] * 2
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr("data.download.time.monotonic", lambda: next(clock))  # as if it had been a minute
+    monkeypatch.setattr("pipeline.get.download.time.monotonic", lambda: next(clock))  # as if it had been a minute
     try:
         assert failed(server.url, path, tries=2) == f"{server.url}: no answer in time"
     finally:
@@ -396,7 +407,7 @@ def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch, 
 
 
 def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path, waits, monkeypatch):
-    monkeypatch.setattr("data.download.TIMEOUT", (1, 1))
+    monkeypatch.setattr("pipeline.get.download.TIMEOUT", (1, 1))
     go_on = threading.Event()
 
     def stall(request):
@@ -722,7 +733,7 @@ def random_answer(rng, body):
 def test_whatever_a_server_answers_it_is_the_file_or_one_line(server, path, waits, monkeypatch,
                                                               count):
     """With a hash, the file is the right one."""
-    monkeypatch.setattr("data.download.TIMEOUT", (2, 2))
+    monkeypatch.setattr("pipeline.get.download.TIMEOUT", (2, 2))
     rng, body = random.Random(count), json.dumps([ENTRY] * 5).encode()
     digest = hashlib.sha256(body).hexdigest()
     works = [lambda: download_all([RemoteFile(server.url, path, len(body), digest)], path.parent,
@@ -807,7 +818,7 @@ def disk(monkeypatch):
     """A disk with so many bytes free, at one look after another; then the last for ever."""
     def looks(*free):
         left = list(free)
-        monkeypatch.setattr("data.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(
+        monkeypatch.setattr("pipeline.get.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(
             free=left.pop(0) if len(left) > 1 else left[0]))
     return looks
 
@@ -827,7 +838,7 @@ def test_a_disk_that_fills_up_on_the_way_says_what_is_needed_and_the_next_run_go
     disk(10 * MB, 1_000)
     server.script = [whole(stop=2 * MB)]
     with monkeypatch.context() as patch, pytest.raises(UserError, match="has 0.0 MB free, the download needs 1.0 MB"):
-        patch.setattr("data.download.os.fsync", full)
+        patch.setattr("pipeline.get.download.os.fsync", full)
         download_all([file], path.parent)
     kept = Path(f"{path}.part").stat().st_size
     disk(10 * MB)
@@ -842,7 +853,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_wherever_it_comes(path, monke
     def stop(*args, **kw):
         raise KeyboardInterrupt
     monkeypatch.setattr("requests.Session.get", stop)
-    monkeypatch.setattr("data.download.subprocess.run", stop)
+    monkeypatch.setattr("pipeline.get.download.subprocess.run", stop)
     for work in (lambda: download("http://host.example/x", path), lambda: get_json("http://host.example/x"),
                  lambda: fetch_package("a==1.0", "0" * 64, path), lambda: write_dataset(path.parent, map(stop, [1]), ByteTokenizer())):
         with pytest.raises(KeyboardInterrupt, match="^The same command goes on where this one stopped$"):
@@ -935,7 +946,7 @@ def test_a_second_download_into_a_folder_is_refused(server, path):
 
 
 def script(repo, *argv, cwd):
-    return python(repo / "data" / "download.py", *argv, cwd=cwd)
+    return python(repo / "pipeline/get/download.py", *argv, cwd=cwd)
 
 
 def test_the_script_fetches_into_the_working_directory_without_a_word(server, repo, tmp_path):
@@ -948,7 +959,7 @@ def test_the_scripts_errors_are_one_line_and_status_2(server, repo, tmp_path):
     server.script = [status(404)]
     for argv, told in [((server.url, "a.txt"), f"error: {server.url} answered 404 Not Found. Has it moved? Look at "
                                                f"{server.host}"),
-                       ((), "error: usage: python data/download.py URL FILE [SHA256]"),
+                       ((), "error: usage: python pipeline/get/download.py URL FILE [SHA256]"),
                        ((server.url, "a.txt", "0" * 64), f"error: {server.url}: the file's sha256 is {SHA256}, "
                                                          f"expected {'0' * 64}. It was thrown away")]:
         run = script(repo, *argv, cwd=tmp_path)
@@ -966,7 +977,7 @@ def test_after_kill_9_half_way_there_is_no_file_and_the_next_run_goes_on(server,
         go_on.wait(30)
     server.script = [stall]
     part = tmp_path / "input.txt.part"
-    child = subprocess.Popen([sys.executable, repo / "data" / "download.py", server.url, "input.txt", SHA256],
+    child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url, "input.txt", SHA256],
                              cwd=tmp_path, env=child_env())
     deadline = time.monotonic() + 30
     while not part.exists() or part.stat().st_size < MB:
@@ -1000,7 +1011,7 @@ def test_killed_at_ten_random_points_it_ends_whole_and_no_byte_is_asked_for_twic
     server.script = [slowly] * 20
     part, kept = tmp_path / "input.txt.part", [0]
     for point in sorted(rng.randrange(MB // 2, 15 * MB) for _ in range(10)):
-        child = subprocess.Popen([sys.executable, repo / "data" / "download.py", server.url, "input.txt", sha256],
+        child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url, "input.txt", sha256],
                                  cwd=tmp_path, env=child_env())
         while not part.exists() or part.stat().st_size < point:
             assert child.poll() is None
@@ -1150,7 +1161,7 @@ def encrypted(archive):
     (b"PK\5\6" + bytes(18), "no files")],
     ids=lambda value: value if isinstance(value, str) else "")  # the bytes hold the time of day
 def test_an_archive_that_links_clashes_or_swells_is_one_line(tmp_path, monkeypatch, archive, told):
-    monkeypatch.setattr("data.archives.ALWAYS_ALLOWED", MB)
+    monkeypatch.setattr("pipeline.get.archives.ALWAYS_ALLOWED", MB)
     path = tmp_path / "home/a"
     path.parent.mkdir()
     path.write_bytes(archive)
@@ -1165,14 +1176,14 @@ def test_an_archive_that_links_clashes_or_swells_is_one_line(tmp_path, monkeypat
 
 
 def test_a_zip_that_is_a_bomb_or_has_too_many_members_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.archives.MOST_MEMBERS", 10)
-    monkeypatch.setattr("data.archives.ALWAYS_ALLOWED", MB)
+    monkeypatch.setattr("pipeline.get.archives.MOST_MEMBERS", 10)
+    monkeypatch.setattr("pipeline.get.archives.ALWAYS_ALLOWED", MB)
     for raw_zip, told in [(zip_of(("x", bytes(2 * MB))), "would unpack to more than"),
                           (zip_of(*((f"{i}", b"") for i in range(11))), "more than 10 files")]:
         (tmp_path / "a.zip").write_bytes(raw_zip)
         with pytest.raises(UserError, match=told):
             unpack(tmp_path / "a.zip", tmp_path / "a")
-    monkeypatch.setattr("data.archives.shutil.disk_usage",
+    monkeypatch.setattr("pipeline.get.archives.shutil.disk_usage",
                         lambda folder: types.SimpleNamespace(free=1000))
     (tmp_path / "a.zip").write_bytes(zip_of(("x", bytes(1001))))
     with pytest.raises(UserError, match="more than 1,000 bytes: more than the disk has free"):

@@ -3,8 +3,8 @@
 Run: python -m pytest tests/test_encode.py            (gigabytes, kills, dask: add -m "long or not long")
 """
 import os
-import shutil
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,15 +17,22 @@ from helpers import child_env, one_line_error, only_line, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import encode as encode_module
-from data.bins import Bins
-from data.dataset import open_dataset, write_dataset
-from data.encode import ENDS_TEXT, GOES_ON, split_pieces, units
-from data.errors import UserError
-from data.inputs import TextFile
-from data.make_tokenizer import train_bpe, train_sentencepiece
-from data.tokenizer import (ByteTokenizer, CharTokenizer, TiktokenTokenizer, TokenList, UnknownText,
-                            tokenizer_from_meta)
+from pipeline.errors import UserError
+from pipeline.prepare import encode as encode_module
+from pipeline.prepare.encode import ENDS_TEXT, GOES_ON, split_pieces, units
+from pipeline.prepare.inputs import TextFile
+from pipeline.prepare.journal import Bins
+from pipeline.prepare.make_tokenizer import train_bpe, train_sentencepiece
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    TiktokenTokenizer,
+    TokenList,
+    UnknownText,
+    tokenizer_from_meta,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val")
@@ -463,11 +470,11 @@ CHILD = """
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from data.dataset import write_dataset
-from data.encode import UNIT
-from data.errors import one_line_errors
-from data.inputs import TextFile
-from data.tokenizer import CharTokenizer, TiktokenTokenizer, TokenList
+from pipeline.prepare.write import write_dataset
+from pipeline.prepare.encode import UNIT
+from pipeline.errors import one_line_errors
+from pipeline.prepare.inputs import TextFile
+from pipeline.tokenizers import CharTokenizer, TiktokenTokenizer, TokenList
 method, path, folder, num_workers = sys.argv[2:6]
 unit_size = int(sys.argv[6]) if len(sys.argv) > 6 else UNIT
 with one_line_errors():

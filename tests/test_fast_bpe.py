@@ -16,10 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import fast_bpe
-from data.errors import UserError
-from data.fast_bpe import PROVEN, VERSION, FastBPE
-from data.tokenizer import TiktokenTokenizer, tokenizer_from_meta
+from pipeline.errors import UserError
+from pipeline.tokenizers import TiktokenTokenizer, fast_bpe, tokenizer_from_meta
+from pipeline.tokenizers.fast_bpe import PROVEN, VERSION, FastBPE
 
 try:
     INSTALLED = importlib.metadata.version("gigatoken")

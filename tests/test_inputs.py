@@ -16,9 +16,9 @@ from helpers import only_line, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import contents, rows
-from data.errors import UserError
-from data.inputs import Shards, TextFile, open_inputs, read_documents
+from pipeline.errors import UserError
+from pipeline.prepare import contents, rows
+from pipeline.prepare.inputs import Shards, TextFile, open_inputs, read_documents
 
 ROWS = [{"text": text, "n": i} for i, text in enumerate(
     ["plain", "", "two\nlines\r\nand a \"quote\", a comma", "tab\there", "naïve 日本 😀 \u2028\x85", "x" * 300_000, "the end"])]

@@ -20,14 +20,15 @@ from pathlib import Path
 import pytest
 from helpers import child_env, only_line
 
-from data import bins as bins_module
-from data import dataset as dataset_module
-from data import files as files_module
-from data.dataset import open_dataset, write_dataset
-from data.errors import UserError, one_line_errors
-from data.files import lock, replacing, scratch_folder
-from data.tokenizer import ByteTokenizer
-from runs import save_checkpoint
+from pipeline import files as files_module
+from pipeline.errors import UserError, one_line_errors
+from pipeline.files import lock, replacing, scratch_folder
+from pipeline.prepare import journal as bins_module
+from pipeline.prepare import write as dataset_module
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.tokenizers import ByteTokenizer
+from training.run_folder import save_checkpoint
 
 SPLITS = ("train", "val")
 TEXTS = {name: "".join(random.Random(name).choices("abcdefgh \n", k=k)) for name, k in
@@ -457,7 +458,8 @@ def test_a_lock_that_waits_is_had_when_the_other_one_ends(tmp_path, capfd):
 
 
 def test_two_that_want_a_rank_file_for_the_first_time_fetch_it_once(tmp_path, monkeypatch):
-    from data import download, ranks
+    from pipeline.get import bpe_merges as ranks
+    from pipeline.get import download
     fetched = []
 
     def fetch(url, path, sha256, tries):

@@ -17,16 +17,16 @@ import pytest
 import torch
 from helpers import ROOT, TINY, char_dataset, one_thread, run  # noqa: F401
 
-import data.dataset
-import plan
+import pipeline.read.folder
 import plot_runs
 import sample
 import train
 import train_args
 from data.check_dataset import main as check_dataset
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.tokenizer import ByteTokenizer
+from pipeline.errors import one_line_errors
+from pipeline.prepare.write import write_dataset
+from pipeline.tokenizers import ByteTokenizer
+from training import plan
 
 MAIN = {"train.py": train.main, "sample.py": sample.main, "plot_runs.py": plot_runs.main, "data/check_dataset.py": check_dataset}
 MIX = "train.py --training_mode=multidataset --dataset_list"
@@ -104,6 +104,8 @@ def first_afternoon(tmp_path_factory):
     write_dataset(root / "data/bytes", "some text " * 900, ByteTokenizer())
     for path in (*ROOT.glob("data/*.py"), ROOT / "data/create_new_dataset.sh", ROOT / "data/template"):
         (root / "data" / path.name).symlink_to(path)
+    for package in ("pipeline", "training"):
+        (root / package).symlink_to(ROOT / package)
     for name in ("raw", "bare", "torn", "fox", "pup"):
         (root / "data" / name).mkdir(exist_ok=True)
         shutil.copy(ROOT / "data/template/prepare.py", root / "data" / name)
@@ -133,7 +135,7 @@ def type_in(first_afternoon, tmp_path, monkeypatch, capfd):
     """type_in(line): (exit status, stderr) of a command line typed in a copy of that clone."""
     shutil.copytree(first_afternoon, tmp_path / "clone", symlinks=True)
     monkeypatch.chdir(tmp_path / "clone")
-    for module in (data.dataset, train_args):
+    for module in (pipeline.read.folder, train_args):
         monkeypatch.setattr(module, "DATA", tmp_path / "clone/data")
     monkeypatch.setattr(plan, "TIMED", 0)
 

@@ -2,8 +2,8 @@
 
 Run: python -m pytest tests/test_modes.py
 """
-import math
 import argparse
+import math
 import os
 import re
 from pathlib import Path
@@ -11,23 +11,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import (ROOT, TINY, arange_dataset, assert_same_training, char_dataset, log_rows, one_line_error,
-                     one_thread, python, resume, run)  # noqa: F401
+from helpers import (
+    ROOT,
+    TINY,
+    arange_dataset,
+    assert_same_training,
+    char_dataset,
+    log_rows,
+    one_line_error,
+    one_thread,  # noqa: F401
+    python,
+    resume,
+    run,
+)
 from torch.nn import functional as F
 
 import model as model_module
 import sample
 import train
-from data.batches import TrainBatches, eval_batches, to_xy
-from data.dataset import open_dataset, write_dataset
-from data.errors import UserError
-from data.sampler import SAMPLING_METHODS, window_starts, windows_per_epoch
-from data.sources import Source, open_source
-from data.streams import STREAMS, StreamMap, write_stream
-from data.tokenizer import ByteTokenizer, CharTokenizer
 from model import GPT, GPTConfig
-from checkpoints import load_checkpoint
+from pipeline.errors import UserError
+from pipeline.prepare.streams import write_stream
+from pipeline.prepare.write import write_dataset
+from pipeline.read.batches import TrainBatches, eval_batches, to_xy
+from pipeline.read.folder import open_dataset
+from pipeline.read.mixture import Mixture, open_mixture
+from pipeline.read.sampler import SAMPLING_METHODS, window_starts, windows_per_epoch
+from pipeline.read.streams import STREAMS, StreamMap
+from pipeline.tokenizers import ByteTokenizer, CharTokenizer
 from train_args import parse_args
+from training.checkpoint import load_checkpoint
 
 T = 8
 LENGTHS = {"a": 1003, "b": 500, "c": 301}
@@ -71,18 +84,18 @@ def moving(blocks):
     return np.stack([1 + np.sin(blocks / 50) / 2, np.ones(len(blocks)), 1 - np.sin(blocks / 50) / 2], axis=1) / 3
 
 
-def mixture(data, method="random", shares_at=moving, batch_size=16):
-    """A source whose ids say which member and which position: those of b begin at 1,003, those of c at 2,006."""
-    return Source([[d] for d in opened(data, *LENGTHS)], block_size=T, batch_size=batch_size, sampling_method=method, seed=5,
-                  shares_at=shares_at)
+def a_mixture(data, method="random", fractions_at=moving, batch_size=16):
+    """A mixture whose ids say which member and which position: those of b begin at 1,003, those of c at 2,006."""
+    return Mixture([[d] for d in opened(data, *LENGTHS)], block_size=T, batch_size=batch_size, sampling_method=method, seed=5,
+                  fractions_at=fractions_at)
 
 
 def streams(data, method="random", batch_size=16):
-    return Source([opened(data, "text", *STREAMS)], block_size=T, batch_size=batch_size, sampling_method=method, seed=5)
+    return Mixture([opened(data, "text", *STREAMS)], block_size=T, batch_size=batch_size, sampling_method=method, seed=5)
 
 
-def read(source, **kw):
-    batches = TrainBatches(source, **{"max_iters": 20, **kw})
+def read(mixture, **kw):
+    batches = TrainBatches(mixture, **{"max_iters": 20, **kw})
     out = torch.stack(list(batches)).numpy()
     batches.close()
     return out
@@ -100,7 +113,7 @@ def flags(data, mode):
 
 
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
-@pytest.mark.parametrize("kind", [mixture, streams])
+@pytest.mark.parametrize("kind", [a_mixture, streams])
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_the_sequences_of_all_ranks_put_together_are_one_list_in_one_order(data, kind, method, accumulation):
     def whole(num_ranks):
@@ -114,25 +127,25 @@ def test_the_sequences_of_all_ranks_put_together_are_one_list_in_one_order(data,
 
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_a_mixture_goes_on_from_any_iteration_as_it_would_have(data, method):
-    whole = read(mixture(data, method), max_iters=400)
+    whole = read(a_mixture(data, method), max_iters=400)
     for first in (1, 7, 399):
-        assert (read(mixture(data, method), iter_num=first, max_iters=400) == whole[first:]).all()
+        assert (read(a_mixture(data, method), iter_num=first, max_iters=400) == whole[first:]).all()
 
 
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_each_member_is_visited_as_in_a_run_on_it_alone(data, method):
-    source = mixture(data, method)
-    member, start = source.places(np.arange(4000))
-    windows = read(source, max_iters=250).reshape(-1, T + 1)
+    mixture = a_mixture(data, method)
+    member, start = mixture.places(np.arange(4000))
+    windows = read(mixture, max_iters=250).reshape(-1, T + 1)
     for d, (name, length) in enumerate(LENGTHS.items()):
         mine = start[member == d]
         assert mine.tolist() == window_starts(method, np.arange(len(mine)), length, T, 5, name).tolist()
         assert (windows[member == d] == mine[:, None] + np.arange(T + 1) + 1003 * d).all()
-        assert len(mine) == source.counts(250)[d]
+        assert len(mine) == mixture.counts(250)[d]
 
 
 def test_without_replacement_visits_each_window_of_each_member_once_an_epoch_however_the_weights_move(data):
-    member, start = mixture(data, "without_replacement").places(np.arange(6400))
+    member, start = a_mixture(data, "without_replacement").places(np.arange(6400))
     for d, length in enumerate(LENGTHS.values()):
         windows = windows_per_epoch("without_replacement", length, T)
         mine = start[member == d]
@@ -145,7 +158,7 @@ def test_without_replacement_visits_each_window_of_each_member_once_an_epoch_how
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_streams_are_read_where_a_run_on_the_first_alone_reads(data, method):
     together = read(streams(data, method))
-    alone = read(Source([opened(data, "text")], block_size=T, batch_size=16, sampling_method=method, seed=5))
+    alone = read(Mixture([opened(data, "text")], block_size=T, batch_size=16, sampling_method=method, seed=5))
     assert (together[..., 0] == alone).all()
     starts = streams(data, method).places(np.arange(20 * 16))[1]
     for k, (name, (alphabet, _)) in enumerate(STREAMS.items(), start=1):
@@ -157,17 +170,17 @@ def test_streams_are_read_where_a_run_on_the_first_alone_reads(data, method):
 def test_ids_of_many_vocabularies_travel_as_wide_as_their_table(tmp_path):
     for name, size in (("narrow", 60_000), ("wide", 70_000), ("last", 60_000)):
         arange_dataset(tmp_path / name, 200, vocab_size=size)
-    source = Source([[d] for d in opened(tmp_path, "narrow", "wide", "last")], block_size=T, batch_size=6,
-                    sampling_method="sequential", shares_at=lambda blocks: np.full((len(blocks), 3), 1 / 3))
-    x, y = to_xy(torch.from_numpy(read(source, max_iters=2).reshape(-1, T + 1)), "cpu")
-    member, start = source.places(np.arange(12))
+    mixture = Mixture([[d] for d in opened(tmp_path, "narrow", "wide", "last")], block_size=T, batch_size=6,
+                    sampling_method="sequential", fractions_at=lambda blocks: np.full((len(blocks), 3), 1 / 3))
+    x, y = to_xy(torch.from_numpy(read(mixture, max_iters=2).reshape(-1, T + 1)), "cpu")
+    member, start = mixture.places(np.arange(12))
     offsets = np.array([0, 60_000, 130_000])
     assert x[:, 0].tolist() == (start + offsets[member]).tolist() and (y == x + 1).all()
 
 
 def test_an_evaluation_reads_one_member_and_the_streams_together(data):
     for d, length in enumerate((100, 100, 100)):
-        windows = list(eval_batches(mixture(data), "val", d, eval_iters=100))
+        windows = list(eval_batches(a_mixture(data), "val", d, eval_iters=100))
         targets = [t - 1003 * d for w in windows for t in w[:, 1:].ravel().tolist()]
         assert targets == list(range(1, length))
     windows = next(eval_batches(streams(data), "val", eval_iters=1))
@@ -194,7 +207,7 @@ def test_weights_that_move_do_so_over_the_length_that_the_run_began_with(data):
     assert args.dataset_sampling_probs_transition_iters == 40
     longer = parse_args(["--init_from=resume", "--max_iters=80"], saved=vars(args))
     for a in (args, longer):
-        shares = open_source(a).shares_at(np.array([0, 20, 40, 60]))
+        shares = open_mixture(a).fractions_at(np.array([0, 20, 40, 60]))
         assert shares[:, 0].tolist() == pytest.approx([0.75, 0.5, 0.25, 0.25])
 
 
@@ -210,12 +223,12 @@ def test_the_best_checkpoint_and_the_mean_go_by_the_final_weights_and_each_datas
     assert last["tokens/text"] + last["tokens/abcd"] == last["tokens"] == 6 * 4 * 16 * 3
     assert last["epochs/abcd"] == pytest.approx(last["tokens/abcd"] / (1799 // 16 * 16), rel=1e-4)
     checkpoint = load_checkpoint(Path("x/ckpt.pt"))
-    source, gpt = open_source(argparse.Namespace(**checkpoint["args"])), GPT(GPTConfig(**checkpoint["model_args"]))
+    mixture, gpt = open_mixture(argparse.Namespace(**checkpoint["args"])), GPT(GPTConfig(**checkpoint["model_args"]))
     gpt.load_state_dict(checkpoint["model"])
     for d, name in enumerate(("text", "abcd")):  # the loss of each on its own windows
         with torch.no_grad():
             losses, sizes = zip(*((gpt(*to_xy(windows, "cpu"))[1].item(), windows[:, 1:].numel())
-                                  for windows in eval_batches(source, "val", d, eval_iters=100)))
+                                  for windows in eval_batches(mixture, "val", d, eval_iters=100)))
         assert last[f"val_loss/{name}"] == pytest.approx(np.average(losses, weights=sizes), rel=1e-4)
     assert checkpoint["best_val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)
     assert checkpoint["evaluated"]["val_loss/text"] == pytest.approx(last["val_loss/text"], rel=1e-4)
@@ -237,7 +250,7 @@ def test_the_loss_of_streams_is_the_mean_by_their_weights(data):
 def test_shares_by_size_are_tokens_to_the_power_of_alpha(data):
     base = ["--training_mode=multidataset", "--dataset_list", f"{data}/a/", f"{data}/b/", f"--block_size={T}"]
     for alpha in (0.0, 0.5, 1.0):
-        shares = open_source(parse_args([*base, f"--dataset_sampling_alpha={alpha}"])).shares_at(np.arange(2))
+        shares = open_mixture(parse_args([*base, f"--dataset_sampling_alpha={alpha}"])).fractions_at(np.arange(2))
         assert shares[1].tolist() == pytest.approx([1003**alpha / (1003**alpha + 500**alpha),
                                                     500**alpha / (1003**alpha + 500**alpha)])
     quoted = parse_args([*base[:1], f"--dataset_list={data}/a/ {data}/b/", "--dataset_sampling_probs=3 1"])
@@ -248,10 +261,10 @@ def test_a_run_that_goes_too_often_through_a_member_is_refused_with_the_length_t
     flags = ["--training_mode=multidataset", "--dataset_list", f"{data}/a/", f"{data}/c/", f"--block_size={T}",
              "--batch_size=10", "--max_epochs_per_dataset=2"]
     with pytest.raises(UserError) as error:
-        open_source(parse_args([*flags, "--max_iters=100"]))
+        open_mixture(parse_args([*flags, "--max_iters=100"]))
     fits = re.match(r"a, c would be gone through more than 2 times, c first\. --max_iters (\d+) would fit", str(error.value))[1]
-    source = open_source(parse_args([*flags, f"--max_iters={fits}"]))
-    assert source.consumed(int(fits))["c"][1] <= 2 < source.consumed(int(fits) + 1)["c"][1]
+    mixture = open_mixture(parse_args([*flags, f"--max_iters={fits}"]))
+    assert mixture.consumed(int(fits))["c"][1] <= 2 < mixture.consumed(int(fits) + 1)["c"][1]
 
 
 # ---- vocabularies in the model
@@ -397,7 +410,7 @@ def test_two_ranks_train_either_mode_as_one_does(data, mode):
 def test_streams_of_another_text_than_the_one_that_is_there_are_refused(data, tmp_path):
     char_dataset(tmp_path / "text", TEXT.swapcase())  # as long
     with pytest.raises(UserError, match="cvp was made of another text than the one that is here now. Run: python .*cvp/prepare.py"):
-        open_source(parse_args(["--training_mode=multicontext", "--multicontext_datasets", f"{tmp_path}/text/", f"{data}/cvp/"]))
+        open_mixture(parse_args(["--training_mode=multicontext", "--multicontext_datasets", f"{tmp_path}/text/", f"{data}/cvp/"]))
 
 
 @pytest.mark.parametrize("train, val", [(1003, 99), (1002, 100)])
@@ -405,29 +418,29 @@ def test_any_stream_that_differs_in_either_split_is_refused(data, tmp_path, trai
     arange_dataset(tmp_path / "same", 1003, vocab_size=1003)
     arange_dataset(tmp_path / "other", train, val, vocab_size=1003)
     with pytest.raises(UserError, match="other/(train|val).bin has 1 tokens fewer than"):
-        open_source(parse_args(["--training_mode=multicontext", f"--block_size={T}", "--multicontext_datasets", f"{data}/a/",
+        open_mixture(parse_args(["--training_mode=multicontext", f"--block_size={T}", "--multicontext_datasets", f"{data}/a/",
                                 f"{tmp_path}/same/", f"{tmp_path}/other/"]))
 
 
 def test_the_last_of_three_members_must_have_the_tokenizer_of_the_first(data):
     with pytest.raises(UserError, match="a and bytes have different tokenizers"):
-        open_source(parse_args(["--training_mode=multidataset", f"--block_size={T}", f"--dataset_list={data}/a/", f"{data}/b/",
+        open_mixture(parse_args(["--training_mode=multidataset", f"--block_size={T}", f"--dataset_list={data}/a/", f"{data}/b/",
                                 f"{data}/bytes/"]))
 
 
 def test_bits_a_byte_go_by_the_bytes_of_the_split(tmp_path):
     (tmp_path / "e").mkdir()
     write_dataset(tmp_path / "e", "e" * 100, CharTokenizer("e\u00e9"), val_text="\u00e9" * 100)
-    source = Source([opened(tmp_path, "e")], block_size=T, batch_size=1)
-    assert source.bits_per_byte([1.0], "train") == pytest.approx(1 / math.log(2))
-    assert source.bits_per_byte([1.0], "val") == pytest.approx(0.5 / math.log(2))
+    mixture = Mixture([opened(tmp_path, "e")], block_size=T, batch_size=1)
+    assert mixture.bits_per_byte([1.0], "train") == pytest.approx(1 / math.log(2))
+    assert mixture.bits_per_byte([1.0], "val") == pytest.approx(0.5 / math.log(2))
 
 
 def test_enormous_weights_are_weights(data):
     base = ["--training_mode=multidataset", "--dataset_list", f"{data}/a/", f"{data}/b/", f"--block_size={T}"]
     for more in (["--dataset_sampling_probs", "1e308", "1e308"], ["--dataset_sampling_alpha=100"]):
-        source = open_source(parse_args([*base, *more]))
-        assert source.shares_at(np.arange(1)).sum() == pytest.approx(1) and source.weights.sum() == pytest.approx(1)
+        mixture = open_mixture(parse_args([*base, *more]))
+        assert mixture.fractions_at(np.arange(1)).sum() == pytest.approx(1) and mixture.weights.sum() == pytest.approx(1)
 
 
 BAD = [  # flags ({} is the folder of the datasets), what the message says

@@ -21,9 +21,9 @@ import zipfile
 import pytest
 from helpers import only_line, python
 
-from data.dataset import open_dataset
-from data.errors import UserError
-from data.inputs import open_inputs
+from pipeline.errors import UserError
+from pipeline.prepare.inputs import open_inputs
+from pipeline.read.folder import open_dataset
 
 WESTERN = ["The “naïve” café — déjà vu, it’s 5 € or so.", "\"Where?\" he said; it's here", "Plain words and no more",
            "señor, mañana…", "a garçon’s façade"]
@@ -265,7 +265,7 @@ def test_what_is_no_string_is_a_bad_row_and_numbers_are_text_by_a_template_alone
 
 
 def test_columns_with_odd_names_are_columns(tmp_path):
-    from data.inputs import read_documents
+    from pipeline.prepare.inputs import read_documents
     (tmp_path / "a.jsonl").write_text('{"text:en": "a", "a.b": "c", "x[0]": "d"}\n')
     assert [list(read_documents(tmp_path / "a.jsonl", column=name)) for name in ("text:en", "a.b", "x[0]")] == [
         ["a"], ["c"], ["d"]]
@@ -404,7 +404,7 @@ def test_a_flag_of_rows_on_a_text_is_one_line_and_a_text_may_be_called_bin(tmp_p
 MEMORY = """
 import resource, sys
 sys.path[:0] = ["."]
-from data.inputs import open_inputs
+from pipeline.prepare.inputs import open_inputs
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 size = 0
 found = open_inputs(sys.argv[1])
@@ -439,7 +439,7 @@ def edited(folder, edit):
 
 def text_of(folder):
     dataset = open_dataset(f"{folder}/")
-    from data.tokenizer import tokenizer_from_meta
+    from pipeline.tokenizers import tokenizer_from_meta
     return [tokenizer_from_meta(dataset.meta).decode(dataset.tokens(split)) for split in ("train", "val")], dataset.meta
 
 
@@ -514,7 +514,7 @@ def test_rows_are_not_glued_by_the_default_method(new_dataset):
 
 def test_a_killed_reader_of_a_pipe_leaves_nothing_behind(tmp_path, new_dataset):
     folder = new_dataset("piped")
-    code = (f"import os, signal, sys; sys.path.insert(0, {str(folder.parents[1])!r}); from data.inputs import open_inputs; "
+    code = (f"import os, signal, sys; sys.path.insert(0, {str(folder.parents[1])!r}); from pipeline.prepare.inputs import open_inputs; "
             f"text = open_inputs('-'); os.kill(os.getpid(), signal.SIGKILL)")
     (tmp_path / "tmp").mkdir()
     run = subprocess.run([sys.executable, "-c", code], input=b"text " * 1000, env={"TMPDIR": str(tmp_path / "tmp")})

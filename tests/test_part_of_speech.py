@@ -15,9 +15,18 @@ from helpers import char_dataset, child_env, one_line_error
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import part_of_speech
-from data.dataset import SPLITS, open_dataset
-from data.part_of_speech import ALPHABET, NEAR, PARTS, TOKEN, Brill, part_of, symbols_of, write_part_of_speech
+from pipeline.prepare import part_of_speech
+from pipeline.prepare.part_of_speech import (
+    ALPHABET,
+    NEAR,
+    PARTS,
+    TOKEN,
+    Brill,
+    part_of,
+    symbols_of,
+    write_part_of_speech,
+)
+from pipeline.read.folder import SPLITS, open_dataset
 
 
 def brill(tmp_path, lexicon="", morphology="", context=""):

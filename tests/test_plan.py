@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from helpers import TINY, arange_dataset, char_dataset, one_line_error, one_thread, resume, run  # noqa: F401
 
-import plan
 import train
-from data.dataset import open_dataset
-from data.streams import STREAMS, write_stream
+from pipeline.prepare.streams import write_stream
+from pipeline.read.folder import open_dataset
+from pipeline.read.streams import STREAMS
+from training import plan
 
 
 @pytest.fixture(autouse=True)

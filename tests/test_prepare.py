@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from helpers import child_env, one_line_error, only_line, python
 
-from data import tinyshakespeare
-from data.dataset import open_dataset
-from data.download import DownloadError, download, file_sha256
-from data.tokenizer import tokenizer_from_meta
+from data.shakespeare_char import sources as tinyshakespeare
+from pipeline.get.download import DownloadError, download, file_sha256
+from pipeline.read.folder import open_dataset
+from pipeline.tokenizers import tokenizer_from_meta
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "It was the best of times,\r\nit was the worst of times — naïve \U0001f600.\n" * 40

@@ -13,17 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TEXT, TINY, char_dataset, one_line_error, one_thread, only_line, python, resume  # noqa: F401
+from helpers import (  # noqa: F401
+    ROOT,
+    TEXT,
+    TINY,
+    char_dataset,
+    one_line_error,
+    one_thread,
+    only_line,
+    python,
+    resume,
+)
 
 import sample
 import train
-from data.dataset import Dataset, open_dataset, write_dataset
-from data.ranks import get_encoding
-from data.sources import Source, start_tokens
-from data.tokenizer import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
-from data.make_tokenizer import PATTERN
-from checkpoints import load_checkpoint
-from runs import newest_run
+from pipeline.get.bpe_merges import get_encoding
+from pipeline.prepare.make_tokenizer import PATTERN
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import Dataset, open_dataset
+from pipeline.read.mixture import Mixture, start_tokens
+from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
+from training import samples
+from training.checkpoint import load_checkpoint
+from training.run_folder import newest_run
 
 FEW = ["--max_new_tokens=20", "--device=cpu"]
 
@@ -159,32 +171,32 @@ TEXTS = {  # ids -> what a sample starts from
 def test_a_sample_starts_from_the_end_token_a_newline_or_the_most_frequent_of_the_inputs(
         tmp_path, ids, start, foreign):
     dataset = id_folder(tmp_path / "x", ids, TOKENS, None if foreign else END)
-    assert start_tokens(Source([[dataset]], block_size=4, batch_size=1)) == {"x": start}
+    assert start_tokens(Mixture([[dataset]], block_size=4, batch_size=1)) == {"x": start}
 
 
 def test_each_vocabulary_has_a_start_of_its_own_and_a_shared_one_what_any_member_has(tmp_path):
     members = [[id_folder(tmp_path / name, TEXTS[text][0], TOKENS, END)]
                for name, text in zip("abc", ("documents", "one text", "no newline"))]
     order = dict(block_size=4, batch_size=1)
-    assert start_tokens(Source(members, **order)) == {"a": 3, "b": 1, "c": 2}
-    assert start_tokens(Source(members[1:], own_vocabularies=False, **order)) == {"b": 1}
-    assert start_tokens(Source(members[::-1], own_vocabularies=False, **order)) == {"c": 3}
+    assert start_tokens(Mixture(members, **order)) == {"a": 3, "b": 1, "c": 2}
+    assert start_tokens(Mixture(members[1:], own_vocabularies=False, **order)) == {"b": 1}
+    assert start_tokens(Mixture(members[::-1], own_vocabularies=False, **order)) == {"c": 3}
 
 
 def test_streams_start_from_what_stands_beside_the_start_of_the_first(tmp_path):
     streams = [id_folder(tmp_path / name, ids, TOKENS) for name, ids in (
         ("text", [0, 2, 1, 3] * 9), ("beside", [2, 0, 1, 4] * 8 + [2, 0, 1, 3]))]
-    assert start_tokens(Source([streams], block_size=4, batch_size=1)) == {"text": 3, "beside": 4}
+    assert start_tokens(Mixture([streams], block_size=4, batch_size=1)) == {"text": 3, "beside": 4}
 
 
 def test_the_start_in_a_large_file_is_found_by_looking_at_a_little_of_it(tmp_path, monkeypatch):
     dataset = id_folder(tmp_path / "x", [0] * 20_000 + [3, 2] * 10 + [0] * 19_980, TOKENS, END)
-    source = Source([[dataset]], block_size=4, batch_size=1)
-    assert start_tokens(source) == {"x": 3}
-    monkeypatch.setattr("data.sources.LOOKED_AT", 1600)
+    mixture = Mixture([[dataset]], block_size=4, batch_size=1)
+    assert start_tokens(mixture) == {"x": 3}
+    monkeypatch.setattr("pipeline.read.mixture.LOOKED_AT", 1600)
     read, plain = [], Dataset.read
     monkeypatch.setattr(Dataset, "read", lambda *args: read.append(args[-1]) or plain(*args))
-    assert start_tokens(source) == {"x": 0} and sum(read) == 1600
+    assert start_tokens(mixture) == {"x": 0} and sum(read) == 1600
 
 
 def test_the_start_is_kept_by_the_checkpoint_and_both_samples_go_by_it(tmp_path, text_of, prompts):
@@ -422,7 +434,7 @@ def test_end_of_text_in_a_prompt_is_the_token_and_no_prompt_begins_with_it(bpe_r
 
 
 def test_a_bpe_checkpoint_needs_neither_the_network_nor_tiktokens_cache(bpe_run, text_of, monkeypatch):
-    monkeypatch.setattr("data.tokenizer.get_encoding", lambda name: pytest.fail("asked tiktoken for its ranks"))
+    monkeypatch.setattr("pipeline.tokenizers.get_encoding", lambda name: pytest.fail("asked tiktoken for its ranks"))
     assert text_of(f"--out_dir={bpe_run}", "--start=the q").startswith("the q")
 
 
@@ -448,7 +460,7 @@ class Scripted:
     def __init__(self, *rows):
         self.rows = rows
 
-    def stream(self, idx, max_new_tokens, *choice):
+    def generate_tokens(self, idx, max_new_tokens, *choice):
         for column in list(zip(*self.rows))[:max_new_tokens]:
             yield torch.tensor(column)[:, None]
 
@@ -456,7 +468,7 @@ class Scripted:
 def spoken(capsys, tokenizer, prompt, rows, **given):
     args = argparse.Namespace(**{**dict(num_samples=len(rows), max_new_tokens=99, temperature=1.0, top_k=0, top_p=1.0,
                                         stop=None, seed=0, start=prompt), **given})
-    sample.speak_text(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), (0, None), print, args, "cpu")
+    samples.speak_text(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), (0, None), print, args, "cpu")
     return capsys.readouterr().out
 
 

@@ -11,9 +11,19 @@ from helpers import ROOT  # noqa: F401  (puts the repo on the path)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.sampler import (ORDER_VERSION, SAMPLING_METHODS, TRANSITIONS, eval_starts, mixture_counts,
-                          mixture_draws, moved_shares, permute, seed_of, window_starts,
-                          windows_per_epoch)
+from pipeline.read.sampler import (
+    ORDER_VERSION,
+    SAMPLING_METHODS,
+    TRANSITIONS,
+    eval_starts,
+    mixture_counts,
+    mixture_draws,
+    moved_fractions,
+    permute,
+    seed_of,
+    window_starts,
+    windows_per_epoch,
+)
 
 EPOCHAL = ("sequential", "without_replacement")
 
@@ -353,12 +363,12 @@ def fixed(*shares):
 
 
 def moving(method, num_blocks):
-    return lambda blocks: moved_shares([0.8, 0.1, 0.1], [0.1, 0.2, 0.7], method, blocks / num_blocks)
+    return lambda blocks: moved_fractions([0.8, 0.1, 0.1], [0.1, 0.2, 0.7], method, blocks / num_blocks)
 
 
-def mixed(shares_at, first, count, batch_size=64, seed=0):
-    before = mixture_counts(0, first // batch_size, batch_size, shares_at, seed)
-    return mixture_draws(np.arange(first, first + count), batch_size, shares_at, seed, before)
+def mixed(fractions_at, first, count, batch_size=64, seed=0):
+    before = mixture_counts(0, first // batch_size, batch_size, fractions_at, seed)
+    return mixture_draws(np.arange(first, first + count), batch_size, fractions_at, seed, before)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -373,10 +383,10 @@ def test_each_batch_is_within_one_row_of_its_shares_and_the_total_within_five(se
 @pytest.mark.parametrize("method", TRANSITIONS)
 def test_each_batch_follows_shares_that_move_and_the_total_within_the_root_of_the_number_of_batches(method):
     """Cuts that move fall into step with the golden ratio for a while: 18 sequences of 64,000 seen, 65 of 640,000."""
-    shares_at = moving(method, 1000)
-    member, _ = mixed(shares_at, 0, 64_000)
+    fractions_at = moving(method, 1000)
+    member, _ = mixed(fractions_at, 0, 64_000)
     counts = np.stack([(member.reshape(1000, 64) == d).sum(1) for d in range(3)], axis=1)
-    wanted = 64 * shares_at(np.arange(1000))
+    wanted = 64 * fractions_at(np.arange(1000))
     assert (abs(counts - wanted) < 1).all() and (abs((counts - wanted).cumsum(0)) < 1000**0.5).all()
 
 
@@ -385,7 +395,7 @@ def test_another_seed_mixes_the_rows_another_way():
 
 
 def test_transitions_begin_and_end_where_they_should_and_differ_between():
-    half = [moved_shares([3, 1], [1, 3], method, [0, 0.25, 1, 2]) for method in TRANSITIONS]
+    half = [moved_fractions([3, 1], [1, 3], method, [0, 0.25, 1, 2]) for method in TRANSITIONS]
     for shares in half:
         assert np.allclose(shares[[0, 2, 3]], [[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
     assert np.allclose([s[1, 0] for s in half], [0.625, 0.75 - 0.5 * (1 - np.cos(np.pi / 4)) / 2,
@@ -401,9 +411,9 @@ def test_the_rows_of_a_batch_are_mixed_so_each_of_four_ranks_sees_every_member()
 @given(st.integers(0, 30_000), st.integers(1, 300), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_a_mixture_read_from_any_draw_on_is_the_mixture(first, count, moves):
-    shares_at = moving("cosine", 400) if moves else fixed(7, 2, 1)
-    whole = mixed(shares_at, 0, 31_000)
-    for part, all_of_it in zip(mixed(shares_at, first, count), whole):
+    fractions_at = moving("cosine", 400) if moves else fixed(7, 2, 1)
+    whole = mixed(fractions_at, 0, 31_000)
+    for part, all_of_it in zip(mixed(fractions_at, first, count), whole):
         assert (part == all_of_it[first : first + count]).all()
 
 

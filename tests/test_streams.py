@@ -17,10 +17,12 @@ from helpers import ROOT, TEXT, char_dataset, child_env, only_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.dataset import Dataset, open_dataset, write_dataset
-from data.errors import UserError
-from data.streams import POSITIONS, STREAMS, StreamMap, write_stream
-from data.tokenizer import ByteTokenizer, CharTokenizer
+from pipeline.errors import UserError
+from pipeline.prepare.streams import write_stream
+from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import Dataset, open_dataset
+from pipeline.read.streams import POSITIONS, STREAMS, StreamMap
+from pipeline.tokenizers import ByteTokenizer, CharTokenizer
 
 any_text = st.text(st.sampled_from("aEyZ9 .'-\n\t\r\u00e9\u6f22\u2003"), max_size=200)
 

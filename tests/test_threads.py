@@ -15,8 +15,8 @@ import torch
 from helpers import ROOT, char_dataset, resume, run
 
 import train
-from data import threads
-from checkpoints import load_checkpoint
+from pipeline import threads
+from training.checkpoint import load_checkpoint
 
 VARIABLES = (*threads.HOW_TO_WAIT, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 V2 = "30 1 0:26 {root} {at} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate"

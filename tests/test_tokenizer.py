@@ -15,13 +15,23 @@ import tiktoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.dataset import load_plain
-from data.download import DownloadError
-from data.errors import UserError
-from data.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
-from data.ranks import RANKS, get_encoding
-from data.tokenizer import (ByteTokenizer, CharTokenizer, TableTokenizer, TiktokenTokenizer, TokenList, as_bytes, table_hash,
-                            tables, tokenizer_from_meta, tokenizer_meta)
+from pipeline.errors import UserError
+from pipeline.get.bpe_merges import RANKS, get_encoding
+from pipeline.get.download import DownloadError
+from pipeline.prepare.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
+from pipeline.read.meta import load_plain
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    TableTokenizer,
+    TiktokenTokenizer,
+    TokenList,
+    as_bytes,
+    table_hash,
+    tables,
+    tokenizer_from_meta,
+    tokenizer_meta,
+)
 
 ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
 TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n", "It's 12345 o'clock", "naïve",
@@ -203,7 +213,7 @@ def test_an_id_outside_the_vocabulary_is_a_plain_error(gpt2):
 
 def test_the_copy_from_meta_needs_no_rank_file(gpt2, monkeypatch):
     meta = gpt2.to_meta()
-    monkeypatch.setattr("data.tokenizer.get_encoding", refuse)
+    monkeypatch.setattr("pipeline.tokenizers.get_encoding", refuse)
     copy = tokenizer_from_meta(meta)
     assert (copy.vocab_size, copy.eot_token, copy.to_meta()) == (50257, 50256, meta)
 
@@ -237,7 +247,7 @@ def forbid_network_after(request, monkeypatch):
     """A function: from its call on, reading a rank file or connecting anywhere fails the test."""
     def forbid():
         request.getfixturevalue("forbid_network")
-        monkeypatch.setattr("data.tokenizer.get_encoding", refuse)
+        monkeypatch.setattr("pipeline.tokenizers.get_encoding", refuse)
     return forbid
 
 
@@ -396,7 +406,7 @@ def unreachable(monkeypatch, tmp_path):
     """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which is returned."""
     def fail(url, path, **kw):
         raise DownloadError(f"{url}: no such host, or no network")
-    monkeypatch.setattr("data.download.download", fail)
+    monkeypatch.setattr("pipeline.get.download.download", fail)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -413,8 +423,8 @@ def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unr
         "the package mlx-whisper==0.4.3 from the package index instead"]
     assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
     # and it is quiet where the file is there, for gpt2 and r50k_base alike
-    monkeypatch.setattr("data.download.download", refuse)
-    monkeypatch.setattr("data.download.open_package", refuse)
+    monkeypatch.setattr("pipeline.get.download.download", refuse)
+    monkeypatch.setattr("pipeline.get.download.open_package", refuse)
     assert get_encoding("gpt2").n_vocab == get_encoding("r50k_base").n_vocab == 50257
     assert capsys.readouterr() == ("", "")
 
@@ -428,7 +438,7 @@ def test_a_damaged_file_in_tiktokens_cache_is_replaced(monkeypatch, tmp_path, gp
         asked.append((url, sha256))
         lines = sorted(gpt2._encoding._mergeable_ranks.items(), key=lambda item: item[1])
         path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(raw), i) for raw, i in lines))
-    monkeypatch.setattr("data.download.download", fetch)
+    monkeypatch.setattr("pipeline.get.download.download", fetch)
     assert get_encoding("gpt2").n_vocab == 50257
     assert [sha256 for _, sha256 in asked] == [RANKS["r50k_base"][0]]
     assert hashlib.sha256((tmp_path / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]

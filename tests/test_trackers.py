@@ -12,8 +12,8 @@ import pytest
 from helpers import char_dataset, log_rows, one_line_error, one_thread, resume, run  # noqa: F401
 
 import train
-from data.batches import TrainBatches
-from checkpoints import load_checkpoint
+from pipeline.read.batches import TrainBatches
+from training.checkpoint import load_checkpoint
 
 TAGS = {"tokens", "loss/train", "loss/val", "train_bits_per_byte", "val_bits_per_byte", "loss/batch", "lr", "tokens_per_s",
         "data_wait", "seconds"}

@@ -21,20 +21,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import (ROOT, TEXT, TINY, arange_dataset, assert_same_training, char_dataset, child_env, log_rows,
-                     one_line_error, one_thread, only_line, python, resume, run)  # noqa: F401
+from helpers import (
+    ROOT,
+    TEXT,
+    TINY,
+    arange_dataset,
+    assert_same_training,
+    char_dataset,
+    child_env,
+    log_rows,
+    one_line_error,  # noqa: F401
+    only_line,
+    python,
+    resume,
+    run,
+)
 
 import sample
 import train
-from data.batches import TrainBatches
-from data.errors import UserError
-from data.files import lock
-from data.ranks import get_encoding
-from data.sampler import ORDER_VERSION, SAMPLING_METHODS
-from optim import block_size_at, configure_optimizer, lr_share, orthogonalize
-from checkpoints import load_checkpoint
-from runs import RunLog, estimate_mfu, save_checkpoint
+from optim import block_size_at, configure_optimizer, lr_fraction, orthogonalize
+from pipeline.errors import UserError
+from pipeline.files import lock
+from pipeline.get.bpe_merges import get_encoding
+from pipeline.read.batches import TrainBatches
+from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args
+from training.checkpoint import load_checkpoint
+from training.run_folder import RunLog, estimate_mfu, save_checkpoint
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
 
@@ -321,9 +334,9 @@ def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(
     # 184 tokens of train in windows of 16: phases 0 to 15, or 0 to 23
     flags = [f"--dataset={char_dataset(tmp_path / 'short', TEXT[:205])}",
              "--sampling_method=without_replacement", "--lr_decay_iters=40"]
-    open_source = train.open_source
+    open_mixture = train.open_mixture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "open_source", lambda args, version: open_source(args, 1))
+        patch.setattr(train, "open_mixture", lambda args, version: open_mixture(args, 1))
         run(*flags, "--max_iters=40", "--out_dir=whole")
         run(*flags, "--max_iters=20", "--out_dir=old")
     old = load_checkpoint(Path("old/ckpt.pt"))
@@ -786,7 +799,7 @@ def test_a_full_disk_while_saving_leaves_the_old_checkpoint_and_is_one_line(fox,
 
     def full(path, mode):
         return FullDisk(open(path, mode), room, late) if "ckpt" in str(path) else open(path, mode)
-    monkeypatch.setattr("data.files.open", full, raising=False)
+    monkeypatch.setattr("pipeline.files.open", full, raising=False)
     line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"])
     assert "x/ckpt.pt" in line and "disk" in line and "full" in line
     assert {name: Path(f"x/{name}").read_bytes() for name in ("ckpt.pt", "best.pt")} == before
@@ -970,7 +983,7 @@ def test_a_bin_that_is_cut_while_a_run_trains_is_one_line_and_the_run_goes_on_on
         tmp_path, monkeypatch, capsys, split):
     folder = char_dataset(tmp_path / "fox")
     whole = (folder / f"{split}.bin").read_bytes()
-    monkeypatch.setattr("data.batches.TOKENS_AT_ONCE", 64)  # read no further ahead than a batch
+    monkeypatch.setattr("pipeline.read.batches.TOKENS_AT_ONCE", 64)  # read no further ahead than a batch
     flags = [*TINY, f"--dataset={folder}", "--max_iters=20", "--eval_interval=4", "--out_dir=x"]
     with monkeypatch.context() as patch:
         at_batch(patch, 7, lambda: os.truncate(folder / f"{split}.bin", 1000))
@@ -1025,7 +1038,7 @@ def test_a_gpt_cannot_learn_random_tokens(tmp_path):
 def test_the_learning_rate_warms_up_from_above_zero_stays_and_falls_to_its_last_share(schedule):
     args = parse_args([f"--lr_schedule={schedule}", "--warmup_iters=10", "--decay_share=0.5", "--max_iters=100",
                        "--min_lr_share=0.1"])
-    shares = [lr_share(i, args) for i in range(101)]
+    shares = [lr_fraction(i, args) for i in range(101)]
     assert shares[0] > 0 and np.allclose(np.diff(shares[:11]), 1 / 11) and shares[10:51] == [1.0] * 41
     if schedule == "constant":
         assert shares[50:] == [1.0] * 51
@@ -1033,7 +1046,7 @@ def test_the_learning_rate_warms_up_from_above_zero_stays_and_falls_to_its_last_
         assert (np.diff(shares[50:]) < 0).all() and shares[100] == pytest.approx(0.1)
         assert shares[75] == pytest.approx(0.55)  # half way
     args.lr_decay_iters = 50
-    assert lr_share(80, args) == (1.0 if schedule == "constant" else pytest.approx(0.1))
+    assert lr_fraction(80, args) == (1.0 if schedule == "constant" else pytest.approx(0.1))
 
 
 def test_windows_grow_by_doubling_over_the_second_half():

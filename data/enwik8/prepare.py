@@ -8,11 +8,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import arguments, tokenizer_for, web
-from data.dataset import write_dataset
-from data.archives import unpack
-from data.errors import one_line_errors
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import arguments, one_line_errors, tokenizer_for, unpack, web, write_dataset
 
 ZIP = ("https://mattmahoney.net/dc/enwik8.zip", 36_445_475,
        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc")

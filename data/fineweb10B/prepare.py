@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import arguments, hub
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.inputs import Shards
-from data.tokenizer import TiktokenTokenizer
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import (
+    Shards,
+    TiktokenTokenizer,
+    arguments,
+    hub,
+    one_line_errors,
+    write_dataset,
+)
 
 
 def main():

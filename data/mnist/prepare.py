@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import arguments, web
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.pictures import alphabet, read_idx, text_of
-from data.tokenizer import CharTokenizer
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from data.mnist.pictures import alphabet, read_idx, text_of
+from pipeline.prepare import CharTokenizer, arguments, one_line_errors, web, write_dataset
 
 AT = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 IDX = [(f"{AT}train-images-idx3-ubyte.gz", 9_912_422,

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.errors import one_line_errors
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
 from data.mnist.prepare import stream
+from pipeline.prepare import one_line_errors
 
 
 def main():

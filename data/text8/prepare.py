@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
 from data.enwik8.prepare import hutter
-from data.errors import one_line_errors
+from pipeline.prepare import one_line_errors
 
 ZIP = ("https://mattmahoney.net/dc/text8.zip", 31_344_016,
        "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232")

@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))  # the repo root, so that `data` imports from any directory
-from data.catalogue import arguments, hub, write_documents
-from data.errors import one_line_errors
-from data.inputs import read_documents
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+from pipeline.prepare import arguments, hub, one_line_errors, read_documents, write_documents
 
 
 def articles(paths):

@@ -1,0 +1,29 @@
+"""From a text to a batch.
+
+    errors.py      a user's mistake becomes one line       files.py      all-or-nothing files, locks
+    encodings.py   bytes -> text, strictly                 threads.py    cores, quota, how threads wait
+    tokenizers/    text <-> ids
+    get/           download and verify: addresses, the Hugging Face hub, the package index
+    prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports from here
+    read/          a folder -> a mixture -> the sampler's order -> batches
+
+Imports run one way: read and get -> tokenizers; prepare -> read, get and tokenizers. read never
+imports prepare.
+
+One word, one meaning:
+
+    dataset              a folder of train.bin, val.bin, meta.pkl
+    mixture, member      several datasets sampled by weights; one of them
+    weights, fraction    what a member counts for; its part of the whole, 0 to 1
+    aligned stream       one of K token sequences that are read side by side
+    window               block_size + 1 tokens, which make one row of a batch
+    context length       block_size: the tokens a prediction may look back on
+    draw                 the number of a row in the order of the run
+    unit                 a piece of text that is encoded as one job
+    rank                 a process of torchrun
+    BPE merge file       the table of byte pairs that an encoding merges, in order
+    provenance           where a text came from
+    generated tokens     what a model writes
+    block                a layer of the model
+    micro-batch          the rows of one forward pass; iteration: one step of the optimizer
+"""

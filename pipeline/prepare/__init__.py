@@ -1,0 +1,21 @@
+"""Inputs -> units -> ids -> a committed dataset folder; what a prepare.py imports comes from here."""
+from pipeline.errors import one_line_errors
+from pipeline.files import read_text
+from pipeline.get.archives import unpack
+from pipeline.prepare.combine import combine
+from pipeline.prepare.flags import inputs, parse_args, tokenizer_of, writing
+from pipeline.prepare.inputs import Shards, TextFile, read_documents
+from pipeline.prepare.recipes import (
+    Files,
+    arguments,
+    hub,
+    package,
+    prepare,
+    tokenizer_for,
+    web,
+    write_documents,
+    write_rows,
+)
+from pipeline.prepare.streams import prepare_stream
+from pipeline.prepare.write import write_dataset
+from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TiktokenTokenizer
