@@ -280,6 +280,14 @@ class GPT(nn.Module):
             return sum(p.numel() for p in self.parameters()) - self.transformer.wpe.weight.numel() - padding
         return sum(p.numel() for p in self.parameters()) - 2 * padding
 
+    def flops_per_token(self):
+        """FLOPs of a training step, for each token: 6 a parameter, and 12 * n_layer * n_embd *
+        block_size for attention (PaLM, appendix B, arXiv:2204.02311)."""
+        config, tied = self.config, self.lm_head.weight is self.transformer.wte.weight
+        look_up = 0 if tied else config.vocab_size * config.n_embd  # an embedding multiplies nothing
+        return (6 * (self.num_params() - look_up)
+                + 12 * config.n_layer * config.n_embd * config.block_size)
+
     def forward(self, idx, targets=None, cache=None):
         """idx, targets: (B, T) int64. With targets: (logits (B, T, vocab_size), mean loss in nats), the logits None where
         they would be more than CHUNK_LOGITS; without: (logits of the last position (B, 1, vocab_size), None).

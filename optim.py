@@ -1,13 +1,16 @@
-"""The optimizer (Muon with AdamW, or AdamW alone) and the schedules: of the learning rate, of the windows' length.
+"""The optimizer (Muon with AdamW, or AdamW alone), and the schedules of the learning rate and of
+the window length.
 
-torch.optim has an AdamW too; its import costs a second of every start, and one state for both rules is simpler to save.
+Constructing a torch.optim.Optimizer imports the compiler, which costs a second at every start. This
+class has the same interface (param_groups, state, state_dict) without that second.
 """
 import math
 
 import torch
 
-# Polar Express (Amsel et al., 2025, arXiv:2505.16932): for each step the odd polynomial that brings all singular
-# values nearest to 1; with the paper's safety factor of 1.01
+# Polar Express (Amsel et al., 2025, arXiv:2505.16932). Each step applies the odd polynomial that
+# brings all singular values as near to 1 as one such polynomial can; the divisions by powers of
+# 1.01 are the paper's safety factor against rounding
 POLAR_EXPRESS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -18,120 +21,153 @@ POLAR_EXPRESS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in (
 
 
 def orthogonalize(g, dtype=torch.float32):
-    """(n, rows, cols) matrices -> about the nearest (semi-)orthogonal ones: the same singular vectors, values near 1.
+    """(n, rows, cols) matrices -> about the nearest (semi-)orthogonal ones: the singular vectors
+    stay, the singular values become about 1.
 
-    dtype: of the products. bfloat16 is enough, and faster where the processor has it.
+    dtype: of the products. bfloat16 is precise enough, and faster on processors that have it.
     """
     x = g.to(dtype)
     tall = x.size(-2) > x.size(-1)
-    x = x.mT if tall else x
+    x = x.mT if tall else x  # x @ x.mT below is then the smaller of the two possible products
+    # the polynomials want singular values in 0..1; the largest one is at most the norm
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
     for a, b, c in POLAR_EXPRESS:
         s = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)  # a x + (b s + c s s) x
+        polynomial = torch.baddbmm(s, s, s, beta=b, alpha=c)  # b s + c s s
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + (b s + c s s) x
     return (x.mT if tall else x).to(g.dtype)
 
 
 class Optimizer:
-    """Groups of parameters, each a dict with "params", "rule" ("muon" or "adamw"), "lr", "weight_decay", and
+    """One or two rules over groups of parameters. A group is a dict with "params", "rule" ("muon"
+    or "adamw"), "lr", "weight_decay", and
 
-    adamw: "betas", "eps" (Loshchilov and Hutter, arXiv:1711.05101).
-    muon, for matrices only: "momentum", "dtype" (see orthogonalize()), and "parts", for each parameter the row counts
-        of the matrices that are stacked in it. The update is the orthogonalized momentum (Jordan et al.,
-        kellerjordan.github.io/posts/muon).
+    adamw: "betas", "eps" (Loshchilov and Hutter, arXiv:1711.05101). muon, for matrices only:
+    "momentum", "dtype" (the name of orthogonalize()'s), and "parts", for each
+        parameter the row counts of the matrices that are stacked in it. The update is the
+        orthogonalized momentum (Jordan et al., kellerjordan.github.io/posts/muon).
 
-    Weight decay is decoupled: a step shrinks a weight by lr * weight_decay.
+    Weight decay is decoupled from the gradient: a step shrinks a weight by lr * weight_decay of it.
     """
 
     def __init__(self, groups):
         self.param_groups = [group for group in groups if group["params"]]
-        self.num_steps = 0
-        self.state = {p: {name: torch.zeros_like(p) for name in (("momentum",) if group["rule"] == "muon" else
-                                                                  ("mean", "mean_of_squares"))}
+        self.state = {p: self._new_state(p, group["rule"])
                       for group in self.param_groups for p in group["params"]}
+
+    @staticmethod
+    def _new_state(p, rule):
+        if rule == "muon":
+            return {"momentum_buffer": torch.zeros_like(p)}
+        if rule == "adamw":
+            return {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p)}
+        raise ValueError(f"the optimizer has no rule {rule!r}; it has muon and adamw")
 
     def zero_grad(self):
         for p in self.state:
             p.grad = None
 
     def state_dict(self):
-        return {"num_steps": self.num_steps, "state": list(self.state.values())}
+        """The shape that torch.optim has: parameters are replaced by their numbers."""
+        numbers = {p: number for number, p in enumerate(self.state)}
+        return {"state": {numbers[p]: tensors for p, tensors in self.state.items()},
+                "param_groups": [{**group, "params": [numbers[p] for p in group["params"]]}
+                                 for group in self.param_groups]}
 
     def load_state_dict(self, saved):
-        self.num_steps = saved["num_steps"]
-        for own, other in zip(self.state.values(), saved["state"], strict=True):
+        """Take over the tensors. Rates and decays stay those of this optimizer's own groups, since
+        a resumed run may be given others."""
+        for number, own in enumerate(self.state.values()):
             for name, tensor in own.items():
-                tensor.copy_(other[name])
+                tensor.copy_(saved["state"][number][name])
 
     @torch.no_grad()
     def step(self):
-        self.num_steps += 1
         for group in self.param_groups:
             (self._muon if group["rule"] == "muon" else self._adamw)(**group)
 
     def _adamw(self, params, lr, betas, eps, weight_decay, **_):
-        step = torch.tensor(float(self.num_steps), device=params[0].device)
-        torch._fused_adamw_(params, [p.grad for p in params], [self.state[p]["mean"] for p in params],
-                            [self.state[p]["mean_of_squares"] for p in params], [], [step] * len(params), lr=lr,
-                            beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps, amsgrad=False,
-                            maximize=False)
+        states = [self.state[p] for p in params]
+        steps, means, squares = ([state[name] for state in states]
+                                 for name in ("step", "exp_avg", "exp_avg_sq"))
+        torch._foreach_add_(steps, 1)
+        # one kernel for all parameters; torch has no public function for it
+        torch._fused_adamw_(params, [p.grad for p in params], means, squares, [], steps, lr=lr,
+                            beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps,
+                            amsgrad=False, maximize=False)
 
     def _muon(self, params, lr, momentum, weight_decay, dtype, parts, **_):
-        grads, means = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+        grads, means = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(means, grads, 1 - momentum)
-        updates = torch._foreach_lerp(grads, means, momentum)  # Nesterov: the mean as it will be
+        # Nesterov's momentum: look one step ahead along the mean
+        updates = torch._foreach_lerp(grads, means, momentum)
         torch._foreach_mul_(params, 1 - lr * weight_decay)
-        by_shape = {}  # matrices of one shape go through the products together
+        by_shape = {}  # matrices of one shape go through the products together, which is faster
         for p, update, rows in zip(params, updates, parts):
             for part, part_update in zip(p.split(rows), update.split(rows)):
                 by_shape.setdefault(part.shape, []).append((part, part_update))
         for (rows, cols), pairs in by_shape.items():
             matrices, updates = zip(*pairs)
-            new = orthogonalize(torch.stack(updates), dtype)
-            torch._foreach_add_(matrices, list(new.unbind()), alpha=-lr * max(1, rows / cols) ** 0.5)
+            new = orthogonalize(torch.stack(updates), getattr(torch, dtype))
+            # a tall matrix takes a larger step, so that all outputs change at a similar rate
+            torch._foreach_add_(matrices, list(new.unbind()),
+                                alpha=-lr * max(1, rows / cols) ** 0.5)
 
 
 def configure_optimizer(model, args):
-    """The groups of a GPT. With muon, the matrices of the blocks go by Muon and the rest by AdamW; matrices and, with
-    adamw alone, embeddings decay, vectors never do."""
+    """The optimizer of a GPT.
+
+    With muon, the matrices of the blocks go by Muon, everything else by AdamW without decay: Muon
+    is made for layers that multiply, and an embedding is a table of rows. With adamw, matrices and
+    embeddings decay, and vectors (norms and biases) never do. """
     adamw = {"rule": "adamw", "lr": args.learning_rate, "betas": (0.9, args.beta2), "eps": 1e-8}
-    blocks = list(model.transformer.h.parameters())
-    matrices = [p for p in blocks if p.dim() == 2]
+    matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
     in_blocks = set(matrices)
     tables = [p for p in model.parameters() if p.dim() == 2 and p not in in_blocks]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     if args.optimizer == "adamw":
         return Optimizer([{**adamw, "params": matrices + tables, "weight_decay": args.weight_decay},
                           {**adamw, "params": vectors, "weight_decay": 0.0}])
-    return Optimizer([
-        {"rule": "muon", "params": matrices, "lr": args.muon_learning_rate, "momentum": args.muon_momentum,
-         "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices],
-         "dtype": torch.bfloat16 if args.dtype == "bfloat16" else torch.float32},
-        {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
+    if args.optimizer != "muon":
+        raise ValueError(f"there is no optimizer {args.optimizer!r}; there are muon and adamw")
+    muon = {"rule": "muon", "lr": args.muon_learning_rate, "momentum": args.muon_momentum,
+            "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices],
+            "dtype": "bfloat16" if args.dtype == "bfloat16" else "float32"}
+    return Optimizer([{**muon, "params": matrices},
+                      {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
 
 
 def lr_fraction(iter_num, args):
-    """The share of its highest learning rate that an iteration takes: a linear warm-up, a constant stretch, and over
-    the last decay_share of lr_decay_iters a fall to min_lr_share along the schedule's curve."""
+    """The fraction of its highest learning rate that iteration `iter_num` uses.
+
+    It rises linearly over warmup_iters, stays at 1, and over the last decay_share of lr_decay_iters
+    falls to min_lr_share along the curve that lr_schedule names.
+    """
     if iter_num < args.warmup_iters:
-        return (iter_num + 1) / (args.warmup_iters + 1)
-    end = args.lr_decay_iters or args.max_iters
-    start = max(args.warmup_iters, end * (1 - args.decay_share))
-    fallen = min(1.0, max(0.0, (iter_num - start) / max(1, end - start)))
+        return (iter_num + 1) / (args.warmup_iters + 1)  # above 0 already at iteration 0
     if args.lr_schedule == "constant":
         return 1.0
-    left = 0.5 * (1 + math.cos(math.pi * fallen)) if args.lr_schedule == "cosine" else 1 - fallen
+    end = args.lr_decay_iters or args.max_iters
+    start = max(args.warmup_iters, end * (1 - args.decay_share))
+    progress = min(1.0, max(0.0, (iter_num - start) / max(1, end - start)))  # of the decay, 0..1
+    if args.lr_schedule == "cosine":
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    elif args.lr_schedule == "linear":
+        left = 1 - progress
+    else:
+        raise ValueError(f"there is no lr_schedule {args.lr_schedule!r}")
     return args.min_lr_share + (1 - args.min_lr_share) * left
 
 
 def block_size_at(iter_num, args):
-    """The length of the windows an iteration trains on, in tokens: first_block_size for half of lr_decay_iters, then
-    doubled in stages of equal length until block_size.
+    """The context length, in tokens, that iteration `iter_num` trains on: first_block_size for half
+    of lr_decay_iters, then doubled in stages of equal length until block_size.
 
-    Shorter windows are windows of block_size cut up, so the order of the data, the tokens of an iteration and what an
-    epoch visits are the same as without.
-    """
+    Short windows train faster, and early on a model learns little from long ones. They are windows
+    of block_size cut up, so the order of the data, the tokens of an iteration and what an epoch
+    visits are the same with and without them. """
     length = args.first_block_size or args.block_size
     doublings = (args.block_size // length).bit_length() - 1
-    second_half = 2 * iter_num / (args.lr_decay_iters or args.max_iters) - 1
+    second_half = 2 * iter_num / (args.lr_decay_iters or args.max_iters) - 1  # 0..1 in that half
     return length << min(doublings, max(0, 1 + math.floor(second_half * doublings)))

@@ -26,7 +26,8 @@ from pipeline.tokenizers import (
 from train_args import GPT2, count, likelihood, not_negative, seed, whole
 from training.checkpoint import config_of, load_checkpoint, refuse_lack_of, take_state
 from training.published import published_gpt2
-from training.run_folder import newest_run, pick_device
+from training.ranks import pick_device
+from training.run_folder import newest_run
 from training.samples import speak
 
 

@@ -1,27 +1,31 @@
-"""A checkpoint of train.py, whoever wrote it: read, and checked before anything is made of it.
+"""A checkpoint: what it holds, how it is written, and how it is read again. Its keys have their one
+home here.
 
-    load_checkpoint(path)                  the dict, whole and plain, or UserError
-    config_of(checkpoint, path)            its model's sizes, with which arguments and weights agree
-    take_state(checkpoint, path, model)    its weights and the optimizer's state, where they fit
+    pack(run)                              the dict that save() writes
+    save(run, is_best)                     out_dir/ckpt.pt, and best.pt
+    load_checkpoint(path)                  the dict, complete and plain, or UserError
+    config_of(checkpoint, path)            its model's sizes, compared with arguments and weights
+    take_state(checkpoint, path, model)    its weights, and the optimizer's state
+    resume(run, checkpoint, path)          all of that, and the position, into a run
 
-Nothing but tensors and plain values is read, and no code is run. The zip's own CRC of each record
-is compared first: torch does not, and would load a flipped bit as another weight.
-"""
-
-import collections
+A checkpoint may come from a stranger. So only tensors and plain values are read, and no code is
+run. torch.load does not compare the CRC of a record, and would load a flipped bit as another
+weight; check_records() compares it first. """
 import difflib
 import errno
 import math
 import os
+import shutil
 import warnings
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from model import GPT, GPTConfig
 from pipeline.errors import UserError, printable
-from pipeline.files import open_regular
+from pipeline.files import open_regular, replacing
 from pipeline.read.meta import (
     MAX_BYTES,
     OF_SPLITS,
@@ -34,132 +38,206 @@ from pipeline.read.meta import (
     word,
     wrong_keys,
 )
+from training.run_folder import resume_command
 
-VOCABULARIES = 4  # as many large ones as a checkpoint may hold
+FORMAT = 2  # 1: the optimizer's state was a list in an order of its own
+VOCABULARIES = 4  # a checkpoint may hold as many large vocabularies as this
 SAMPLED = ("model", "model_args", "args", "metas", "iter_num")
 RESUMED = (*SAMPLED, "optimizer", "scaler", "best_val_loss", "seconds", "data", "evaluated")
 
 
-def _state(value):
-    """Whether it is a dict of names and of tensors that lie in memory as plain numbers."""
+# ---- the keys
+
+
+def _is_state(value):
+    """Whether this is a dict of names and tensors that lie in memory as plain numbers."""
     return isinstance(value, dict) and all(
-        type(k) is str
-        and type(t) is torch.Tensor
-        and t.layout is torch.strided
-        and t.device.type == "cpu"
-        and not t.is_quantized
-        for k, t in value.items()
-    )
+        type(name) is str and type(t) is torch.Tensor and t.layout is torch.strided
+        and t.device.type == "cpu" and not t.is_quantized for name, t in value.items())
 
 
-def _number(value):
+def _is_number(value):
     return type(value) in (int, float) and not math.isnan(value)
 
 
-count = whole(1, 2**32)
-MODEL_ARGS = {
-    "block_size": (count, ""),
-    "vocab_size": (count, ""),
+def _is_optimizer(value):
+    """Whether this has the shape of Optimizer.state_dict()."""
+    return (type(value) is dict and value.keys() == {"state", "param_groups"}
+            and type(value["state"]) is dict and type(value["param_groups"]) is list
+            and list(value["state"]) == list(range(len(value["state"])))
+            and all(map(_is_state, value["state"].values())))
+
+
+def _is_model_args(value):
+    return (type(value) is dict and set(value) <= set(MODEL_ARGS)
+            and not wrong_keys(value, MODEL_ARGS))
+
+
+count, position = whole(1, 2**32), whole(0, 2**63 - 1)
+MODEL_ARGS = {  # field of GPTConfig: (whether a value will do, unused)
+    **dict.fromkeys(("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd",
+                     "n_hidden"), (count, "")),
     "arch": (("modern", "gpt2").__contains__, ""),
     "vocab_sizes": (lambda value: type(value) is tuple and all(map(count, value)), ""),
-    "n_layer": (count, ""),
-    "n_head": (count, ""),
-    "n_kv_head": (count, ""),
-    "n_embd": (count, ""),
-    "n_hidden": (count, ""),
-    "dropout": (lambda value: _number(value) and 0 <= value < 1, ""),
+    "dropout": (lambda value: _is_number(value) and 0 <= value < 1, ""),
     "bias": (lambda value: type(value) is bool, ""),
 }
-KEYS = {  # of a checkpoint: (whether a value will do, what it must be)
-    "model": (_state, "a dict of tensors"),
-    "model_args": (
-        lambda value: (
-            type(value) is dict
-            and not wrong_keys(value, MODEL_ARGS)
-            and set(value) <= set(MODEL_ARGS)
-        ),
-        "the sizes of a model",
-    ),
-    "args": (
-        lambda value: type(value) is dict and {*map(type, value)} <= {str},
-        "a dict of arguments",
-    ),
-    "metas": (lambda value: type(value) is dict and all(map(word, value)), "a dict of datasets"),
-    "iter_num": (whole(0, 2**63 - 1), "a whole number"),
-    "best_val_loss": (_number, "a number"),
-    "seconds": (lambda value: _number(value) and 0 <= value < math.inf, "a number, 0 or more"),
-    "evaluated": (dict_of({str}, {int, float}), "a dict of numbers"),
-    "data": (
-        lambda value: type(value) is dict and all(map(OF_SPLITS, value.values())),
-        "a dict of datasets and hashes",
-    ),
+KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
+    "format": (position, "a whole number"),
+    "model": (_is_state, "a dict of tensors"),
+    "model_args": (_is_model_args, "the sizes of a model"),
+    "optimizer": (_is_optimizer, "the state of an optimizer"),
     "scaler": (dict_of({str}, {int, float}), "a dict of numbers"),
-    "order_version": (whole(1, 2**63 - 1), "a whole number"),
+    "args": (lambda value: type(value) is dict and {*map(type, value)} <= {str},
+             "a dict of arguments"),
+    "metas": (lambda value: type(value) is dict and all(map(word, value)), "a dict of datasets"),
     "starts": (dict_of({str}, {int}), "a dict of ids"),
-    "optimizer": (
-        lambda value: type(value) is dict and not wrong_keys(value, OPTIMIZER, tuple(OPTIMIZER)),
-        "its state",
-    ),
+    "data": (lambda value: type(value) is dict and all(map(OF_SPLITS, value.values())),
+             "a dict of datasets and hashes"),
+    "order_version": (whole(1, 2**63 - 1), "a whole number"),
+    "iter_num": (position, "a whole number"),
+    "best_val_loss": (_is_number, "a number"),
+    "evaluated": (dict_of({str}, {int, float}), "a dict of numbers"),
+    "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
-OPTIMIZER = {
-    "num_steps": (whole(0, 2**63 - 1), ""),
-    "state": (lambda value: type(value) is list and all(map(_state, value)), ""),
-}
+
+
+def pack(run):
+    """The checkpoint of a run: all that a later process needs to go on, or to sample."""
+    return {
+        "format": FORMAT,
+        "model": run.model.state_dict(),
+        "model_args": asdict(run.model.config),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "args": vars(run.args),
+        "metas": run.mixture.metas,  # the tokenizers, so that sample.py needs no data
+        "starts": run.starts,  # the token that a sample without a prompt begins with, by dataset
+        "data": run.mixture.fingerprint(),  # a resumed run must find the same bins
+        "order_version": run.mixture.order_version,
+        "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
+        "best_val_loss": run.best_val_loss,
+        "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
+        "seconds": run.seconds,
+    }
+
+
+# ---- writing
+
+
+def save(run, is_best=False):
+    """Replace ckpt.pt, and best.pt too when is_best. A kill at any moment leaves the earlier files
+    complete. Every rank calls this; rank 0 writes."""
+    if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
+        refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
+                          run.out_dir)
+    if run.ranks.is_first:
+        save_checkpoint(run.out_dir, pack(run), is_best)
+
+
+def save_checkpoint(out_dir, state, is_best):
+    path, link = out_dir / "ckpt.pt", out_dir / "best.pt.tmp"
+    try:
+        link.unlink(missing_ok=True)  # left by a run that was killed
+        with replacing(path) as file:
+            torch.save(state, file)
+            file.flush()
+            if is_best:  # the same bytes under a second name, so that the two never disagree
+                os.fsync(file.fileno())
+                try:
+                    os.link(file.name, link)
+                except OSError:  # this file system has no hard links
+                    shutil.copyfile(file.name, link)
+                os.replace(link, out_dir / "best.pt")
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+        reason = getattr(error, "strerror", None) or "the write failed"
+        kept = (f"The checkpoint from before is kept. Free some space, then run: "
+                f"{resume_command(out_dir)}" if path.exists() else
+                "There is no earlier checkpoint. Free some space and start again")
+        raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
+
+
+def refuse_not_finite(what, out_dir):
+    kept = ("The last checkpoint there is from before that and is kept"
+            if (out_dir / "ckpt.pt").exists() else "There is no checkpoint yet")
+    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
+
+
+# ---- reading
 
 
 def load_checkpoint(path, needed=SAMPLED):
-    """The dict that save_checkpoint wrote. needed: the keys that it must have.
+    """The dict that pack() made; one of an older format is brought up to date.
 
-    Raises UserError or FileNotFoundError.
+    needed: the keys that it must have. Raises UserError or FileNotFoundError.
     """
-    runs = [
-        str(found.parent) for found in Path("out").glob("*/ckpt.pt") if found.parent != path.parent
-    ]
+    runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
     if not path.exists():
-        do = (
-            f"Did you mean --out_dir={near[0]}?"
-            if near
-            else "Train first: python train.py, or name the run: --out_dir=..."
-        )
+        do = (f"Did you mean --out_dir={near[0]}?" if near else
+              "Train first: python train.py; or name the run: --out_dir=...")
         raise FileNotFoundError(f"{path} not found. {do}")
     instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
+    checkpoint = _read(path, instead)
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
+    version = checkpoint.setdefault("format", 1)
+    if type(version) is int and version > FORMAT:
+        raise UserError(f"{path} has format {version}, and this train.py reads formats up to "
+                        f"{FORMAT}. Use the train.py that wrote it")
+    if version == 1 and "optimizer" in checkpoint:
+        checkpoint["optimizer"] = _optimizer_of_format_1(checkpoint["optimizer"])
+    if lacking := [key for key in needed if key not in checkpoint]:
+        raise UserError(f"{path} was not written by this train.py: it lacks {', '.join(lacking)}. "
+                        f"{instead}")
+    if wrong := wrong_keys(checkpoint, KEYS):
+        raise UserError(f"{path} is damaged: its {wrong[0]} must be {KEYS[wrong[0]][1]}. {instead}")
+    for name, meta in checkpoint["metas"].items():
+        check_meta(meta, f"{path}, of dataset {name},", instead)
+    return checkpoint
+
+
+def _read(path, instead):
     with open_regular(path) as file:
         try:
             check_records(file)
             file.seek(0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what torch has to say of a stranger's file
+                warnings.simplefilter("ignore")  # torch warns about details of foreign files
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
             check_tree(checkpoint if isinstance(checkpoint, dict) else {}, VOCABULARIES)
+            return checkpoint
         except Exception as error:  # a damaged file can raise almost anything
             refuse_lack_of(error, path)
             why = f": {printable(str(error))}" if isinstance(error, ValueError) else ""
-            said = f"{type(error).__name__}{why}"
-            raise UserError(
-                f"{path} is no checkpoint of train.py: it is damaged, or holds more than tensors "
-                f"and plain values; nothing of that was run ({said}). {instead}"
-            ) from None
-    held = checkpoint if isinstance(checkpoint, dict) else {}
-    if lacking := [key for key in needed if key not in held]:
-        raise UserError(f"{path} is no checkpoint of this train.py: it lacks {', '.join(lacking)}")
-    if wrong := wrong_keys(held, KEYS):
-        raise UserError(f"{path} is damaged: its {wrong[0]} must be {KEYS[wrong[0]][1]}. {instead}")
-    for name, meta in held["metas"].items():
-        check_meta(meta, f"{path}, of dataset {name},", instead)
-    return checkpoint
+            raise UserError(f"{path} could not be read as a checkpoint: it is damaged, or holds "
+                            f"more than tensors and plain values, none of which was run "
+                            f"({type(error).__name__}{why}). {instead}") from None
+
+
+def _optimizer_of_format_1(saved):
+    """The state_dict() of an optimizer from {"num_steps": n, "state": [tensors of each
+    parameter]}."""
+    names = {"momentum": "momentum_buffer", "mean": "exp_avg", "mean_of_squares": "exp_avg_sq"}
+    try:
+        step = torch.tensor(float(saved["num_steps"]))
+        states = [{names[name]: tensor for name, tensor in held.items()} for held in saved["state"]]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # which KEYS refuses
+    for state in states:
+        if "exp_avg" in state:
+            state["step"] = step.clone()
+    return {"state": dict(enumerate(states)), "param_groups": []}
 
 
 def refuse_lack_of(error, path):
-    """Raises UserError where an error of reading is the disk's or the memory's, and no damage."""
-    of_damage = (None, errno.EINVAL)  # a seek that a damaged file asks for
+    """Raises UserError where the disk or the memory is at fault and the file may be fine."""
+    of_damage = (None, errno.EINVAL)  # EINVAL: a seek to where a damaged file points
     if isinstance(error, OSError) and error.errno not in of_damage:
         raise UserError(f"{path} could not be read: {error.strerror}") from None
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        raise UserError(
-            f"{path} needs more memory than there is. Free some, or end other programs, and run "
-            f"the same command again"
-        ) from None
+        raise UserError(f"{path} needs more memory than is free. Stop other programs, then run the "
+                        f"same command again") from None
 
 
 def check_records(file):
@@ -171,87 +249,88 @@ def check_records(file):
             raise ValueError("its records are compressed, or larger than the file")
         pickled = [info for info in infos if info.filename.endswith("/data.pkl")]
         if len(pickled) != 1 or pickled[0].file_size > VOCABULARIES * MAX_BYTES:
-            raise ValueError(
-                f"{len(pickled)} records of values, or more than {VOCABULARIES * MAX_BYTES:,} "
-                f"bytes of them"
-            )
+            raise ValueError(f"it has {len(pickled)} records of values, or more than "
+                             f"{VOCABULARIES * MAX_BYTES:,} bytes of them")
         if bad := records.testzip():
-            raise ValueError(f"the record {bad} is not what was written")
+            raise ValueError(f"the record {bad} differs from what was written")
         check_opcodes(records.read(pickled[0]), STEPS_OF_TENSORS, VOCABULARIES)
 
 
 def config_of(checkpoint, path):
-    """The GPTConfig of a checkpoint. Raises UserError where its sizes are no model's, or its
-    arguments or its weights have others."""
+    """The GPTConfig of a checkpoint. Raises UserError where its sizes fit no model, or differ from
+    its arguments, its weights or its vocabularies."""
     held, args, weights = checkpoint["model_args"], checkpoint["args"], checkpoint["model"]
     for name, value in held.items():
         if args.get(name) is not None and args[name] != value:
-            raise UserError(
-                f"{path} is damaged: {name} is {printable(str(args[name]))} in its arguments, "
-                f"{value} in its model"
-            )
-    config = collections.ChainMap(
-        held, {name: f.default for name, f in GPTConfig.__dataclass_fields__.items()}
-    )
-    pair = 2 if config["arch"] == "modern" else 1  # rotary positions turn channels in pairs
-    heads = config["n_head"] * pair
-    sizes = config["vocab_sizes"] or (config["vocab_size"],)
-    if (
-        config["n_embd"] % heads
-        or config["n_head"] % config["n_kv_head"]
-        or sum(sizes) != config["vocab_size"]
-        or config["n_layer"] > len(weights)
-        or args.get("training_mode") not in ("single", "multidataset", "multicontext")
-    ):
-        raise UserError(f"{path} is damaged: the sizes that it states are no model's")
-    vocabularies = [meta["vocab_size"] for meta in checkpoint["metas"].values()]
-    if len(vocabularies) != len(sizes) or any(own > size for own, size in zip(vocabularies, sizes)):
-        raise UserError(
-            f"{path} is damaged: its model has vocabularies of {', '.join(map(str, sizes))} ids, "
-            f"its datasets {', '.join(map(str, vocabularies))}"
-        )
+            raise UserError(f"{path} is damaged: {name} is {printable(str(args[name]))} in its "
+                            f"arguments and {value} in its model")
+    defaults = {name: field.default for name, field in GPTConfig.__dataclass_fields__.items()}
+    sizes = {**defaults, **held}
+    # rotary positions turn channels in pairs
+    heads = sizes["n_head"] * (2 if sizes["arch"] == "modern" else 1)
+    vocab_sizes = sizes["vocab_sizes"] or (sizes["vocab_size"],)
+    if (sizes["n_embd"] % heads or sizes["n_head"] % sizes["n_kv_head"]
+            or sum(vocab_sizes) != sizes["vocab_size"] or sizes["n_layer"] > len(weights)
+            or args.get("training_mode") not in ("single", "multidataset", "multicontext")):
+        raise UserError(f"{path} is damaged: no model has the sizes that it states")
+    own = [meta["vocab_size"] for meta in checkpoint["metas"].values()]
+    if len(own) != len(vocab_sizes) or any(a > b for a, b in zip(own, vocab_sizes)):
+        raise UserError(f"{path} is damaged: its model has vocabularies of "
+                        f"{', '.join(map(str, vocab_sizes))} ids, its datasets "
+                        f"{', '.join(map(str, own))}")
     config = GPTConfig(**held)
-    with torch.device("meta"):  # shapes alone: the file decides what memory is asked for
-        refuse_other_shapes(GPT(config).state_dict(), weights, path)
+    with torch.device("meta"):  # nothing is allocated before the shapes are known to be right
+        refuse_other_tensors(GPT(config).state_dict(), weights, path)
     return config
 
 
 def take_state(checkpoint, path, model, optimizer=None):
     """Load the weights, and the optimizer's state. Raises UserError where they do not fit."""
-    refuse_other_shapes(model.state_dict(), checkpoint["model"], path)
+    refuse_other_tensors(model.state_dict(), checkpoint["model"], path)
     model.load_state_dict(checkpoint["model"])
-    if optimizer:
+    if optimizer is None:
+        return
 
-        def named(states):
-            return {
-                f"{name} of parameter {i}": tensor
-                for i, state in enumerate(states)
-                for name, tensor in state.items()
-            }
-
-        own, given = optimizer.state_dict(), checkpoint["optimizer"]
-        refuse_other_shapes(named(own["state"]), named(given["state"]), path)
-        if given["num_steps"] > checkpoint["iter_num"]:
-            raise UserError(
-                f"{path} is damaged: its optimizer has taken {given['num_steps']:,} steps in "
-                f"{checkpoint['iter_num']:,} iterations"
-            )
-        optimizer.load_state_dict(given)
+    def named(state_dict):
+        return {f"{name} of parameter {number}": tensor
+                for number, held in state_dict["state"].items() for name, tensor in held.items()}
+    own, given = named(optimizer.state_dict()), named(checkpoint["optimizer"])
+    refuse_other_tensors(own, given, path)
+    steps = max((int(t) for name, t in given.items() if name.startswith("step ")), default=0)
+    if steps > checkpoint["iter_num"]:
+        raise UserError(f"{path} is damaged: its optimizer has taken {steps:,} steps in "
+                        f"{checkpoint['iter_num']:,} iterations")
+    optimizer.load_state_dict(checkpoint["optimizer"])
 
 
-def refuse_other_shapes(own, given, path):
-    """Raises UserError unless two dicts have the same tensors, by name, shape and type, and the
+def resume(run, checkpoint, path):
+    """Bring a new run to where the checkpoint was."""
+    take_state(checkpoint, path, run.model, run.optimizer)
+    if run.scaler.is_enabled() and checkpoint["scaler"]:
+        run.scaler.load_state_dict(checkpoint["scaler"])
+    for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
+        setattr(run, name, checkpoint[name])
+
+
+def load_same_checkpoint(out_dir, ranks):
+    """The checkpoint to resume, the same one on all ranks. Where a run is looked at while it trains
+    (--eval_only), it may save between their reads; then they read again."""
+    while True:
+        checkpoint = load_checkpoint(out_dir / "ckpt.pt", RESUMED)
+        if ranks.all_have(checkpoint["iter_num"]):
+            config_of(checkpoint, out_dir / "ckpt.pt")
+            return checkpoint
+
+
+def refuse_other_tensors(own, given, path):
+    """Raises UserError unless both dicts have the same tensors, by name, shape and type, and the
     given ones are finite."""
+    def shape(tensor):
+        return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"[:99]
     for name in (*own, *given):
-        a, b = (
-            f"{tuple(t.shape)} {t.dtype}".replace("torch.", "")
-            if (t := state.get(name)) is not None
-            else "missing"
-            for state in (own, given)
-        )
+        a, b = (shape(state.get(name)).replace("torch.", "") for state in (own, given))
         if a != b:
-            raise UserError(
-                f"{path} is damaged: {printable(name)} is {b}; a model of its sizes has {a}"
-            )
+            raise UserError(f"{path} is damaged: {printable(name)} is {b}, and a model of its "
+                            f"sizes has {a}")
         if not given[name].isfinite().all():
             raise UserError(f"{path} is damaged: {printable(name)} has numbers that are not finite")

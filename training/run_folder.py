@@ -1,5 +1,11 @@
-"""What train.py and sample.py share of a run: its device; its folder, out_dir/: name, checkpoints (ckpt.pt, best.pt),
-args.json and log.csv."""
+"""The folder of a run: its name, args.json, log.csv, the lines on the terminal, and the trackers.
+
+    claim_out_dir(args, ranks, stack)    a new folder, or that of the run to resume, locked
+    describe_run(run, argv)              args.json: the arguments, and how the run was started
+    RunLog(run, trackers)                the progress line, and log.csv (its columns: CSV_COLUMNS)
+    open_trackers(run, stack)            TensorBoard and Weights & Biases
+    read_rows(path), read_args(path)     log.csv and args.json, checked
+"""
 import csv
 import io
 import json
@@ -9,7 +15,6 @@ import platform
 import re
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -19,46 +24,124 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.files import open_regular, replacing
+from pipeline.files import lock, open_regular, replacing
+from pipeline.read.folder import SPLITS
 from pipeline.read.mixture import dataset_names
 
-REWRITTEN = "is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so"
-
-
-ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")
-
-
+CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte",
+               "val_bits_per_byte", "batch_loss", "learning_rate", "tokens_per_s", "mfu",
+               "data_wait", "seconds")
+# of each dataset, where there are several: tokens/<dataset>, ...
+COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte",
+                   "val_bits_per_byte")
+ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")  # filled in every row
+# a number as Python writes it; spreadsheets write others, and NaN is left empty
 NUMBER = re.compile(r"-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e(\+[0-9]{1,2}|-[0-9]{1,3}))?")
-
-
 MAX_BYTES = 1 << 26  # of log.csv and of args.json
+RESAVED = ("was saved by another program. Save it again with commas, in UTF-8 and without a byte "
+           "order mark")
 
 
-def read_rows(path):
-    """The rows of a log.csv, each a dict of its header's columns. The last is left out where it is
-    half-written. Raises UserError for a file that train.py did not leave so."""
-    with open_regular(path) as file:
-        raw = file.read(MAX_BYTES + 1)
+# ---- its name
+
+
+def new_out_dir(args, make=True):
+    """Make (or only name) the folder of a new run: --out_dir, or the first of out/<dataset>,
+    out/<dataset>-2, ... that is free."""
+    if args.out_dir:
+        out_dir = Path(args.out_dir)
+        if not args.overwrite and any((out_dir / name).exists()
+                                      for name in ("ckpt.pt", "best.pt", "log.csv")):
+            go_on = (f"To go on with it, run: {resume_command(out_dir)}. To replace it"
+                     if (out_dir / "ckpt.pt").exists() else
+                     "It has no ckpt.pt to go on from. To replace it")
+            raise UserError(f"{out_dir} already holds a run. {go_on}, add --overwrite. To keep "
+                            f"both, leave out --out_dir")
+        if out_dir.exists() and not out_dir.is_dir():
+            raise UserError(f"--out_dir {out_dir} is a file. Name a folder, or a path that is free")
+        if make:
+            out_dir.mkdir(parents=True, exist_ok=True)
+        return out_dir
+    names = [Path(os.path.abspath(name)).name for name in dataset_names(args)]
+    name, n = "+".join(names), 1
+    if len(name) > 100:
+        name = f"{names[0]}+{len(names) - 1}"
+    while True:
+        out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
+        if not make and not out_dir.exists():
+            return out_dir
+        try:
+            if make:
+                out_dir.mkdir(parents=True)  # which fails where another run was faster
+                return out_dir
+        except FileExistsError:
+            pass
+        n += 1
+
+
+def newest_run(parent="out"):
+    """The run folder in `parent` with the youngest checkpoint. Raises FileNotFoundError."""
+    checkpoints = sorted(Path(parent).glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise FileNotFoundError(f"{parent}/ holds no checkpoint. Train first: python train.py; or "
+                                f"name the run: --out_dir=...")
+    return checkpoints[-1].parent
+
+
+def claim_out_dir(args, ranks, stack):
+    """The folder of the new run, or of the one to resume, chosen by rank 0 and locked by it until
+    the stack closes. --plan and --eval_only only look, and lock nothing."""
+    is_new = args.init_from != "resume"
+
+    def claim():
+        out_dir = (new_out_dir(args) if is_new else
+                   Path(args.out_dir) if args.out_dir else newest_run())
+        only_looks = args.plan or args.eval_only
+        # a folder without a checkpoint is not locked: loading it says what is missing
+        if is_new or (out_dir / "ckpt.pt").exists() and not only_looks:
+            stack.enter_context(lock(out_dir, "train.py"))
+        if is_new and args.out_dir:
+            new_out_dir(args, make=False)  # look again, now that no other run can begin there
+        for name in ("ckpt.pt", "best.pt", "loss.png", "events.out.tfevents.*") if is_new else ():
+            for path in out_dir.glob(name):  # of the run that --overwrite gives up
+                path.unlink()
+        return out_dir
+    return ranks.from_first(claim)
+
+
+def launcher():
+    """The command that starts as many ranks as there are now."""
+    num_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return "python" if num_ranks == "1" else f"torchrun --standalone --nproc_per_node={num_ranks}"
+
+
+def resume_command(out_dir):
+    return f"{launcher()} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+
+
+# ---- args.json
+
+
+def describe_run(run, argv):
+    """Write out_dir/args.json: the arguments, and for each start of the run its command, the commit
+    and the versions."""
+    path, starts = run.out_dir / "args.json", []
+    if run.iter_num and path.exists():
+        starts = read_args(path)["starts"]
+    git = ["git", "-C", Path(__file__).parents[1], "describe", "--always", "--dirty", "--exclude=*",
+           "--abbrev=12"]
     try:
-        if len(raw) > MAX_BYTES:
-            raise ValueError
-        text = raw[: raw.rfind(b"\n") + 1].decode("utf-8")
-        lines = io.StringIO(text, newline="")
-        header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
-    except (ValueError, csv.Error):
-        raise UserError(f"{path} {REWRITTEN}") from None
-    rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
-    if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
-        raise UserError(f"{path} {REWRITTEN}")
-    before = -1
-    for number, row in enumerate(rows, 2):
-        named = dict(zip(header, row))
-        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
-            value == "" or NUMBER.fullmatch(value) for value in row)
-        if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
-            raise UserError(f"{path}: row {number:,} is damaged or was changed. Take that row out")
-        before = int(named["iter"])
-    return [dict(zip(header, row)) for row in rows]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # git is not installed
+        commit = None
+    typed = shlex.join(sys.argv[1:] if argv is None else argv)
+    starts.append({"iter": run.iter_num, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                   "command": f"{launcher()} train.py {typed}".rstrip(), "commit": commit,
+                   "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                                "numpy": np.__version__}})
+    with replacing(path) as file:
+        held = {"args": vars(run.args), "starts": starts}
+        file.write(json.dumps(held, indent=1).encode() + b"\n")
 
 
 def read_args(path):
@@ -75,228 +158,178 @@ def read_args(path):
     raise UserError(f"{path} is damaged. Move it away and run the same command again")
 
 
-CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte", "batch_loss",
-               "learning_rate", "tokens_per_s", "mfu", "data_wait", "seconds")
-COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte", "val_bits_per_byte")
+# ---- log.csv, the terminal
 
 
-def new_out_dir(args, make=True):
-    """Make (or only name) the run's folder: --out_dir, or the first of out/<dataset>, out/<dataset>-2, ... that is free."""
-    if args.out_dir:
-        out_dir = Path(args.out_dir)
-        if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt", "log.csv")) and not args.overwrite:
-            go_on = f"Go on with it: {resume_command(out_dir)}; or replace it" if (out_dir / "ckpt.pt").exists() else (
-                "It has no ckpt.pt to go on from. Replace it")
-            raise UserError(f"{out_dir} holds a run. {go_on}: add --overwrite; or leave --out_dir out")
-        if out_dir.exists() and not out_dir.is_dir():
-            raise UserError(f"--out_dir {out_dir} is a file; it must be a folder, or free")
-        if make:
-            out_dir.mkdir(parents=True, exist_ok=True)
-        return out_dir
-    names = [Path(os.path.abspath(name)).name for name in dataset_names(args)]
-    name, n = "+".join(names), 1
-    if len(name) > 100:
-        name = f"{names[0]}+{len(names) - 1}"
-    while True:
-        out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
-        try:
-            if make:
-                out_dir.mkdir(parents=True)
-            elif out_dir.exists():
-                raise FileExistsError
-            return out_dir
-        except FileExistsError:
-            n += 1
+def loss_columns(run, losses):
+    """What an evaluation puts into log.csv: the means over the datasets and, where there are
+    several, the values of each, with the tokens and epochs that were read of it."""
+    columns, mixture, several = {}, run.mixture, len(run.mixture.names) > 1
+    for split, values in losses.items():
+        for what, each in ((f"{split}_loss", values),
+                           (f"{split}_bits_per_byte", mixture.bits_per_byte(values, split))):
+            columns[what] = float(each @ mixture.weights)
+            if several:
+                columns |= {f"{what}/{name}": float(one) for name, one in zip(mixture.names, each)}
+    if several:
+        consumed = mixture.consumed(run.iter_num * run.args.gradient_accumulation_steps)
+        for name, (tokens, epochs) in consumed.items():
+            columns |= {f"tokens/{name}": tokens, f"epochs/{name}": epochs}
+    return columns
 
 
-def newest_run(parent="out"):
-    """The run folder of `parent` whose checkpoint is the youngest. Raises FileNotFoundError."""
-    checkpoints = sorted(Path(parent).glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise FileNotFoundError(f"no checkpoint in {parent}/. Train first: python train.py, or name the run: --out_dir=...")
-    return checkpoints[-1].parent
+def report(run, columns, remark=""):
+    """The lines of an evaluation: the means and, where there are several datasets, each of them."""
+    def losses(of=""):
+        return ", ".join(f"{split} loss {columns[f'{split}_loss{of}']:.4f}"
+                         for split in SPLITS if f"{split}_loss{of}" in columns)
+    yield f"iteration {run.iter_num:,}: {losses()}{remark}"
+    for name in run.mixture.names if len(run.mixture.names) > 1 else ():
+        bits = columns[f"val_bits_per_byte/{name}"]
+        bits = "" if math.isnan(bits) else f"{bits:.3f} bits a byte, "
+        yield f"  {name}: {losses(f'/{name}')}, {bits}{columns[f'epochs/{name}']:.2f} epochs"
 
 
-def save_checkpoint(out_dir, state, is_best):
-    """Replace ckpt.pt, and best.pt too when is_best; a kill at any moment leaves the files from before, whole."""
-    path, link = out_dir / "ckpt.pt", out_dir / "best.pt.tmp"
+def read_rows(path):
+    """The rows of a log.csv, each a dict by column. A last row that is half-written is left out.
+    Raises UserError for a file that differs from what train.py writes."""
+    with open_regular(path) as file:
+        raw = file.read(MAX_BYTES + 1)
     try:
-        link.unlink(missing_ok=True)  # a killed run's
-        with replacing(path) as file:
-            torch.save(state, file)
-            file.flush()
-            if is_best:  # the same bytes under a second name, so that the two never disagree
-                os.fsync(file.fileno())
-                try:
-                    os.link(file.name, link)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(file.name, link)
-                os.replace(link, out_dir / "best.pt")
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        reason = getattr(error, "strerror", None) or "the write failed"
-        kept = f"The one before it is kept; free some space, then go on: {resume_command(out_dir)}" if path.exists() else (
-            "There was none before it. Free some space and start again")
-        raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
+        if len(raw) > MAX_BYTES:
+            raise ValueError
+        text = raw[: raw.rfind(b"\n") + 1].decode("utf-8")
+        lines = io.StringIO(text, newline="")
+        header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
+    except (ValueError, csv.Error):
+        raise UserError(f"{path} {RESAVED}") from None
+    rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
+    if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
+        raise UserError(f"{path} {RESAVED}")
+    before = -1
+    for number, row in enumerate(rows, 2):
+        named = dict(zip(header, row))
+        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
+            value == "" or NUMBER.fullmatch(value) for value in row)
+        if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
+            raise UserError(f"{path}: row {number:,} is damaged or was changed. Delete that row")
+        before = int(named["iter"])
+    return [dict(zip(header, row)) for row in rows]
 
 
-def pick_device(name, local_rank=0):
-    """A torch.device for --device. Raises UserError for one that isn't there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":
-            device = torch.device("cuda", local_rank if device.index is None else device.index)
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, AttributeError) as error:
-        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Take auto, cpu, cuda or mps; CUDA "
-                        f"needs a GPU, its driver and a torch built for it") from None
-    return device
-
-
-def describe_run(out_dir, args, argv, iter_num):
-    """Write out_dir/args.json: the arguments, and of each start of the run its command, commit and versions."""
-    path, starts = out_dir / "args.json", []
-    if iter_num and path.exists():
-        starts = read_args(path)["starts"]
-    git = ["git", "-C", Path(__file__).parents[1], "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # no git here
-        commit = None
-    starts.append({"iter": iter_num, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-                   "command": f"{launcher()} train.py {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip(),
-                   "commit": commit, "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                                                  "numpy": np.__version__}})
-    with replacing(path) as file:
-        file.write(json.dumps({"args": vars(args), "starts": starts}, indent=1).encode("utf-8") + b"\n")
+def _cell(value):
+    """A value as log.csv has it: floats in six digits, NaN empty."""
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 class RunLog:
     """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
 
-    names: the datasets that have columns of their own, such as val_loss/<name>, where there are several. trackers: see
-    open_trackers().
+    trackers: see open_trackers().
     """
 
-    def __init__(self, out_dir, iter_num, enabled, names=(), trackers=()):
-        self.enabled, self.tty, self.trackers = enabled, sys.stdout.isatty(), trackers
-        if not enabled:
+    def __init__(self, run, trackers=()):
+        self.enabled, self.tty, self.trackers = run.ranks.is_first, sys.stdout.isatty(), trackers
+        if not self.enabled:
             return
-        columns = [*CSV_COLUMNS, *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
-        path, rows = out_dir / "log.csv", []
-        if iter_num and path.exists():  # what a killed run logged after its last checkpoint will be done again
-            try:
-                rows = [row for row in read_rows(path) if int(row["iter"]) <= iter_num]
+        names = run.mixture.names if len(run.mixture.names) > 1 else ()
+        columns = [*CSV_COLUMNS,
+                   *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
+        path, rows = run.out_dir / "log.csv", []
+        if run.iter_num and path.exists():
+            try:  # rows after the checkpoint go: a killed run logged them, and does them again
+                rows = [row for row in read_rows(path) if int(row["iter"]) <= run.iter_num]
                 if rows and not set(rows[0]) <= set(columns):
-                    raise UserError(f"{path} {REWRITTEN}")
-            except UserError as error:  # as a spreadsheet saves it
-                raise UserError(f"{error}, or move it away; then run the same command again") from None
+                    raise UserError(f"{path} {RESAVED}")
+            except UserError as error:
+                raise UserError(f"{error}, or move it away; then run the same command "
+                                f"again") from None
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
         with replacing(path) as file:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.write(text.getvalue().encode("utf-8"))
+            file.write(text.getvalue().encode())
         self.file = open(path, "a", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, columns, extrasaction="ignore")  # "/<name>" of a single dataset
+        self.writer = csv.DictWriter(self.file, columns)  # a column that is not declared raises
 
-    def row(self, **values):
-        """A line of log.csv, where NaN is left empty, and what the trackers show."""
-        if self.enabled:
-            self.writer.writerow({k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v
-                                  for k, v in values.items()})
-            self.file.flush()
-            for track in self.trackers:
-                track(scalars_of({k: values.get(k) for k in self.writer.fieldnames}), values["iter"])
+    def row(self, values):
+        """Write a row of log.csv, in which NaN is left empty, and show it to the trackers."""
+        if not self.enabled:
+            return
+        self.writer.writerow({name: _cell(value) for name, value in values.items()})
+        self.file.flush()
+        for track in self.trackers:
+            track(scalars_of({k: values.get(k) for k in self.writer.fieldnames}), values["iter"])
 
-    def progress(self, iter_num, max_iters, loss, best, tokens_per_s, data_wait, seconds_left):
-        """The progress line, rewritten in place on a terminal: 79 columns at most, up to 999,999 iterations and 999
-        hours."""
+    def progress(self, row, best, max_iters, seconds_left):
+        """The progress line, rewritten in place on a terminal. It has at most 79 columns, up to
+        999,999 iterations and 999 hours."""
         best = "-" if best == math.inf else f"{best:.4f}"[:6]
-        self.line(f"{iter_num}/{max_iters}  loss {loss:.4f}"[:24] + f"  best {best}  {short(tokens_per_s)} tok/s  "
-                  f"wait {data_wait:.1%}  ETA {hms(seconds_left)}", end="" if self.tty else "\n")
+        self.line(f"{row['iter']}/{max_iters}  loss {row['batch_loss']:.4f}"[:24] +
+                  f"  best {best}  {short(row['tokens_per_s'])} tok/s  wait {row['data_wait']:.1%}"
+                  f"  ETA {hms(seconds_left)}", end="" if self.tty else "\n")
 
     def line(self, text, end="\n"):
-        """A line of the terminal, in place of the progress line."""
+        """A line on the terminal, which takes the place of the progress line."""
         if not self.enabled:
             return
         try:
             print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
-        except OSError:  # a closed terminal, or a `| tee` that the same Ctrl-C has ended
+        except OSError:  # the terminal is closed, or Ctrl-C has also ended the `| tee` behind us
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+# ---- trackers
+
+
 def scalars_of(row):
-    """A row of log.csv under the usual names: loss/train, loss/val, loss/val/<dataset>, loss/batch, lr, tokens_per_s, ..."""
+    """A row of log.csv under the names that trackers use: loss/train, loss/val/<dataset>, lr,
+    ..."""
     named = {}
     for name, value in row.items():
         kind, slash, dataset = name.partition("/")
-        name = f"loss/{kind[:-5]}{slash}{dataset}" if kind.endswith("_loss") else {"learning_rate": "lr"}.get(name, name)
+        if kind.endswith("_loss"):
+            name = f"loss/{kind.removesuffix('_loss')}{slash}{dataset}"
         if value is not None and not math.isnan(value) and name != "iter":
-            named[name] = value
+            named["lr" if name == "learning_rate" else name] = value
     return named
 
 
-def open_trackers(args, out_dir, iter_num, stack):
-    """For --tensorboard and --wandb: functions of (scalars, iteration), closed with the stack. A resumed run goes on with
-    its curves; what was shown of iterations that it does again is taken back (TensorBoard), or stays, being the same (W&B)."""
-    trackers = []
-    if args.tensorboard:
+def open_trackers(run, stack):
+    """For --tensorboard and --wandb: functions of (scalars, iteration), closed with the stack.
+
+    A resumed run continues its curves. TensorBoard drops the points of iterations that are done
+    again; W&B keeps them, and they are the same. """
+    trackers, out_dir = [], run.out_dir
+    if run.args.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
-        writer = stack.enter_context(SummaryWriter(out_dir, purge_step=iter_num + 1))
+        writer = stack.enter_context(SummaryWriter(out_dir, purge_step=run.iter_num + 1))
 
         def to_tensorboard(scalars, iter_num):
             for name, value in scalars.items():
                 writer.add_scalar(name, value, iter_num)
             writer.flush()
         trackers.append(to_tensorboard)
-    if args.wandb:
+    if run.args.wandb:
         import wandb
         id_file = out_dir / "wandb_id"
-        if not iter_num or not id_file.exists():
+        if not run.iter_num or not id_file.exists():
             id_file.write_text(secrets.token_hex(8))
         try:
-            run = stack.enter_context(wandb.init(id=id_file.read_text(), resume="allow", name=out_dir.name, dir=out_dir,
-                                                 config=vars(args)))
+            tracked = stack.enter_context(wandb.init(
+                id=id_file.read_text(), resume="allow", name=out_dir.name, dir=out_dir,
+                config=vars(run.args)))
         except wandb.Error as error:
-            raise UserError(f"--wandb: {' '.join(str(error).split()).rstrip('.')}. Run: wandb login; or set WANDB_MODE=offline") from None
-        trackers.append(lambda scalars, iter_num: run.log(scalars, step=iter_num))
+            raise UserError(f"--wandb: {' '.join(str(error).split()).rstrip('.')}. Run: wandb "
+                            f"login; or set WANDB_MODE=offline") from None
+        trackers.append(lambda scalars, iter_num: tracked.log(scalars, step=iter_num))
     return trackers
 
 
-def launcher():
-    """What starts as many ranks as there are now."""
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return "python" if ranks == "1" else f"torchrun --standalone --nproc_per_node={ranks}"
-
-
-def resume_command(out_dir):
-    """What the user types to go on."""
-    return f"{launcher()} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
-
-
-PEAK_FLOPS = {  # words of the GPU's name: products a second in bfloat16, dense, by its maker's data sheet
-    "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12,
-    "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-}
-
-
-def flops_per_token(model):
-    """Of a training step: 6 a parameter, and attention's 12 * n_layer * n_embd * block_size (PaLM, arXiv:2204.02311,
-    appendix B)."""
-    config, embedding = model.config, model.transformer.wte.weight
-    in_products = model.num_params() - (0 if model.lm_head.weight is embedding else config.vocab_size * config.n_embd)
-    return 6 * in_products + 12 * config.n_layer * config.n_embd * config.block_size
-
-
-def estimate_mfu(model, tokens_per_s, device, num_ranks=1):
-    """Model FLOPs a second as a share, 0..1, of the GPUs' peak in bfloat16; None for a device whose peak isn't known."""
-    words = torch.cuda.get_device_name(device).replace("-", " ").split() if device.type == "cuda" else []
-    peak = None if "Laptop" in words else next(
-        (flops for name, flops in PEAK_FLOPS.items() if all(word in words for word in name.split())), None)
-    return flops_per_token(model) * tokens_per_s / (peak * num_ranks) if peak else None
+# ---- numbers for people
 
 
 def hms(seconds):
@@ -310,8 +343,6 @@ def short(n):
     """A number in three digits: 950, 12.3k, 4.56M."""
     for unit in ("", "k", "M", "G", "T", "P", "E"):
         if n < 999.5:
-            break
+            return f"{n:.3g}{unit}"
         n /= 1000
-    else:
-        unit = "Z"
-    return f"{n:.3g}{unit}"
+    return f"{n:.3g}Z"

@@ -1,0 +1,236 @@
+"""Where a run computes: the device of this process, and the other processes (ranks) that torchrun
+started beside it.
+
+    with Ranks(args.device) as ranks:
+        ranks.device, ranks.rank, ranks.count      # a torch.device; which one of how many this is
+        ranks.say("...")                           # printed once, by rank 0
+        ranks.sum(values), ranks.from_first(make)  # what all ranks share
+        Stop(ranks).agreed()                       # the signal to stop for, the same on all ranks
+"""
+import contextlib
+import ctypes
+import math
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from pipeline.errors import UserError
+from pipeline.threads import set_by_user, take_threads
+
+PEAK_FLOPS = {  # dense bfloat16 FLOPs a second by the maker's data sheet; words of the GPU's name
+    "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12,
+    "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}
+
+
+class Ranks:
+    """The processes of a run. Started without torchrun, there is one: rank 0 of 1."""
+
+    def __init__(self, device_name):
+        self.rank, local_rank, self.count = (int(os.environ.get(name, default)) for name, default in
+                                             (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+        self.is_first = self.rank == 0
+        self.device = pick_device(device_name, local_rank)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    def __enter__(self):
+        if self.count > 1:
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            # a second group on the CPUs: what is agreed there does not wait for the GPUs
+            self._cpu_group = torch.distributed.new_group(backend="gloo")
+        return self
+
+    def __exit__(self, *_):
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
+    def __str__(self):
+        return f"{f'{self.count} x ' if self.count > 1 else ''}{self.device.type}"
+
+    def say(self, text):
+        if self.is_first:
+            print(text, flush=True)
+
+    def sum(self, values):
+        """values (a CPU tensor) added up over all ranks."""
+        if self.count == 1:
+            return values
+        values = values.to(self.device)
+        torch.distributed.all_reduce(values)
+        return values.cpu()
+
+    def largest(self, number):
+        """The largest of a whole number over all ranks."""
+        if self.count == 1:
+            return number
+        values = torch.tensor(number)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, self._cpu_group)
+        return int(values)
+
+    def from_first(self, make):
+        """What make() returns on rank 0, on every rank. A user's mistake found there is raised on
+        every rank, so that all go on or none does."""
+        told = [None, None]
+        if self.is_first:
+            try:
+                told[0] = make()
+            except (UserError, OSError) as error:
+                told[1] = error
+        if self.count > 1:
+            torch.distributed.broadcast_object_list(told)
+        if told[1]:
+            raise told[1]
+        return told[0]
+
+    def all_have(self, value):
+        """Whether every rank has the same value."""
+        values = [value] * self.count
+        if self.count > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values == [value] * self.count
+
+    def wrap(self, model):
+        """The model whose backward pass averages gradients over all ranks."""
+        if self.count == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel as DDP
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        # the only buffers are the rotary tables, which are the same on every rank
+        return DDP(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+class Stop:
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the
+    iteration at hand.
+
+    Further signals change nothing: Slurm, systemd and timeout send several, and torchrun passes on
+    each that it gets. Only a person's second Ctrl-C, which comes later than a program's, ends the
+    process at once; under torchrun, which sends signals of its own, none does.
+    """
+    AT_ONCE = 1.0  # seconds within which a second Ctrl-C comes from a program
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
+        numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        # nohup, or a script that runs us in the background, has us ignore some; that stays so
+        self.previous = {number: signal.signal(number, self.ask) for number in numbers
+                         if signal.getsignal(number) != signal.SIG_IGN}
+
+    def ask(self, number, frame):
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ and (
+                time.monotonic() - self.asked > self.AT_ONCE):
+            raise KeyboardInterrupt
+        if not self.signal:
+            self.signal, self.asked = number, time.monotonic()
+
+    def agreed(self):
+        """The number of the signal to stop for, or 0: the same on all ranks, whichever got it."""
+        return self.ranks.largest(int(self.signal))
+
+    def restore(self):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+# ---- what the device decides
+
+
+def pick_device(name, local_rank=0):
+    """The torch.device for --device. Raises UserError for one that cannot be used here."""
+    if name == "auto":
+        name = ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, AttributeError) as error:
+        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Choose "
+                        f"auto, cpu, cuda or mps; CUDA needs a GPU, its driver, and a torch that "
+                        f"was built for it") from None
+    return device
+
+
+def has_fast_bfloat16(device):
+    """Whether the processor has instructions that multiply bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def settle_precision(args, device):
+    """Replace `auto` in args.dtype and args.compile. Both are stored in the checkpoint, so that a
+    resumed run keeps them."""
+    on_cuda = device.type == "cuda"
+    if args.dtype == "auto":
+        args.dtype = ("bfloat16" if has_fast_bfloat16(device) else
+                      "float16" if on_cuda else "float32")
+    if args.dtype == "float16" and not on_cuda:
+        raise UserError("--dtype float16 needs a CUDA GPU. On this device choose float32 or "
+                        "bfloat16")
+    if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
+        worth_it = on_cuda and sys.platform == "linux" and args.max_iters >= 2000
+        args.compile = "true" if worth_it else "false"
+
+
+def settle_threads(args, checkpoint, ranks):
+    """Set the number of threads, and args.num_threads to it. A resumed run keeps its number,
+    because a sum that is taken in another number of parts is rounded differently."""
+    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones have none
+    chosen = "--num_threads" if args.num_threads else set_by_user()
+    num_threads = take_threads(args.num_threads, before)
+    if ranks.device.type != "cpu":
+        return
+    args.num_threads = num_threads
+    if before not in (None, num_threads):
+        ranks.say(f"note: this run has used {before} threads so far and uses {num_threads} from "
+                  f"here on ({chosen or 'this machine has no more cores'}), so its weights will "
+                  f"differ in the last bits from those of a run that was never stopped. To keep "
+                  f"them equal, resume with --num_threads={before}")
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory. By default it returns large pieces to the system, and each step
+    pays for getting them anew, up to a tenth of a small model's time."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such settings
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, in bytes
+        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, in bytes; the largest value allowed
+
+
+def estimate_mfu(model, tokens_per_s, ranks):
+    """Model FLOPs a second as a fraction, 0..1, of the GPUs' peak in bfloat16; None for a device
+    whose peak is not in PEAK_FLOPS."""
+    if ranks.device.type != "cuda":
+        return None
+    words = torch.cuda.get_device_name(ranks.device).replace("-", " ").split()
+    if "Laptop" in words:  # the same name as the desktop's GPU, and far slower
+        return None
+    peaks = [peak for name, peak in PEAK_FLOPS.items() if all(w in words for w in name.split())]
+    return model.flops_per_token() * tokens_per_s / (peaks[0] * ranks.count) if peaks else None
+
+
+@contextlib.contextmanager
+def memory_errors(device):
+    """Turn a lack of memory into one line that says what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # numpy's, CUDA's, and that of torch's CPU allocator, which has no type of its own
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError))
+                or "can't allocate memory" in str(error)):
+            raise
+        what = (str(error) or repr(error)).splitlines()[0][:200].rstrip(". ")
+        told = UserError(f"out of memory on {device.type}: {what}. Lower --batch_size and raise "
+                         f"--gradient_accumulation_steps by the same factor, or choose a smaller "
+                         f"model")
+        told.of_one_rank = True  # the other ranks may have had enough
+        raise told from None
