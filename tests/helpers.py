@@ -1,4 +1,6 @@
-"""What several test files share: tiny datasets, a tiny model's flags, runs of train.py, one-line errors."""
+"""What several test files share: tiny datasets, a tiny model's flags, runs of train.py, one-line
+errors."""
+
 import csv
 import os
 import subprocess
@@ -22,14 +24,26 @@ from training.checkpoint import load_checkpoint
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
 
 # sizes and rates are given, so that no test depends on a default
-TINY = ["--n_layer=2", "--n_head=2", "--n_embd=32", "--block_size=16", "--batch_size=4", "--learning_rate=1e-2",
-        "--warmup_iters=2", "--eval_iters=2", "--max_sample_tokens=0", "--device=cpu", "--dtype=float32",
-        "--compile=false"]
+TINY = [
+    "--n_layer=2",
+    "--n_head=2",
+    "--n_embd=32",
+    "--block_size=16",
+    "--batch_size=4",
+    "--learning_rate=1e-2",
+    "--warmup_iters=2",
+    "--eval_iters=2",
+    "--max_sample_tokens=0",
+    "--device=cpu",
+    "--dtype=float32",
+    "--compile=false",
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """For the test files that import it: one thread, so that runs are equal bit for bit, and small ones fast."""
+    """For the test files that import it: one thread, so that runs are equal bit for bit, and small
+    ones fast."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -37,7 +51,9 @@ def one_thread():
 
 
 class RangeTokenizer:
-    """"10:13" <-> ids 10, 11, 12: datasets whose tokens are their positions. vocab_size as asked for."""
+    """ "10:13" <-> ids 10, 11, 12: datasets whose tokens are their positions. vocab_size as asked
+    for."""
+
     eot_token = None
 
     def __init__(self, vocab_size):
@@ -53,8 +69,12 @@ class RangeTokenizer:
 def arange_dataset(folder, num_train, num_val=100, vocab_size=None):
     """A folder whose token number i is i, in both splits. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_dataset(folder, f"0:{num_train}", RangeTokenizer(vocab_size or max(num_train, num_val)),
-                  val_text=f"0:{num_val}")
+    write_dataset(
+        folder,
+        f"0:{num_train}",
+        RangeTokenizer(vocab_size or max(num_train, num_val)),
+        val_text=f"0:{num_val}",
+    )
     return folder
 
 
@@ -73,9 +93,14 @@ def edit_bin(path, position, value, dtype="<u2"):
 
 
 def one_line_error(capsys, main, argv):
-    """The error of main(argv) as the command line shows it: exit status 2 and one line on stderr, which is returned."""
+    """The error of main(argv) as the command line shows it: exit status 2 and one line on stderr,
+    which is returned."""
     capsys.readouterr()
-    with warnings.catch_warnings(record=True) as warned, pytest.raises(SystemExit) as exit, one_line_errors():
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        pytest.raises(SystemExit) as exit,
+        one_line_errors(),
+    ):
         main(argv)
     assert exit.value.code == 2
     assert not warned, [str(w.message) for w in warned]  # each would be lines on stderr too
@@ -90,8 +115,14 @@ def only_line(stderr):
 
 def python(*argv, cwd=ROOT, **env):
     """Run this Python on argv with one thread, and wait. Text in, text out."""
-    return subprocess.run([sys.executable, *map(str, argv)], cwd=cwd, env=child_env(**env), capture_output=True,
-                          text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *map(str, argv)],
+        cwd=cwd,
+        env=child_env(**env),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def child_env(**more):
@@ -112,7 +143,9 @@ def resume(out_dir, *flags):
 def assert_same(a, b, path="checkpoint"):
     """Two states of plain values and tensors are equal, tensors bit for bit."""
     if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), f"{path} differs by up to {(a - b).abs().max()}"
+        assert a.dtype == b.dtype and torch.equal(a, b), (
+            f"{path} differs by up to {(a - b).abs().max()}"
+        )
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for k in a:

@@ -13,6 +13,7 @@ import pickletools
 import random
 import signal
 import struct
+import types
 import zipfile
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from train_args import parse_args
 from training import plots, run_folder
 from training import run_folder as runs
 from training.checkpoint import load_checkpoint
+from training.ranks import Ranks
 
 resource = pytest.importorskip("resource", reason="memory cannot be limited here")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
@@ -603,8 +605,8 @@ def attack_logs(number, seed):
             assert told(lambda: plots.plot([folder], folder / "loss.png")) is None
 
         def resumed():
-            log = runs.RunLog(folder, 250, True)
-            log.row(**dict.fromkeys(HEADER, 1.0) | {"iter": 260})
+            log = a_log(folder)
+            log.row(dict.fromkeys(HEADER, 1.0) | {"iter": 260})
             log.file.close()
 
         again = told(resumed)
@@ -631,6 +633,18 @@ def _is_json(value):
         return bool(json.dumps(value))
     except (TypeError, ValueError):
         return False
+
+
+def a_log(folder):
+    """The RunLog of a run of one dataset that is resumed at iteration 250."""
+    return run_folder.RunLog(
+        types.SimpleNamespace(
+            ranks=Ranks("cpu"),
+            mixture=types.SimpleNamespace(names=["x"]),
+            out_dir=folder,
+            iter_num=250,
+        )
+    )
 
 
 def attack_args(number, seed, monkeypatch):
@@ -664,7 +678,11 @@ def attack_args(number, seed, monkeypatch):
     def case(raw, i):
         (folder / "args.json").write_bytes(raw)
         said = told(lambda: plots.labels_of([folder, folder]))
-        again = told(lambda: runs.describe_run(folder, args, [], 1))
+        again = told(
+            lambda: run_folder.describe_run(
+                types.SimpleNamespace(out_dir=folder, args=args, iter_num=1), []
+            )
+        )
         if again is None:
             held = json.loads((folder / "args.json").read_bytes())
             assert held["args"]["max_iters"] == 2 and held["starts"][-1]["iter"] == 1
@@ -695,7 +713,7 @@ def test_a_row_cut_in_its_first_field_does_not_survive_a_resume():
     Path("run").mkdir()
     for cut in (b"12", b"12,", b"123,64", LOG[-40:-2]):
         Path("run/log.csv").write_bytes(LOG + cut)
-        runs.RunLog(Path("run"), 250, True).file.close()
+        a_log(Path("run")).file.close()
         assert [row["iter"] for row in run_folder.read_rows(Path("run/log.csv"))] == [
             str(10 * i) for i in range(1, 26)
         ]
@@ -834,7 +852,7 @@ def test_no_permission_and_a_bad_disk_are_not_called_damage(trained, monkeypatch
             patch.setattr(
                 "torch.load"
                 if not isinstance(error, PermissionError)
-                else "checkpoints.open_regular",
+                else "training.checkpoint.open_regular",
                 lambda *a, **k: fail(),
             )
             with pytest.raises((UserError, OSError)) as caught:
@@ -932,7 +950,7 @@ def test_what_a_checkpoint_asks_for_beyond_tensors_and_plain_values_is_refused_b
         said = told(lambda: sample.main([f"--out_dir={path.parent}", "--device=cpu"]))
     finally:
         path.write_bytes(good)
-    assert words in said and f"{path} is no checkpoint of train.py" in said
+    assert words in said and f"{path} could not be read as a checkpoint" in said
 
 
 def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(trained):
