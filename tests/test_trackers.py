@@ -1,7 +1,8 @@
 """--tensorboard and --wandb: the curves, by name and step, over a kill and a resume;
 --sample_every_eval.
 
-Run: python -m pytest tests/test_trackers.py -m "long or not long"      (skipped where tensorboard or wandb is missing)
+Run: python -m pytest tests/test_trackers.py -m "long or not long"
+What needs tensorboard or wandb is skipped where it is missing.
 """
 
 import json
@@ -168,10 +169,7 @@ def test_wandb_gets_the_same_steps_under_one_id_over_a_kill_and_a_resume(
 def test_a_missing_package_is_said_before_anything_is_made(name, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
     line = one_line_error(capsys, train.main, [f"--{name}", f"--dataset={tmp_path / 'nix'}"])
-    assert (
-        line
-        == f"error: --{name} needs the package {name}. Run: pip install {name}. See python train.py --help"
-    )
+    assert f"--{name}" in line and f"pip install {name}" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -1,8 +1,8 @@
 """Training (train.py, runs.py): exact resume, stops and kills, checkpoints, the run's folder and
 log, refusals, ranks.
 
-Run: python -m pytest tests/test_train.py            (with 40 random kills and two ranks: add -m "long or not long")
-     NANOGPT=path/to/nanoGPT python -m pytest tests/test_train.py -k unchanged      its train.py on a folder of ours
+Run: python -m pytest tests/test_train.py   (with kills and two ranks: -m "long or not long")
+     NANOGPT=path/to/nanoGPT python -m pytest tests/test_train.py -k unchanged
 Models are tiny and run in this process on one thread, so that runs can be compared bit for bit.
 """
 
@@ -687,10 +687,11 @@ def test_best_and_last_checkpoint_are_what_their_names_say(fox, monkeypatch):
         "estimate_loss",
         lambda *a, **k: dict.fromkeys(("train", "val"), np.array([next(losses)])),
     )
-    state = lambda: [
-        (c["iter_num"], c["best_val_loss"])
-        for c in (load_checkpoint(Path(f"x/{name}.pt")) for name in ("best", "ckpt"))
-    ]
+
+    def state():
+        held = [load_checkpoint(Path(f"x/{name}.pt")) for name in ("best", "ckpt")]
+        return [(c["iter_num"], c["best_val_loss"]) for c in held]
+
     flags = ["--eval_interval=10", "--lr_decay_iters=50"]
     run(f"--dataset={fox}", "--max_iters=30", "--out_dir=x", *flags)
     assert state() == [(20, 1.0), (30, 1.0)]
@@ -1358,7 +1359,8 @@ def test_a_bin_that_is_cut_while_a_run_trains_is_one_line_and_the_run_goes_on_on
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore"),
         np.empty,
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+            "allocate memory: you tried to allocate 9"
         ),
     ],
 )
@@ -1546,6 +1548,23 @@ def test_a_checkpoint_of_format_1_resumes_to_the_bit(fox, kind):
     torch.save(old, "old/ckpt.pt")
     resume("old", "--max_iters=8")
     assert_same_training("whole", "old")
+
+
+def test_each_key_of_a_checkpoint_that_is_missing_or_misshapen_is_one_line(fox, capsys):
+    run(f"--dataset={fox}", "--max_iters=1", "--out_dir=x", "--n_layer=1")
+    path, go_on = Path("x/ckpt.pt"), ["--init_from=resume", "--out_dir=x", "--max_iters=2"]
+    good = load_checkpoint(path)
+    assert set(good) == set(checkpoint.KEYS)
+    for key in checkpoint.KEYS:
+        torch.save({k: v for k, v in good.items() if k != key}, path)
+        if key in checkpoint.RESUMED:
+            line = one_line_error(capsys, train.main, go_on)
+            assert "x/ckpt.pt" in line and key in line
+        for odd in (None, "odd", [1], -1, {"odd": None}, torch.ones(2)):
+            if key == "best_val_loss" and type(odd) is int:  # a number like any other
+                continue
+            torch.save({**good, key: odd}, path)
+            assert "x/ckpt.pt" in one_line_error(capsys, train.main, go_on), (key, odd)
 
 
 def test_a_checkpoint_of_a_later_format_is_one_line(fox, capsys):

@@ -182,7 +182,8 @@ def load_checkpoint(path, needed=SAMPLED):
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
     version = checkpoint.setdefault("format", 1)
-    if type(version) is int and version > FORMAT:
+    version = version if type(version) is int else -1  # which KEYS refuses
+    if version > FORMAT:
         raise UserError(f"{path} has format {version}, and this train.py reads formats up to "
                         f"{FORMAT}. Use the train.py that wrote it")
     if version == 1 and "optimizer" in checkpoint:
