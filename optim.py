@@ -51,6 +51,7 @@ class Optimizer:
     """
 
     def __init__(self, groups):
+        # a model may have no parameters of a kind, such as vectors
         self.param_groups = [group for group in groups if group["params"]]
         self.state = {p: self._new_state(p, group["rule"])
                       for group in self.param_groups for p in group["params"]}
@@ -58,15 +59,16 @@ class Optimizer:
     @staticmethod
     def _new_state(p, rule):
         if rule == "muon":
-            return {"momentum_buffer": torch.zeros_like(p)}
+            return {"momentum_buffer": torch.zeros_like(p)}  # a running mean of the gradient
         if rule == "adamw":
+            # running means of the gradient and of its square; step corrects their start at zero
             return {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p)}
         raise ValueError(f"the optimizer has no rule {rule!r}; it has muon and adamw")
 
     def zero_grad(self):
         for p in self.state:
-            p.grad = None
+            p.grad = None  # the next backward pass writes where it would otherwise add
 
     def state_dict(self):
         """The shape that torch.optim has: parameters are replaced by their numbers."""
@@ -105,6 +107,7 @@ class Optimizer:
         torch._foreach_mul_(params, 1 - lr * weight_decay)
         by_shape = {}  # matrices of one shape go through the products together, which is faster
         for p, update, rows in zip(params, updates, parts):
+            # query, key and value lie in one parameter, and each is a matrix of its own
             for part, part_update in zip(p.split(rows), update.split(rows)):
                 by_shape.setdefault(part.shape, []).append((part, part_update))
         for (rows, cols), pairs in by_shape.items():
@@ -121,6 +124,7 @@ def configure_optimizer(model, args):
     With muon, the matrices of the blocks go by Muon, everything else by AdamW without decay: Muon
     is made for layers that multiply, and an embedding is a table of rows. With adamw, matrices and
     embeddings decay, and vectors (norms and biases) never do. """
+    # 1e-8 keeps the division finite where a gradient has always been 0
     adamw = {"rule": "adamw", "lr": args.learning_rate, "betas": (0.9, args.beta2), "eps": 1e-8}
     matrices = [p for p in model.transformer.h.parameters() if p.dim() == 2]
     in_blocks = set(matrices)
@@ -148,7 +152,7 @@ def lr_fraction(iter_num, args):
         return (iter_num + 1) / (args.warmup_iters + 1)  # above 0 already at iteration 0
     if args.lr_schedule == "constant":
         return 1.0
-    end = args.lr_decay_iters or args.max_iters
+    end = args.lr_decay_iters or args.max_iters  # where the minimum is reached
     start = max(args.warmup_iters, end * (1 - args.decay_share))
     progress = min(1.0, max(0.0, (iter_num - start) / max(1, end - start)))  # of the decay, 0..1
     if args.lr_schedule == "cosine":
@@ -167,7 +171,7 @@ def block_size_at(iter_num, args):
     Short windows train faster, and early on a model learns little from long ones. They are windows
     of block_size cut up, so the order of the data, the tokens of an iteration and what an epoch
     visits are the same with and without them. """
-    length = args.first_block_size or args.block_size
+    length = args.first_block_size or args.block_size  # without the flag it never changes
     doublings = (args.block_size // length).bit_length() - 1
     second_half = 2 * iter_num / (args.lr_decay_iters or args.max_iters) - 1  # 0..1 in that half
     return length << min(doublings, max(0, 1 + math.floor(second_half * doublings)))

@@ -66,10 +66,10 @@ from training.samples import SampleArgs, speak
 @dataclass
 class Run:
     """What the loop works with. Shapes: B rows, T = block_size tokens, K aligned streams."""
-    args: argparse.Namespace
-    ranks: Ranks
+    args: argparse.Namespace  # the flags, with every `auto` and None decided
+    ranks: Ranks  # the device, and the other processes
     mixture: Mixture  # the data, in its order
-    model: GPT
+    model: GPT  # the weights; the two below share them
     optimizer: Optimizer
     scaler: torch.amp.GradScaler  # keeps small gradients above 0 in float16; else it does nothing
     autocast: contextlib.AbstractContextManager  # the forward pass in args.dtype
@@ -95,20 +95,21 @@ class Run:
 
 def set_up(args, argv, ranks, stack):
     """The Run that the arguments ask for: a new one, or one brought to where its checkpoint was."""
-    saved, out_dir = None, None
+    saved, out_dir = None, None  # the checkpoint to go on from, and its folder
     if args.init_from == "resume":
         # locked before it is read, because another process may be saving there
         out_dir = claim_out_dir(args, ranks, stack)
         saved = checkpoint.load_same_checkpoint(out_dir, ranks)
         args = parse_args(argv, saved=saved["args"])  # flags given now change those of the run
-    settle_precision(args, ranks.device)
+        ranks.use(args.device)  # that of the run, unless the flags given now name another
+    settle_precision(args, ranks.device)  # from here on args says what really happens
     settle_threads(args, saved, ranks)
     mixture = open_data(args, saved, ranks)
-    if args.init_from in GPT2:
+    if args.init_from in GPT2:  # its embeddings mean nothing for ids of another tokenizer
         refuse_other_tokens(mixture.datasets[0], args.init_from)
     model = make_model(args, mixture.vocab_sizes, ranks)
     optimizer = configure_optimizer(model, args)
-    weights = mixture.weights if mixture.num_streams > 1 else [1.0]
+    weights = mixture.weights if mixture.num_streams > 1 else [1.0]  # the fractions mix the members
     run = Run(
         args, ranks, mixture, model, optimizer,
         torch.amp.GradScaler(ranks.device.type, enabled=args.dtype == "float16"),
@@ -132,7 +133,7 @@ def open_data(args, saved, ranks):
                         f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
                         f"Resume it with the train.py that began it")
     mixture = open_mixture(args, version)
-    split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)
+    split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
     for dataset in mixture.datasets if saved else ():
         if saved["data"].get(dataset.name) != dataset.fingerprint():
             raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
@@ -141,10 +142,10 @@ def open_data(args, saved, ranks):
 
 
 def make_model(args, vocab_sizes, ranks):
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # all ranks draw the same weights
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     sizes = {f.name: getattr(args, f.name) for f in fields(GPTConfig) if hasattr(args, f.name)}
-    several = tuple(vocab_sizes) if len(vocab_sizes) > 1 else ()
+    several = tuple(vocab_sizes) if len(vocab_sizes) > 1 else ()  # one table holds them all
     config = GPTConfig(vocab_size=sum(vocab_sizes), vocab_sizes=several, **sizes)
     model = GPT(config).to(ranks.device)
     if args.init_from in GPT2 and ranks.is_first and not args.plan:  # DDP copies rank 0's weights
@@ -159,9 +160,10 @@ def train_step(run, micro_batches):
     """The gradient of all micro-batches, then one step of the optimizer.
 
     micro_batches: a list of windows (B, T + 1) or (B, T + 1, K), on the CPU. Returns the mean loss
-    of this rank, a tensor on the device: reading its value here would make every step wait for the
-    GPU. """
+    of this rank, as a tensor: to read its value here would make every step wait for the GPU.
+    """
     args, ranks = run.args, run.ranks
+    # the schedules are functions of the iteration, so a resumed run needs no state of theirs
     fraction, length = lr_fraction(run.iter_num, args), block_size_at(run.iter_num, args)
     mean_loss = torch.zeros((), device=ranks.device)
     for micro_step, windows in enumerate(micro_batches):
@@ -173,16 +175,16 @@ def train_step(run, micro_batches):
             run.train_model.require_backward_grad_sync = micro_step == len(micro_batches) - 1
         with run.autocast:
             _, loss = run.train_model(x, y)  # (K,), in nats a token
-            loss = (loss * run.loss_weights).sum() / len(micro_batches)
+            loss = (loss * run.loss_weights).sum() / len(micro_batches)  # a mean over micro-batches
         run.scaler.scale(loss).backward()  # adds to the gradients of the micro-batches before
         mean_loss += loss.detach()
 
     for group, highest in zip(run.optimizer.param_groups, run.highest_rates):
         group["lr"] = highest * fraction
-    if args.grad_clip:
+    if args.grad_clip:  # one bad batch must not throw the weights far away
         run.scaler.unscale_(run.optimizer)  # the norm is that of the true gradients
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.grad_clip)
-    run.scaler.step(run.optimizer)
+    run.scaler.step(run.optimizer)  # which float16 skips where a gradient has overflown
     run.scaler.update()
     run.optimizer.zero_grad()
     return mean_loss
@@ -212,10 +214,11 @@ def train(run, argv, stack):
 
     while run.iter_num < args.max_iters and not stopping:
         loss_sum += train_step(run, [next(batches) for _ in range(batches.micro_steps)])
+        # noted on the device, without waiting for it
         bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num, bad_iter)
         run.iter_num += 1
 
-        stopping = stop.agreed()
+        stopping = stop.agreed()  # all ranks leave the loop at the same iteration, or none does
         evaluate = run.iter_num % args.eval_interval == 0 or run.iter_num == args.max_iters
         if not (evaluate or run.iter_num % args.log_interval == 0 or stopping):
             continue
@@ -239,7 +242,7 @@ def train(run, argv, stack):
             evaluate_and_save(run, log, row)
         else:
             log.row(row)
-        loss_sum.zero_()
+        loss_sum.zero_()  # and start the clock anew: evaluating is no part of tokens_per_s
         line_iter, waited, t_line = run.iter_num, batches.wait_time, time.perf_counter()
     finish(run, log, stop, stopping)
 
@@ -247,13 +250,14 @@ def train(run, argv, stack):
 def begin(run, argv, stack):
     """(log, batches, stop): the run's folder is made, and what the loop needs is opened."""
     args, ranks = run.args, run.ranks
-    if args.compile == "true":  # a shape at a time: variable shapes run slower
-        run.eval_model = torch.compile(run.model, dynamic=False)
+    if args.compile == "true":
+        torch._dynamo.config.recompile_limit = 64  # windows that grow need a graph for each length
+        run.eval_model = torch.compile(run.model, dynamic=False)  # a graph for any shape is slower
     run.train_model = ranks.wrap(run.eval_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
     args.out_dir = str(run.out_dir)
     trackers = ()
-    if ranks.is_first:
+    if ranks.is_first:  # one process writes for all
         run.starts = start_tokens(run.mixture)
         describe_run(run, argv)
         trackers = open_trackers(run, stack)
@@ -281,7 +285,7 @@ def finite_loss(run, loss_sum, bad_iter):
         checkpoint.refuse_not_finite(
             f"the loss is not finite since iteration {bad:,}" if bad >= 0 else
             "the loss of another rank is not finite", run.out_dir)
-    return loss / run.ranks.count
+    return loss / run.ranks.count  # every rank has as many rows
 
 
 def finish(run, log, stop, stopping):
@@ -327,7 +331,7 @@ def estimate_loss(run, iter_num):
     same windows of the split each time, cut to the context length of iteration iter_num."""
     args, mixture, ranks = run.args, run.mixture, run.ranks
     length = block_size_at(iter_num, args)
-    run.model.eval()
+    run.model.eval()  # no dropout
     losses = {}
     for split in SPLITS if args.eval_train else ("val",):
         # of each member: the summed loss of each stream, and the number of tokens
@@ -362,9 +366,6 @@ def print_sample(run):
     except UserError as error:  # foreign data may lack what decoding needs; training is done
         print(f"note: no sample, because {error}")
     run.model.train()
-
-
-# ---- the command
 
 
 def main(argv=None):

@@ -144,8 +144,8 @@ def save_checkpoint(out_dir, state, is_best):
             file.flush()
             if is_best:  # the same bytes under a second name, so that the two never disagree
                 os.fsync(file.fileno())
-                try:
-                    os.link(file.name, link)
+                try:  # Windows cannot rename a link to a file that is open, so it copies
+                    (shutil.copyfile if os.name == "nt" else os.link)(file.name, link)
                 except OSError:  # this file system has no hard links
                     shutil.copyfile(file.name, link)
                 os.replace(link, out_dir / "best.pt")

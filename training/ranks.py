@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -32,8 +33,12 @@ class Ranks:
     def __init__(self, device_name):
         self.rank, local_rank, self.count = (int(os.environ.get(name, default)) for name, default in
                                              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
-        self.is_first = self.rank == 0
-        self.device = pick_device(device_name, local_rank)
+        self.is_first, self._local_rank = self.rank == 0, local_rank
+        self.use(device_name)
+
+    def use(self, device_name):
+        """Take the device of this name. Raises UserError for one that cannot be used here."""
+        self.device = pick_device(device_name, self._local_rank, self.count)
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -44,8 +49,10 @@ class Ranks:
             self._cpu_group = torch.distributed.new_group(backend="gloo")
         return self
 
-    def __exit__(self, *_):
-        if self.count > 1:
+    def __exit__(self, error, *_):
+        # to destroy the group waits for the other ranks. After an error they may wait for us, and
+        # its message would be printed only when that ends; SystemExit is a stop that all agreed on
+        if self.count > 1 and error in (None, SystemExit):
             torch.distributed.destroy_process_group()
 
     def __str__(self):
@@ -140,11 +147,21 @@ class Stop:
 # ---- what the device decides
 
 
-def pick_device(name, local_rank=0):
-    """The torch.device for --device. Raises UserError for one that cannot be used here."""
+def pick_device(name, local_rank=0, num_ranks=1):
+    """The torch.device for --device: of several ranks, each has a GPU of its own. Raises UserError
+    for one that cannot be used here."""
     if name == "auto":
         name = ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() else "cpu")
+                "mps" if torch.backends.mps.is_available() and num_ranks == 1 else "cpu")
+    if num_ranks > 1 and re.fullmatch(r"mps|cuda:\d+", name):
+        raise UserError(f"--device {name} is one device, and torchrun has started {num_ranks} "
+                        f"processes. Choose --device cuda, which gives each its own GPU, or cpu")
+    num_gpus = torch.cuda.device_count() if name == "cuda" else 0
+    if num_gpus and local_rank >= num_gpus:
+        error = UserError(f"torchrun has started more processes than this machine has GPUs "
+                          f"({num_gpus}). Start it with --nproc_per_node={num_gpus}")
+        error.of_one_rank = True  # the others have found theirs
+        raise error
     try:
         device = torch.device(name)
         if device.type == "cuda":
