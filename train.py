@@ -148,8 +148,8 @@ def make_model(args, vocab_sizes, ranks):
     several = tuple(vocab_sizes) if len(vocab_sizes) > 1 else ()  # one table holds them all
     config = GPTConfig(vocab_size=sum(vocab_sizes), vocab_sizes=several, **sizes)
     model = GPT(config).to(ranks.device)
-    if args.init_from in GPT2 and ranks.is_first and not args.plan:  # DDP copies rank 0's weights
-        load_gpt2(model, args.init_from)
+    if args.init_from in GPT2 and not args.plan:  # the other ranks get rank 0's weights by DDP
+        ranks.from_first(lambda: load_gpt2(model, args.init_from))
     return model
 
 

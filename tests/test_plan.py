@@ -128,7 +128,7 @@ def test_a_plan_writes_nothing(data, capsys):
     assert "into out/text-2/\n" in planned(capsys, f"--dataset={data}/text/", "--max_iters=5")
     run(f"--dataset={data}/text/", "--max_iters=2", "--out_dir=x")
     flags = [*TINY, f"--dataset={data}/text/", "--out_dir=x", "--plan"]
-    assert "x already holds a run" in one_line_error(capsys, train.main, flags)
+    assert "x holds a run" in one_line_error(capsys, train.main, flags)
     line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--plan"])
     assert "complete" in line and "2 of 2 iterations" in line
 

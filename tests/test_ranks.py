@@ -10,7 +10,8 @@ import torch
 from helpers import char_dataset, python
 
 from pipeline.errors import UserError
-from training.ranks import pick_device
+from train_args import parse_args
+from training.ranks import Ranks, pick_device, settle_precision
 
 
 @pytest.fixture
@@ -51,6 +52,24 @@ def test_several_ranks_on_a_mac_compute_on_its_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert pick_device("auto", 0, 2) == torch.device("cpu")
+
+
+def test_gpus_that_stay_idle_are_said(gpus, capsys):
+    gpus(8)
+    Ranks("auto")
+    assert "8 GPUs" in (told := capsys.readouterr().out) and "--nproc_per_node=8" in told
+    Ranks("cuda:0")  # the user has chosen
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_compiler_auto_does_not_compile_and_true_is_one_line(monkeypatch):
+    monkeypatch.setattr("training.ranks.shutil.which", lambda name: None)
+    args = parse_args(["--max_iters=9999", "--dtype=bfloat16"])
+    settle_precision(args, torch.device("cuda"))
+    assert args.compile == "false"
+    args.compile = "true"
+    with pytest.raises(UserError, match=r"C\+\+ compiler"):
+        settle_precision(args, torch.device("cuda"))
 
 
 @pytest.mark.long

@@ -643,7 +643,7 @@ def test_a_run_that_has_begun_and_ended_in_the_folder_meanwhile_is_not_written_o
 
     monkeypatch.setattr(run_folder, "lock", lock_after_its_end)
     flags = [*TINY, f"--dataset={fox}", "--max_iters=1", "--out_dir=x"]
-    assert "x already holds a run" in one_line_error(capsys, train.main, flags)
+    assert "x holds a run" in one_line_error(capsys, train.main, flags)
     assert Path("x/ckpt.pt").read_bytes() == Path("other/ckpt.pt").read_bytes()
 
 

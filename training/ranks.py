@@ -9,18 +9,22 @@ started beside it.
 """
 import contextlib
 import ctypes
+import datetime
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
+from inspect import signature
 
 import torch
 
 from pipeline.errors import UserError
 from pipeline.threads import set_by_user, take_threads
 
+COMPILERS = ("g++", "c++", "clang++", "cl")  # torch.compile writes C++ and has it compiled
 PEAK_FLOPS = {  # dense bfloat16 FLOPs a second by the maker's data sheet; words of the GPU's name
     "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12,
     "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
@@ -39,14 +43,20 @@ class Ranks:
     def use(self, device_name):
         """Take the device of this name. Raises UserError for one that cannot be used here."""
         self.device = pick_device(device_name, self._local_rank, self.count)
+        num_gpus = torch.cuda.device_count() if self.device.type == "cuda" else 1
+        if self.count == 1 < num_gpus and ":" not in device_name:
+            print(f"note: this machine has {num_gpus} GPUs and this run uses one. To use all, start "
+                  f"it with torchrun --standalone --nproc_per_node={num_gpus} in place of python")
         if self.device.type == "cpu":
             keep_freed_memory()
 
     def __enter__(self):
         if self.count > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-            # a second group on the CPUs: what is agreed there does not wait for the GPUs
-            self._cpu_group = torch.distributed.new_group(backend="gloo")
+            # a second group on the CPUs: what is agreed there does not wait for the GPUs, and may
+            # take as long as rank 0 takes to download a model
+            self._cpu_group = torch.distributed.new_group(
+                backend="gloo", timeout=datetime.timedelta(hours=2))
         return self
 
     def __exit__(self, error, *_):
@@ -88,7 +98,7 @@ class Ranks:
             except (UserError, OSError) as error:
                 told[1] = error
         if self.count > 1:
-            torch.distributed.broadcast_object_list(told)
+            torch.distributed.broadcast_object_list(told, group=self._cpu_group)
         if told[1]:
             raise told[1]
         return told[0]
@@ -97,7 +107,7 @@ class Ranks:
         """Whether every rank has the same value."""
         values = [value] * self.count
         if self.count > 1:
-            torch.distributed.all_gather_object(values, value)
+            torch.distributed.all_gather_object(values, value, group=self._cpu_group)
         return values == [value] * self.count
 
     def wrap(self, model):
@@ -107,7 +117,9 @@ class Ranks:
         from torch.nn.parallel import DistributedDataParallel as DDP
         device_ids = [self.device.index] if self.device.type == "cuda" else None
         # the only buffers are the rotary tables, which are the same on every rank
-        return DDP(model, device_ids=device_ids, broadcast_buffers=False)
+        names = signature(DDP).parameters  # torch 2.13 has renamed the argument
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return DDP(model, device_ids=device_ids, **{name: False})
 
 
 class Stop:
@@ -193,9 +205,14 @@ def settle_precision(args, device):
     if args.dtype == "float16" and not on_cuda:
         raise UserError("--dtype float16 needs a CUDA GPU. On this device choose float32 or "
                         "bfloat16")
-    if args.compile == "auto":  # compiling takes half a minute, which a short run does not win back
-        worth_it = on_cuda and sys.platform == "linux" and args.max_iters >= 2000
+    compiler = next(filter(shutil.which, COMPILERS), None)
+    if args.compile == "auto":  # compiling takes half a minute; a short run does not win it back
+        worth_it = on_cuda and sys.platform == "linux" and args.max_iters >= 2000 and compiler
         args.compile = "true" if worth_it else "false"
+    if args.compile == "true" and not compiler:
+        raise UserError(f"--compile true needs a C++ compiler, and none of {', '.join(COMPILERS)} "
+                        f"was found. Install one (on Debian and Ubuntu: sudo apt install g++), or "
+                        f"leave the flag out")
 
 
 def settle_threads(args, checkpoint, ranks):

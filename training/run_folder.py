@@ -55,7 +55,7 @@ def new_out_dir(args, make=True):
             go_on = (f"To go on with it, run: {resume_command(out_dir)}. To replace it"
                      if (out_dir / "ckpt.pt").exists() else
                      "It has no ckpt.pt to go on from. To replace it")
-            raise UserError(f"{out_dir} already holds a run. {go_on}, add --overwrite. To keep "
+            raise UserError(f"{out_dir} holds a run. {go_on}, add --overwrite. To keep "
                             f"both, leave out --out_dir")
         if out_dir.exists() and not out_dir.is_dir():
             raise UserError(f"--out_dir {out_dir} is a file. Name a folder, or a path that is free")
