@@ -45,8 +45,8 @@ class Ranks:
         self.device = pick_device(device_name, self._local_rank, self.count)
         num_gpus = torch.cuda.device_count() if self.device.type == "cuda" else 1
         if self.count == 1 < num_gpus and ":" not in device_name:
-            print(f"note: this machine has {num_gpus} GPUs and this run uses one. To use all, start "
-                  f"it with torchrun --standalone --nproc_per_node={num_gpus} in place of python")
+            print(f"note: this run uses one of the {num_gpus} GPUs of this machine. To use all, "
+                  f"put torchrun --standalone --nproc_per_node={num_gpus} in the place of python")
         if self.device.type == "cpu":
             keep_freed_memory()
 
