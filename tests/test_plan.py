@@ -217,10 +217,10 @@ def test_no_note_says_to_lower_a_flag_to_nothing_or_to_what_it_is(data, capsys):
             f"--dataset={data}/text/",
             "--max_iters=1",
             "--eval_iters=1",
-            "--batch_size=200",
+            "--batch_size=400", "--gradient_accumulation_steps=10",
         )
     )
-    assert re.search(r"text 5\.\d times.*note: val of text has 84 windows .* 200,", told), told
+    assert re.search(r"text 5\.\d times.*note: val of text has 84 windows .* 400,", told), told
     assert "--max_iters" not in told and "--eval_iters" not in told and told.count("note:") == 1
 
 
