@@ -1,11 +1,15 @@
-"""For a prepare.py that was made when the library lay in data/: `from data.dataset import
-write_dataset` and its like still work. A new one imports from pipeline.prepare."""
+"""Keeps an old prepare.py working, one made when the library was in data/: it imports data.dataset
+and the like. A new one imports from pipeline.prepare."""
 import sys
+import types
 from pathlib import Path
 
 from pipeline import prepare
+from pipeline.prepare import part_of_speech
 
-__path__ = [str(Path(__file__).with_name("data"))]  # the folder, for data.check_dataset and the like
-for _name in ("catalogue", "dataset", "errors", "files", "inputs", "prepare_args", "streams",
-              "tokenizer"):
-    sys.modules[f"{__name__}.{_name}"] = prepare
+__path__ = [str(Path(__file__).with_name("data"))]  # the folder, for data.check_dataset
+_old = types.ModuleType("data.old")  # the names of today, and those that have changed since
+vars(_old).update(vars(prepare), inputs=prepare.read_inputs, writing=prepare.write_options)
+sys.modules |= {f"{__name__}.{name}": _old for name in (
+    "catalogue", "dataset", "errors", "files", "inputs", "prepare_args", "streams", "tokenizer")}
+sys.modules[f"{__name__}.part_of_speech"] = part_of_speech

@@ -21,9 +21,9 @@ METHODS = ("char", "byte", "tiktoken", "gigatoken", "custom", "bpe", "sentencepi
 PREPARE = """
 import sys
 from pipeline.prepare.write import write_dataset
-from pipeline.prepare.encode import train_pieces
 from pipeline.prepare.inputs import TextFile
 from pipeline.prepare.make_tokenizer import make_tokenizer
+from pipeline.prepare.units import train_text
 from pipeline.tokenizers import TokenList
 folder, method, num_workers = sys.argv[1:]
 text = TextFile(folder + "/input.txt")
@@ -32,7 +32,7 @@ if method == "custom":
 elif method in ("tiktoken", "gigatoken"):
     tokenizer = make_tokenizer("tiktoken", backend=method)
 else:
-    tokenizer = make_tokenizer(method, text, train_text=train_pieces(text, None, 0.9))
+    tokenizer = make_tokenizer(method, text, train_text=train_text(text, None, 0.9))
 write_dataset(folder, text, tokenizer, num_workers=int(num_workers))
 """
 

@@ -1,12 +1,12 @@
-"""Several prepared datasets, one after another, as a new one: data/<output_name>/{train,val}.bin and meta.pkl.
+"""Several prepared datasets -> a new one, data/<output_name>, that holds them one after another.
 
 $ python data/combine_datasets.py --datasets shakespeare_char mine --output_name both
 both: train 1,903,854 tokens, val 211,540 tokens, vocab_size 65 (shakespeare_char + mine); ...
 
-Their tokenizers must be the same: the hashes of their id -> token tables are compared. Where a split of a dataset does
-not end with the tokenizer's end-of-text token, one is put between it and the next; tokenizers without such a token (the
-characters, the bytes) have nothing put between. data/<output_name>/prepare.py makes it again, from what its members then
-are. To mix datasets by weights, train.py --training_mode=multidataset needs no such copy.
+Their tokenizers must be the same: the hashes of their id -> token tables are compared. If there is
+an end-of-text token, it is put between two datasets where the first does not end with it.
+data/<output_name>/prepare.py combines the datasets again, from what they hold then. To mix datasets
+by weights, train.py --training_mode=multidataset needs no copy.
 """
 import argparse
 import os
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
-sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
+sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, which holds `pipeline`
 from pipeline.prepare import combine, one_line_errors
 
 if __name__ == "__main__":
@@ -39,15 +39,16 @@ if __name__ == "__main__":
 
 
 def new_folder(name, names):
-    """data/<name> with a prepare.py that combines `names`; one that is there is taken if it was made so too."""
+    """data/<name> with a prepare.py that combines `names`; new, or made by this command before."""
     folder = DATA / name
     prepare = folder / "prepare.py"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "template":
-        raise UserError(f"{name!r} cannot be the name of a dataset: letters, digits, . _ - in one word, which is no part "
-                        f"of this program")
+        raise UserError(f"{name!r} cannot be the name of a dataset: choose one other word of "
+                        "letters, digits, . _ -")
     there = {path.name for path in folder.iterdir()} - {"prepare.py.tmp"} if folder.exists() else ()
     if there and not (prepare.exists() and "combine(HERE" in prepare.read_text(encoding="utf-8")):
-        raise UserError(f"{shown(folder)} exists already, and is no combination. Give another --output_name, or remove it")
+        raise UserError(f"{shown(folder)} exists already, and this command did not make it. Give "
+                        "another --output_name, or remove it")
     folder.mkdir(exist_ok=True)
     with replacing(prepare) as file:
         file.write(PREPARE.format(title=" + ".join(names), names=names).encode())
@@ -55,8 +56,9 @@ def new_folder(name, names):
 
 
 def main(argv=None):
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--datasets", nargs="+", required=True, help="two or more prepared datasets, in this order")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", required=True,
+                        help="two or more prepared datasets, in this order")
     parser.add_argument("--output_name", required=True, help="the new dataset, data/<output_name>")
     args = parser.parse_args(argv)
     if len(args.datasets) < 2:

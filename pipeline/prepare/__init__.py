@@ -1,9 +1,21 @@
-"""Inputs -> units -> ids -> a committed dataset folder; what a prepare.py imports comes from here."""
+"""Inputs -> units -> ids -> a committed dataset folder. A prepare.py imports from here.
+
+    inputs.py       files -> text, documents, or ids
+      compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
+      rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
+    units.py        text -> parts, each with its split -> units of work
+    encode.py       units -> ids, on every core
+    journal.py      ids -> temporary bins, remembered over a kill
+    commit.py       the finished files replace the older ones
+    write.py        write_dataset(): the steps from units.py to commit.py
+    flags.py        the flags of the template's prepare.py; make_tokenizer.py: what --method makes
+    recipes.py, streams.py, combine.py   what other kinds of prepare.py share
+"""
 from pipeline.errors import one_line_errors
 from pipeline.files import read_text
 from pipeline.get.archives import unpack
 from pipeline.prepare.combine import combine
-from pipeline.prepare.flags import inputs, parse_args, tokenizer_of, writing
+from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
 from pipeline.prepare.recipes import (
     Files,

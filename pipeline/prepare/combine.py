@@ -1,5 +1,4 @@
-"""Several prepared datasets as one.
-"""
+"""Several prepared datasets -> one dataset that holds them one after another."""
 import numpy as np
 
 from pipeline.errors import UserError
@@ -10,55 +9,56 @@ from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
 
 def combine(folder, names):
-    """Write the datasets `names` into folder, in this order, in bounded memory; returns its meta dict.
+    """Write the datasets `names` into folder, in this order, in bounded memory; returns its meta.
 
-    The key `members` of its meta.pkl holds each one's name, source and hashes. Raises UserError.
+    The key `members` of its meta.pkl holds the name, source and hashes of each. Raises UserError.
     """
     members = [open_dataset(name) for name in names]
     refuse_mismatch(folder, members)
     tokenizer = tokenizer_from_meta(members[0].meta)
-    tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)  # one's own may have added it
+    # a user's own tokenizer may have had an eot_token that its table does not show
+    tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)
 
-    def part(split):
-        return Ids(lambda: _joined(members, split, tokenizer.eot_token), name=" + ".join(m.name for m in members),
+    def split_of_all(split):
+        documents = [m.meta.get("splits", {}).get(split, {}).get("documents") for m in members]
+        return Ids(lambda: _one_after_another(members, split, tokenizer.eot_token),
+                   name=" + ".join(m.name for m in members),
                    size=sum(m.num_tokens[split] * m.dtype.itemsize for m in members),
-                   documents=_documents(members, split))
+                   documents=None if None in documents else sum(documents))
 
-    told = [{"name": m.name, "source": m.meta.get("source", "unknown"), "sha256": m.fingerprint()} for m in members]
-    return write_dataset(folder, part("train"), tokenizer, val_text=part("val"), num_workers=1, more={"members": told})
+    described = [{"name": m.name, "source": m.meta.get("source", "unknown"),
+                  "sha256": m.fingerprint()} for m in members]
+    return write_dataset(folder, split_of_all("train"), tokenizer, val_text=split_of_all("val"),
+                         num_workers=1, more={"members": described})
 
 
-def _joined(members, split, eot):
-    """The ids of a split of all members, in arrays."""
+def _one_after_another(members, split, eot_token):
+    """The ids of a split of all members, in arrays; eot_token between two where it is missing."""
     for i, member in enumerate(members):
         ids = ()
         for ids in member.blocks(split):
             yield ids
-        if eot is not None and i + 1 < len(members) and len(ids) and ids[-1] != eot:
-            yield np.array([eot], np.promote_types(ids.dtype, np.min_scalar_type(eot)))
-
-
-def _documents(members, split):
-    """How many documents they are together; None where one of them does not say."""
-    counts = [m.meta.get("splits", {}).get(split, {}).get("documents") for m in members]
-    return None if None in counts else sum(counts)
+        is_last = i + 1 == len(members)
+        if eot_token is not None and not is_last and len(ids) and ids[-1] != eot_token:
+            yield np.array([eot_token], np.promote_types(ids.dtype, np.min_scalar_type(eot_token)))
 
 
 def refuse_mismatch(folder, members):
-    """Raise UserError unless the members share one tokenizer, and are so many folders beside the new one."""
+    """Raise UserError unless the members share one tokenizer and all folders are different."""
     first, *others = members
     for member in others:
         if hash_of_table(member.meta) != hash_of_table(first.meta):
-            raise UserError(f"{first.name} and {member.name} have different tokenizers ({_tokenizer(first)}; "
-                            f"{_tokenizer(member)}), so that an id means two things. Prepare one with the other's: "
-                            f"--reuse_vocab_of {first.name}")
+            raise UserError(f"{first.name} and {member.name} have different tokenizers "
+                            f"({_describe(first)}; {_describe(member)}), so an id would mean two "
+                            f"things. Prepare one with the other's: --reuse_vocab_of {first.name}")
     folders = [member.folder.resolve() for member in members]
-    if len(set(folders)) < len(folders):
-        twice = next(member.name for member in members if folders.count(member.folder.resolve()) > 1)
-        raise UserError(f"{twice} is named twice. train.py --training_mode=multidataset gives a dataset more weight")
+    for member, path in zip(members, folders):
+        if folders.count(path) > 1:
+            raise UserError(f"{member.name} is named twice. To give a dataset more weight, use "
+                            "train.py --training_mode=multidataset")
     if folder.resolve() in folders:
         raise UserError(f"{folder.name} cannot be a part of itself. Give another --output_name")
 
 
-def _tokenizer(dataset):
+def _describe(dataset):
     return f"{dataset.meta.get('tokenizer', 'char')}, {dataset.vocab_size:,} ids"

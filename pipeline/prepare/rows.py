@@ -1,11 +1,12 @@
-"""Rows of a table, one at a time, in bounded memory: JSON lines, JSON, CSV, TSV, Parquet.
+"""The rows of a table, one at a time, in bounded memory: JSON lines, JSON, CSV, TSV, Parquet.
 
-    rows_of(kind, pieces, ...)     (where, row) pairs: a dict (or whatever JSON value stands there), or a BadRow
-    parquet_rows(file, ...)        the same of a Parquet file
+    rows_of(format, texts, ...)   (where, row) pairs; a row is a dict, a JSON value, or a BadRow
+    parquet_rows(file, ...)       the same of a Parquet file
 
-CSV is RFC 4180: a cell in quotes may hold commas, quotes (doubled) and line ends. TSV is IANA's text/tab-separated-values:
-no quotes, a row a line. Some programs write tabs and quotes (--quoting csv), databases and some others a backslash
-before what is not to be taken for itself (--quoting backslash); neither is ever guessed.
+CSV follows RFC 4180: a cell in quotes may hold commas, doubled quotes and line ends. TSV follows
+IANA's text/tab-separated-values: no quotes, a row a line. Some programs write tabs and quotes
+(--quoting csv); databases write a backslash before special characters (--quoting backslash).
+Neither is ever guessed.
 """
 import csv
 import itertools
@@ -15,12 +16,13 @@ import sys
 
 from pipeline.errors import UserError, optional
 
-LONG_CELL = 50  # lines; a cell that runs over more may have swallowed rows, and is mentioned
-SHOWN = 3  # of each kind of note
+QUOTINGS = ("csv", "none", "backslash")
+LONG_CELL = 50  # lines; a longer cell may have swallowed rows, so a note mentions it
+SHOWN = 3  # notes of each kind
 
 
 class BadRow(str):
-    """What is wrong with a row, in its place. num_rows: how many were lost with it."""
+    """What is wrong with a row, in the row's place. num_rows: how many rows were lost with it."""
 
     def __new__(cls, why, num_rows=1):
         self = super().__new__(cls, why)
@@ -28,39 +30,48 @@ class BadRow(str):
         return self
 
 
-def rows_of(kind, pieces, path, *, quoting=None, delimiter=None, columns=None, note=print):
-    """(where, row) for each row. pieces: the text of the file, in pieces. note: a function of a line to print.
+def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, note=print):
+    """Yield (where, row) for each row.
 
-    columns: their names, where the first line is a row already.
+    texts: the text of the file in consecutive strings. columns: the names of the columns, if the
+    first line is a row already. note: a function that prints a line. See QUOTINGS for quoting.
     """
-    pieces = iter(pieces)
-    if kind == "json":
-        return _json(pieces, path)
-    first = next(pieces, "")
-    line_end = "\r" if "\r" in first and "\n" not in first else "\n"  # as old Macs wrote it
-    lines = _lines(itertools.chain([first], pieces), line_end)
-    if kind == "jsonl":
+    texts = iter(texts)
+    if format == "json":
+        return _json(texts, path)
+    first = next(texts, "")
+    line_end = "\r" if "\r" in first and "\n" not in first else "\n"  # old Macs wrote "\r"
+    lines = _lines(itertools.chain([first], texts), line_end)
+    if format == "jsonl":
         return _jsonl(lines)
+    if format not in ("csv", "tsv") or quoting not in (None, *QUOTINGS):
+        raise ValueError(f"the format {format!r} or the quoting {quoting!r} is unknown")
     head = next(lines, "")
     if by_excel := re.fullmatch("sep=(.)\r?", head):
-        delimiter, head = delimiter or by_excel[1], ""  # an empty line is no row
-    default, found = {"csv": ",", "tsv": "\t"}[kind], max(",\t;|", key=head.count)
-    if not delimiter and not columns and head.count(found) > head.count(default):
-        how = {"\t": "--format tsv", ",": "--format csv"}.get(found, f"--delimiter '{found}'")
-        raise UserError(f"{path}: its first line, {head[:60]!r}, has {head.count(found)} {found!r} and {head.count(default)} "
-                        f"{default!r}. Add {how}; or --delimiter {default!r} if that separates columns")
-    delimiter = delimiter or default
-    lines = itertools.chain([head], lines)
-    if quoting == "csv" or kind == "csv" and quoting != "none":
-        return _quoted(lines, line_end, delimiter, columns, path, note, has_escapes=quoting == "backslash")
+        delimiter, head = delimiter or by_excel[1], ""  # an empty line is skipped
+    default = "," if format == "csv" else "\t"
+    if not delimiter and not columns:
+        _refuse_other_delimiter(head, default, path)
+    delimiter, lines = delimiter or default, itertools.chain([head], lines)
+    if quoting == "csv" or format == "csv" and quoting != "none":
+        return _quoted(lines, line_end, delimiter, columns, path, note, quoting == "backslash")
     return _unquoted(lines, delimiter, columns, path, quoting)
 
 
-def _lines(pieces, line_end):
-    """Lines, without their ends."""
+def _refuse_other_delimiter(head, default, path):
+    found = max(",\t;|", key=head.count)
+    if head.count(found) > head.count(default):
+        how = {"\t": "--format tsv", ",": "--format csv"}.get(found, f"--delimiter '{found}'")
+        raise UserError(f"{path}: its first line, {head[:60]!r}, has {head.count(found)} {found!r} "
+                        f"and {head.count(default)} {default!r}. Add {how}; or --delimiter "
+                        f"{default!r} if that separates columns")
+
+
+def _lines(texts, line_end):
+    """The lines of a text, without their ends."""
     rest = []
-    for piece in pieces:
-        first, *others = piece.split(line_end)
+    for text in texts:
+        first, *others = text.split(line_end)
         rest.append(first)
         if others:
             yield "".join(rest)
@@ -74,50 +85,46 @@ def _jsonl(lines):
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield f"line {number:,}", json.loads(line)
+                row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield f"line {number:,}", BadRow(f"no JSON ({error})")
+                row = BadRow(f"it is not JSON ({error})")
+            yield f"line {number:,}", row
 
 
 # ---- JSON
 
 
-def _json(pieces, path):
-    """The elements of an array, or values one after another; only one of them is in memory."""
-    text = _Text(pieces)
-    in_array = text.next_character() == "["
-    text.at += in_array
-    number = 0
-    while (character := text.next_character()) and not (in_array and character == "]"):
+def _json(texts, path):
+    """The elements of an array, or values one after another. One of them is in memory at a time."""
+    reader, number = _JsonReader(texts), 0
+    in_array = reader.skip("[")
+    while reader.next_character() and not (in_array and reader.next_character() == "]"):
         number += 1
-        yield f"element {number:,}", text.next_value(path, number)
-        if in_array and text.next_character() == ",":
-            text.at += 1
-        elif in_array and text.next_character() != "]":
-            raise UserError(f"{path} is cut short or no JSON array: after element {number:,} comes neither , nor ]")
-    if in_array:
-        if character != "]":
-            raise UserError(f"{path} is cut short: its array has no end")
-        text.at += 1
-        if text.next_character():
-            raise UserError(f"{path} goes on after the end of its array")
+        yield f"element {number:,}", reader.next_value(f"{path}: element {number:,}")
+        if in_array and not reader.skip(",") and reader.next_character() != "]":
+            raise UserError(f"{path} is cut short, or not a JSON array: , or ] must follow element "
+                            f"{number:,}")
+    if in_array and not reader.skip("]"):
+        raise UserError(f"{path} is cut short: its array has no end")
+    if reader.next_character():
+        raise UserError(f"{path} continues after the end of its array")
 
 
-class _Text:
+class _JsonReader:
     """The part of a JSON text that is in memory, and the place in it."""
 
-    def __init__(self, pieces):
-        self.pieces, self.text, self.at, self.decoder = pieces, "", 0, json.JSONDecoder()
+    def __init__(self, texts):
+        self.texts, self.text, self.at, self.decoder = texts, "", 0, json.JSONDecoder()
 
     def more(self):
-        """True while there is more of the file; as much again as is there, so that no value is read often."""
-        parts, size = [self.text[self.at :]], 0
-        for piece in self.pieces:
-            parts.append(piece)
-            if (size := size + len(piece)) >= len(parts[0]):
+        """Read on; False at the end. The text doubles, so that no value is parsed many times."""
+        texts, size = [self.text[self.at :]], 0
+        for text in self.texts:
+            texts.append(text)
+            if (size := size + len(text)) >= len(texts[0]):
                 break
-        if size:
-            self.text, self.at = "".join(parts), 0
+        if size:  # else the place of next_value() must still count
+            self.text, self.at = "".join(texts), 0
         return size > 0
 
     def next_character(self):
@@ -127,210 +134,245 @@ class _Text:
             if self.at < len(self.text) or not self.more():
                 return self.text[self.at : self.at + 1]
 
-    def next_value(self, path, number):
+    def skip(self, character):
+        """Whether this is the next character, which is then behind us."""
+        found = self.next_character() == character
+        self.at += found
+        return found
+
+    def next_value(self, where):
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
-                if end + 4 < len(self.text) or not self.more():  # near the end, a number (1.5e+3) could go on
+                # near the end of the text, a number such as 1.5e+3 could continue
+                if end + 4 < len(self.text) or not self.more():
                     self.at = end
                     return value
             except (ValueError, RecursionError) as error:
                 unfinished = isinstance(error, json.JSONDecodeError) and (
                     error.msg.startswith("Unterminated") or len(self.text) - error.pos < 64)
                 if not unfinished or not self.more():
-                    raise UserError(f"{path}: element {number:,} is no JSON ({error})") from None
+                    raise UserError(f"{where} is not JSON ({error})") from None
 
 
 # ---- CSV, TSV
 
 
-def _header(fields, path):
-    """The names of the columns. Raises UserError where one stands twice."""
-    names = [name for name in fields if name]
+def _header(cells, path):
+    """The names of the columns. Raises UserError for a name that occurs twice."""
+    names = [name for name in cells if name]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}: its header has the column {twice[0]!r} twice. Rename one of them")
-    return fields
+    return cells
+
+
+def _row(cells, header, how):
+    """The dict of a row; a BadRow with the advice `how` for a wrong number of cells."""
+    if len(cells) == len(header):
+        return dict(zip(header, cells))
+    return BadRow(f"it has {len(cells)} fields, the header {len(header)}{how}")
 
 
 def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
-    """Rows by the rules of CSV, strictly: a quote that is out of place is a bad row, with the lines it took along."""
-    line = ""
+    """Rows by the rules of CSV: a misplaced quote makes a bad row of all lines that it takes in."""
+    line, notes = "", 0
 
-    def ended():
+    def with_ends():
         nonlocal line
         for line in lines:
             yield line + line_end
 
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        reader = csv.reader(ended(), delimiter=delimiter, strict=True, doublequote=not has_escapes,
-                            escapechar="\\" if has_escapes else None)
+        reader = csv.reader(with_ends(), delimiter=delimiter, strict=True,
+                            **(dict(doublequote=False, escapechar="\\") if has_escapes else {}))
     except (TypeError, ValueError):
-        raise UserError(f"--delimiter {delimiter!r} must be one character, and no quote or line end, where quotes hold "
-                        f"cells together. If they are text here, add --quoting none") from None
-    notes = 0
+        raise UserError(f"--delimiter {delimiter!r} must be one character, and neither a quote nor "
+                        "a line end, where quotes hold cells together. If quotes are text here, "
+                        "add --quoting none") from None
     while True:
         first = reader.line_num + 1
         try:
-            fields = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            lost = reader.line_num - first + 1
-            why = "a quote opens a cell that does not end" if "end of data" in str(error) else f"no CSV: {error}"
-            lost_by_it = f"; {lost:,} lines are lost by it" if lost > 1 else ""
-            how = ("If a backslash stands before a quote that is text, add --quoting backslash" if '\\"' in line else
-                   "If quotes are text here, add --quoting none")
-            yield _span(first, reader.line_num), BadRow(f"{why}{lost_by_it}. {how}", lost)
+            yield _where(first, reader), _bad_quote(error, reader.line_num - first + 1, line)
             continue
-        if not fields:
-            continue  # an empty line
+        if not cells:  # an empty line
+            continue
         if header is None:
-            header = _header(fields, path)
+            header = _header(cells, path)
             continue
-        where = _span(first, reader.line_num)
-        if len(fields) != len(header):
-            how = ". If a backslash stands before what is text, add --quoting backslash" if "\\" in line else ""
-            yield where, BadRow(f"it has {len(fields)} fields, the header {len(header)}{how}")
-            continue
-        if reader.line_num - first >= LONG_CELL or first < reader.line_num and _holds_rows(fields, delimiter):
+        where, how = _where(first, reader), ""
+        if "\\" in line:
+            how = ". If a backslash stands before special characters, add --quoting backslash"
+        row = _row(cells, header, how)
+        num_lines = reader.line_num - first + 1
+        if not isinstance(row, BadRow) and (
+                num_lines > LONG_CELL or num_lines > 1 and _holds_rows(cells, delimiter)):
             notes += 1
             if notes <= SHOWN:
-                note(f"note: {path} {where} are one row by their quotes. If they are many, add --quoting none")
-        yield where, dict(zip(header, fields))
+                note(f"note: {path} {where} are one row, by their quotes. If this happens often, "
+                     "add --quoting none")
+        yield where, row
 
 
-def _span(first, last):
+def _where(first, reader):
+    last = reader.line_num
     return f"line {first:,}" if first == last else f"lines {first:,} to {last:,}"
 
 
-def _holds_rows(fields, delimiter):
+def _bad_quote(error, num_lines, line):
+    at_end = "end of data" in str(error)
+    why = "a quote opens a cell that does not end" if at_end else f"it is not CSV: {error}"
+    lost = f"; it takes {num_lines:,} lines with it" if num_lines > 1 else ""
+    how = ("If a backslash stands before a quote that is text, add --quoting backslash"
+           if '\\"' in line else "If quotes are text here, add --quoting none")
+    return BadRow(f"{why}{lost}. {how}", num_lines)
+
+
+def _holds_rows(cells, delimiter):
     """Whether a cell has lines that look like rows themselves."""
     def is_row(line):
-        return line.count(delimiter) == len(fields) - 1 and f"{delimiter} " not in line
-    inner = [cell.splitlines()[1:-1] for cell in fields if "\n" in cell]
-    return len(fields) > 1 and any(lines and all(map(is_row, lines)) for lines in inner)
+        return line.count(delimiter) == len(cells) - 1 and f"{delimiter} " not in line
+    inner = [cell.splitlines()[1:-1] for cell in cells if "\n" in cell]
+    return len(cells) > 1 and any(lines and all(map(is_row, lines)) for lines in inner)
 
 
 def _unquoted(lines, delimiter, header, path, quoting):
-    """Rows a line each, quotes being text. Cells as others write them are refused, unless the user has said how it is."""
+    """Rows a line each, where quotes are text. Without `quoting`, cells that look quoted or escaped
+    are refused."""
     line_end = None
     for number, line in enumerate(lines, 1):
         if line_end is None and line:
             line_end = "\r" if line.endswith("\r") else ""
         if not (line := line.removesuffix(line_end or "")):
             continue
-        fields = line.split(delimiter)
-        if not quoting and '"' in line and (header is None and all(map(_is_quoted, fields)) or
-                                         any(_is_quoted(field) and '""' in field[1:-1] for field in fields)):
-            raise UserError(f"{path} line {number:,} has cells in quotes, as CSV has them. Add --quoting csv to take the "
-                            f"quotes off; or --quoting none if they are text")
-        if not quoting and "\\N" in fields:
-            raise UserError(f"{path} line {number:,} has a cell \\N, as databases write a missing value. Add --quoting "
-                            f"backslash to read \\N, \\n, \\t as they mean it; or --quoting none if they are text")
+        cells = line.split(delimiter)
+        if not quoting and ('"' in line or "\\N" in cells):
+            _refuse_special(cells, header is None, f"{path} line {number:,}")
         if quoting == "backslash":
-            fields = list(map(_unescaped, fields))
+            cells = list(map(_unescape_cell, cells))
         if header is None:
-            header = _header(fields, path)
-        elif len(fields) == len(header):
-            yield f"line {number:,}", dict(zip(header, fields))
-        else:
-            yield f"line {number:,}", BadRow(
-                f"it has {len(fields)} fields, the header {len(header)}" + (
-                    ". If cells in quotes hold tabs or line ends, add --quoting csv" if '"' in line else ""))
+            header = _header(cells, path)
+            continue
+        how = ". If quotes hold tabs or line ends together, add --quoting csv"
+        yield f"line {number:,}", _row(cells, header, how if '"' in line else "")
 
 
-def _unescaped(cell):
-    """A cell as MySQL and PostgreSQL write it."""
+def _refuse_special(cells, is_header, where):
+    quoted = [cell for cell in cells if re.fullmatch(r'"(?:[^"]|"")*"', cell)]
+    if is_header and len(quoted) == len(cells) or any('""' in cell[1:-1] for cell in quoted):
+        raise UserError(f"{where} has cells in quotes, as in CSV. Add --quoting csv to remove the "
+                        "quotes; or --quoting none if they are text")
+    if "\\N" in cells:
+        raise UserError(f"{where} has a cell \\N, which databases write for a missing value. Add "
+                        "--quoting backslash to read \\N, \\n, \\t as databases mean them; or "
+                        "--quoting none if they are text")
+
+
+def _unescape_cell(cell):
+    """The text of a cell that MySQL or PostgreSQL has written."""
     named = {"n": "\n", "t": "\t", "r": "\r"}
-    return None if cell == "\\N" else re.sub(r"\\(.)", lambda match: named.get(match[1], match[1]), cell)
-
-
-def _is_quoted(cell):
-    return re.fullmatch(r'"(?:[^"]|"")*"', cell) is not None
+    if cell == "\\N":
+        return None
+    return re.sub(r"\\(.)", lambda match: named.get(match[1], match[1]), cell)
 
 
 # ---- Parquet
 
 
-def parquet_rows(file, path, columns=None, progress=lambda share: None):
-    """(where, row) for each row; of the named columns alone, where they are given, as others may hold anything.
+def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
+    """Yield (where, row) for each row. columns: the only ones read, as others may hold anything.
 
-    A row has None in a column that was not read, so that its names are all there. A value that Python cannot hold
-    (a date beyond the year 9999, text that is not UTF-8) makes a bad row of its row where its column was named, and
-    is left out of it else.
+    A row has None in columns that are not read, so that it has all names. A value that Python
+    cannot hold (a date beyond the year 9999, text that is not UTF-8) makes a BadRow of its row if
+    its column was asked for, and is left out of the row otherwise.
     """
     pyarrow, parquet = optional("pyarrow", path), optional("pyarrow.parquet", path)
-    no_value = (ValueError, OverflowError, KeyError, TypeError, ImportError, pyarrow.ArrowException)
+    unreadable = (ValueError, OverflowError, KeyError, TypeError, ImportError,
+                  pyarrow.ArrowException)
     try:
         metadata = parquet.ParquetFile(file).metadata
         schema = metadata.schema.to_arrow_schema()
-        names = schema.names
-        named = [name for name in names if columns is None or name in columns]
-        if twice := [name for name in named if names.count(name) > 1]:
-            raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
-        at_once, large = _sizes(parquet, file, metadata, named)
+        read = _columns_to_read(schema, columns, path)
+        at_once, large = _sizes(parquet, file, metadata, read)
         table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
-        rest = dict.fromkeys(names) if columns else {}
-        if not named:
-            found = " ".join(", ".join(names)[:200].splitlines())  # a name may hold a newline
-            texts = [field.name for field in schema if str(field.type).endswith("string") and "\n" not in field.name]
-            how = f'. Say which holds the text: --text_template "{{{texts[0]}}}"' if texts else ""
-            raise UserError(f"{path} has no column {columns[0]} (there are: {found}){how}")
+        rest = dict.fromkeys(schema.names) if columns else {}
         number = 0
-        for batch in table.iter_batches(batch_size=at_once, columns=named):
-            values = [_values(column, name, name in large, no_value) for name, column in
-                      zip(batch.schema.names, batch.columns)]
+        for batch in table.iter_batches(batch_size=at_once, columns=read):
+            names = batch.schema.names
+            values = [_values(column, name, name in large, unreadable)
+                      for name, column in zip(names, batch.columns)]
             for row in zip(*values):
                 number += 1
                 bad = next((value for value in row if isinstance(value, BadRow)), None)
-                row = dict(zip(batch.schema.names, row))
-                if bad and not columns:  # a function asks for what it needs
-                    row = {name: value for name, value in row.items() if not isinstance(value, BadRow)}
-                yield f"row {number:,}", bad if bad and columns else {**rest, **row}
+                row = {**rest, **dict(zip(names, row))}
+                if bad and not columns:  # a function may not need the columns that are bad
+                    row = {k: value for k, value in row.items() if not isinstance(value, BadRow)}
+                yield f"row {number:,}", bad if bad and columns else row
             progress(number / metadata.num_rows)
-    except (pyarrow.ArrowException, OSError) as error:  # what thrift cannot read is an OSError
-        if isinstance(error, OSError) and error.errno is not None:
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # an error of the disk; pyarrow's have none
             raise
-        raise UserError(f"{path} is no Parquet file, or damaged ({str(error).splitlines()[0][:100]})") from None
+        raise UserError(f"{path} is not a Parquet file, or is damaged "
+                        f"({str(error).splitlines()[0][:100]})") from None
 
 
-def _values(column, name, one_by_one, no_value):
+def _columns_to_read(schema, columns, path):
+    """The names of the columns to read, all of them where columns is None. Raises UserError."""
+    read = [name for name in schema.names if columns is None or name in columns]
+    if twice := [name for name in read if schema.names.count(name) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
+    if not read:
+        names = " ".join(", ".join(schema.names)[:200].splitlines())  # a name may hold a newline
+        texts = [field.name for field in schema
+                 if str(field.type).endswith("string") and "\n" not in field.name]
+        how = f'. Say which holds the text: --text_template "{{{texts[0]}}}"' if texts else ""
+        raise UserError(f"{path} has no column {columns[0]} (there are: {names}){how}")
+    return read
+
+
+def _values(column, name, one_by_one, unreadable):
     """The values of a column of a batch, with a BadRow for each that Python cannot hold."""
     if not one_by_one:
         try:
             return column.to_pylist()
-        except no_value:
+        except unreadable:
             pass
 
     def value(i):
         try:
             return column[i].as_py()
-        except no_value as error:
+        except unreadable as error:
             return BadRow(f"its {name} cannot be read ({str(error).splitlines()[0][:80]})")
     return map(value, range(len(column)))
 
 
-def _sizes(parquet, file, metadata, named, limit=1 << 25):
-    """(rows to read at once, columns to read as dictionaries), so that these rows take about `limit` bytes.
+def _sizes(parquet, file, metadata, read, limit=1 << 25):
+    """(rows to read at once, columns to read as dictionaries), so that the rows take `limit` bytes.
 
-    A column chunk that keeps its values in a dictionary may stand for many times its size: then the longest of the
-    dictionary counts.
+    A column that stores its values in a dictionary may stand for many times its size: there the
+    longest value of the dictionary counts.
     """
     compute = optional("pyarrow.compute", "a Parquet file", install="pyarrow")
     at_once, large = 256, set()
-    flat = [column.path for column in map(metadata.schema.column, range(metadata.num_columns)) if column.path in named]
-    table = parquet.ParquetFile(file, read_dictionary=flat)
+    leaves = map(metadata.schema.column, range(metadata.num_columns))
+    flat = {column.path for column in leaves} & {*read}
+    table = parquet.ParquetFile(file, read_dictionary=sorted(flat))
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
             path, size = column.path_in_schema, column.total_uncompressed_size
-            if path not in named and path.split(".")[0] not in named or size <= limit / 256 or not group.num_rows:
+            is_read = path in read or path.split(".")[0] in read
+            if not is_read or size <= limit / 256 or not group.num_rows:
                 continue
             at_once = max(1, min(at_once, limit * group.num_rows // size))
             if path in flat and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
-                [values] = next(table.iter_batches(1, row_groups=[number], columns=[path])).columns
-                longest = compute.max(compute.binary_length(getattr(values, "dictionary", values))).as_py()
+                batch = next(table.iter_batches(1, row_groups=[number], columns=[path]))
+                values = getattr(batch.columns[0], "dictionary", batch.columns[0])
+                longest = compute.max(compute.binary_length(values)).as_py()
                 if (longest or 0) > limit / 256:
                     large.add(path)
     return at_once, sorted(large)
