@@ -42,7 +42,7 @@ import train
 from optim import block_size_at, configure_optimizer, lr_fraction, orthogonalize
 from pipeline.errors import UserError
 from pipeline.files import lock
-from pipeline.get.bpe_merges import get_encoding
+from pipeline.get.merge_files import get_encoding
 from pipeline.read.batches import TrainBatches
 from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args

@@ -1,4 +1,4 @@
-"""Inputs -> units -> ids -> a committed dataset folder; what a prepare.py imports comes from here."""
+"""Inputs -> units -> ids -> a committed dataset folder. A prepare.py imports from here."""
 from pipeline.errors import one_line_errors
 from pipeline.files import read_text
 from pipeline.get.archives import unpack
@@ -7,12 +7,12 @@ from pipeline.prepare.flags import inputs, parse_args, tokenizer_of, writing
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
 from pipeline.prepare.recipes import (
     Files,
-    arguments,
-    hub,
-    package,
+    chosen_tokenizer,
+    dataset_parser,
+    hub_dataset,
+    package_files,
     prepare,
-    tokenizer_for,
-    web,
+    web_files,
     write_documents,
     write_rows,
 )
