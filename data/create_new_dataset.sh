@@ -1,71 +1,99 @@
 #!/usr/bin/env bash
-# New dataset folders. Runs from any directory.
+# Makes dataset folders. It may be called from any directory.
 #
-#   bash data/create_new_dataset.sh NAME                       for a text of your own, from the template
-#   bash data/create_new_dataset.sh NAME --streams_of TEXT     NAME_cvp, NAME_in_word_position and NAME_since_newline:
-#                                                              the streams of data/TEXT (streams.py), prepared
-#   ... --streams_of TEXT --part_of_speech                     and NAME_part_of_speech (part_of_speech.py)
+#   bash data/create_new_dataset.sh NAME     data/NAME for your own text: a copy of data/template
+#   bash data/create_new_dataset.sh PATH     the same somewhere else, for example /big/disk/mine
+#   bash data/create_new_dataset.sh NAME --streams_of TEXT [--part_of_speech]
+#       the aligned streams of data/TEXT, prepared: NAME_cvp, NAME_in_word_position,
+#       NAME_since_newline, and with --part_of_speech also NAME_part_of_speech
 set -euo pipefail
-data=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+data=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(dirname "$data")
 fail() { echo "error: $1" >&2; exit 2; }
+usage="give the new dataset one name: bash data/create_new_dataset.sh NAME"
 
 names=() text="" tagged=""
 while [ $# -gt 0 ]; do
     case $1 in
-        --streams_of) [ -n "${2:-}" ] || fail "--streams_of needs the name of a prepared dataset"; text=$2; shift ;;
+        --streams_of) [ -n "${2:-}" ] || fail "--streams_of needs the name of a prepared dataset"
+            text=$2; shift ;;
         --part_of_speech) tagged=yes ;;
         *) names+=("$1") ;;
     esac
     shift
 done
-[ ${#names[@]} -eq 1 ] && [ -n "${names[0]}" ] || fail "give the new dataset one name: bash data/create_new_dataset.sh NAME"
+[ ${#names[@]} -eq 1 ] && [ -n "${names[0]}" ] || fail "$usage"
 [ -n "$text" ] || [ -z "$tagged" ] || fail "--part_of_speech goes with --streams_of"
-name=${names[0]}
-for word in "$name" ${text:+"$text"}; do
-    case $word in
-        */* | *\\*) fail "$word is a path. A dataset's name is one word; its folder is made in $data" ;;
-        [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*) fail "'$word' cannot be a name: start with a letter or digit, go on with those or . _ -" ;;
-    esac
-done
 
-refuse_taken() {
-    [ "$1" != template ] || fail "template is what new datasets are made from. Choose another name"
-    [ ! -e "$data/$1" ] && [ ! -L "$data/$1" ] || fail "$data/$1 exists already. Choose another name, or remove it first"
+refuse_odd() {
+    case $1 in [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*)
+        fail "'$1' cannot be a name. A dataset's name has letters, digits and . _ - only, and begins with a letter or digit" ;;
+    esac
 }
-begin() {  # a folder under another name, so that one called as wished is whole
-    temporary=$data/.new.$1
+refuse_taken() {
+    [ ! -e "$1" ] && [ ! -L "$1" ] || fail "$1 exists already. Choose another name, or remove it first"
+}
+begin() {  # build in a folder of another name, so that a folder named $2 is always complete
+    temporary=$1/.new.$2
     rm -rf "$temporary"
     trap 'rm -rf "$temporary"' EXIT
     mkdir "$temporary"
 }
 
+place=$data name=${names[0]}
+case $name in
+    */*)  # a path
+        [ -z "$text" ] || fail "$name is a path. With --streams_of, give a name: the streams are made in $data"
+        case $name in *[\"\'\\\$\`\|\&]* | *$'\n'*)
+            fail "$name has a character that a shell would take for something else. Choose another folder" ;;
+        esac
+        while [ "$name" != / ] && [ "${name%/}" != "$name" ]; do name=${name%/}; done
+        parent=$(dirname -- "$name") name=$(basename -- "$name")
+        place=$(CDPATH= cd -- "$parent" 2> /dev/null && pwd) ||
+            fail "there is no folder $parent. Run: mkdir -p $(printf %q "$parent")"
+        [ "$place" != / ] || fail "/$name lies directly below /. Choose a folder further down"
+        [ "$place" -ef "$data" ] && place=$data ;;
+esac
+refuse_odd "$name"
+
 if [ -z "$text" ]; then
-    refuse_taken "$name"
-    begin "$name"
+    refuse_taken "$place/$name"
+    begin "$place" "$name"
+    folder=data/$name dataset=$name outside=""
+    if [ "$place" != "$data" ]; then  # its scripts cannot find the program by their own place
+        folder=$(printf %q "$place/$name") dataset=$folder
+        outside="s|^root=.*|root='$root'|; s|os.getcwd()]|os.getcwd(), \"$root\"]|"
+    fi
     for file in prepare.py get_dataset.sh README.md; do
-        sed "s/NAME/$name/g" "$data/template/$file" > "$temporary/$file"
+        sed "s|data/NAME|@FOLDER@|g; s|dataset=NAME|dataset=@DATASET@|g; s|NAME|$name|g; $outside
+             s|@FOLDER@|${folder//\\/\\\\}|g; s|@DATASET@|${dataset//\\/\\\\}|g" \
+            "$data/template/$file" > "$temporary/$file"
     done
-    mv "$temporary" "$data/$name"
-    echo "Made data/$name. Next:
-  1. put your text in data/$name/input.txt (or fill in data/$name/get_dataset.sh)
-  2. python data/$name/prepare.py          (--help shows the choices; edit it for anything else)
-  3. python train.py --dataset=$name"
+    mv "$temporary" "$place/$name"
+    here=""
+    [ "$PWD" -ef "$root" ] || here="
+  0. cd $(printf %q "$root")"
+    echo "Made $folder. Next:$here
+  1. put your text in $folder/input.txt (or fill in $folder/get_dataset.sh)
+  2. python $folder/prepare.py          (--help lists the choices; edit it for anything else)
+  3. python train.py --dataset=$dataset"
     exit
 fi
 
+refuse_odd "$text"
 python=$(command -v python || command -v python3)
 made=""
 for stream in cvp in_word_position since_newline ${tagged:+part_of_speech}; do
     new=${name}_$stream
-    begin "$new"
-    for file in prepare.py get_dataset.sh; do  # those of shakespeare_char's streams, with other names
+    begin "$data" "$new"
+    for file in prepare.py get_dataset.sh; do  # copied from the same stream of shakespeare_char
         sed "s/shakespeare_char_$stream/@NEW@/g; s/shakespeare_char/$text/g; s/@NEW@/$new/g" \
             "$data/shakespeare_char_$stream/$file" > "$temporary/$file"
     done
     cat > "$temporary/README.md" <<README
 # $new
 
-The stream $stream of data/$text, one symbol for each of its characters. data/README.md tells of streams.
+The aligned stream $stream of data/$text: one symbol for each of its characters.
 
 | | |
 |---|---|
@@ -74,11 +102,11 @@ The stream $stream of data/$text, one symbol for each of its characters. data/RE
 
     bash data/$new/get_dataset.sh
 README
-    if cmp -s "$temporary/prepare.py" "$data/$new/prepare.py"; then  # of a run of this that was stopped, or of an older text
+    if cmp -s "$temporary/prepare.py" "$data/$new/prepare.py"; then  # made by an earlier run of this
         rm -rf "$temporary"
         "$python" "$data/$new/prepare.py"
     else
-        refuse_taken "$new"
+        refuse_taken "$data/$new"
         mv "$temporary" "$data/$new"
         "$python" "$data/$new/prepare.py" || { status=$?; rm -rf "${data:?}/$new"; exit $status; }
     fi

@@ -1,7 +1,9 @@
-"""A server on loopback that speaks as the sources of the datasets do, faults included: the Hugging Face hub (its
-datasets and models: revision and tree API in pages, gzip, redirects of its files to a second host), plain web addresses
-below /<host>/, and a package index. Range, ETag and If-Range, 401, 403, 404; and, as `faults` says, a first answer to a path
-that is busy (429 with Retry-After), broken off halfway, shorter than its length, or 503.
+"""A server on loopback that speaks, and fails, as the sources of the datasets do.
+
+It is the Hugging Face hub (datasets and models: the revision and tree API in pages, gzip, redirects
+of files to a second host), plain web addresses below /<host>/, and a package index; with Range,
+ETag, If-Range, 401, 403 and 404. As `faults` says, the first answer to a path is busy (429 with
+Retry-After), broken off halfway, shorter than its length, or 503.
 """
 import gzip
 import hashlib
@@ -16,6 +18,8 @@ from collections import Counter
 from urllib.parse import parse_qs, unquote, urlsplit
 
 FAULTS = ("busy", "broken", "short", "down", None)  # in turn, a path each
+HUB_PATH = re.compile("/hub/(?:api/models/|(?:api/)?datasets/)?([^/]+/[^/]+)"
+                      "/(revision|tree|resolve)/([^/]+)/?(.*)")
 PAGE = 2  # entries of a listing at once; the hub gives a thousand
 
 
@@ -27,7 +31,8 @@ class Sources:
         self.web = {}  # "<host>/<path>" -> bytes
         self.packages = {}  # "name-version" -> {path in the wheel: bytes}
         self.small = set()  # paths of the hub that lie in git itself, without a sha256
-        self.locked, self.private = set(), set()  # repos: conditions to accept; a token needed to see them at all
+        # repos: conditions to accept; a token needed to see them at all
+        self.locked, self.private = set(), set()
         self.faults = {}  # path of a request -> faults still to come; those not named get one each
         self.fault_free, self.given, self.lock = False, Counter(), threading.Lock()
         self.tampered = set()  # paths of the hub whose bytes are not those of the listing
@@ -37,11 +42,14 @@ class Sources:
         self.server.daemon_threads, self.server.sources = True, self
         self.cdn = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self.cdn.daemon_threads, self.cdn.sources = True, self
-        self.url, self.cdn_url = (f"http://127.0.0.1:{s.server_port}" for s in (self.server, self.cdn))
-        self.hub_url = f"{self.url}/hub"  # as behind a mirror; the real one lies at the root of its host
+        self.url, self.cdn_url = (f"http://127.0.0.1:{s.server_port}"
+                                  for s in (self.server, self.cdn))
+        # as behind a mirror; the real one lies at the root of its host
+        self.hub_url = f"{self.url}/hub"
         self.slow = None  # seconds to wait after each block of a body
         for server in (self.server, self.cdn):
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01},
+                             daemon=True).start()
 
     def close(self):
         for server in (self.server, self.cdn):
@@ -50,9 +58,11 @@ class Sources:
 
     def env(self, **more):
         """The environment that sends a get_dataset.sh here for everything."""
-        return {"HF_ENDPOINT": self.hub_url, "DATASET_MIRROR": f"{self.url}/mirror", "PIP_INDEX_URL": f"{self.url}/simple/",
-                "PIP_CONFIG_FILE": "/dev/null", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "NO_PROXY": "127.0.0.1",
-                "no_proxy": "127.0.0.1", "HF_TOKEN": "", "HF_HOME": "/nonexistent", "PIP_NO_CACHE_DIR": "1",
+        return {"HF_ENDPOINT": self.hub_url, "DATASET_MIRROR": f"{self.url}/mirror",
+                "PIP_INDEX_URL": f"{self.url}/simple/", "PIP_CONFIG_FILE": "/dev/null",
+                "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "NO_PROXY": "127.0.0.1",
+                "no_proxy": "127.0.0.1", "HF_TOKEN": "", "HF_HOME": "/nonexistent",
+                "PIP_NO_CACHE_DIR": "1",
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1", **more}
 
     def commit(self, repo, revision="main"):
@@ -62,8 +72,10 @@ class Sources:
         """A wheel as pip takes it, always the same bytes."""
         packed = io.BytesIO()
         distribution, version = name.rsplit("-", 1)
-        info = {f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
-                f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        info = {f"{name}.dist-info/METADATA":
+                f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n",
+                f"{name}.dist-info/WHEEL":
+                "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
                 f"{name}.dist-info/RECORD": ""}
         with zipfile.ZipFile(packed, "w") as file:
             for path, content in {**self.packages[name], **info}.items():
@@ -86,7 +98,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         here = self.server.sources
-        here.requests.append((self.path, self.headers.get("Range"), self.headers.get("Authorization")))
+        here.requests.append((self.path, self.headers.get("Range"),
+                              self.headers.get("Authorization")))
         url = urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         self.close_connection = True
@@ -98,14 +111,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if fault == "busy" and path.startswith("/hub/"):
                     return self.error(429, RateLimit='"api";r=0;t=0')  # how the hub says it
                 return self.error(429 if fault == "busy" else 503, Retry_After="0")
-            if match := re.fullmatch(r"/hub/(?:api/models/|(?:api/)?datasets/)?([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)",
-                                     url.path):
+            if match := HUB_PATH.fullmatch(url.path):
                 repo, what, revision, rest = (unquote(part) for part in match.groups())
                 return self.hub(here, repo, what, revision, rest, query, fault)
             if path.startswith("/cdn/"):
                 repo, revision, name = path.removeprefix("/cdn/").split("!")
                 body = here.repos[repo][revision][name]
-                return self.body(body[:-1] + bytes([body[-1] ^ 1]) if name in here.tampered else body, fault)
+                return self.body(body[:-1] + bytes([body[-1] ^ 1]) if name in here.tampered
+                                 else body, fault)
             if path.startswith("/mirror/") and path.removeprefix("/mirror/") in here.web:
                 return self.body(here.web[path.removeprefix("/mirror/")], fault)
             if path.startswith("/simple/"):
@@ -131,8 +144,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if rest not in revisions[name]:
             return self.error(404, X_Error_Code="EntryNotFound")
         if repo in here.locked and not token:
-            return self.error(403 if self.headers.get("Authorization") else 401, X_Error_Code="GatedRepo")
-        self.head(302, 0, Location=f"{here.cdn_url}/cdn/{repo}!{name.replace('/', '%2F')}!{rest}".replace(" ", "%20"),
+            return self.error(403 if self.headers.get("Authorization") else 401,
+                              X_Error_Code="GatedRepo")
+        there = f"{here.cdn_url}/cdn/{repo}!{name.replace('/', '%2F')}!{rest}"
+        self.head(302, 0, Location=there.replace(" ", "%20"),
                   X_Repo_Commit=here.commit(repo, name))
 
     def tree(self, here, repo, name, folder, query, fault):
@@ -147,13 +162,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             blob = hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
             entry = {"type": "file", "oid": blob, "size": len(raw), "path": path}
             if path not in here.small:
-                entry["lfs"] = {"oid": hashlib.sha256(raw).hexdigest(), "size": len(raw), "pointerSize": 134}
+                entry["lfs"] = {"oid": hashlib.sha256(raw).hexdigest(), "size": len(raw),
+                                "pointerSize": 134}
                 entry["xetHash"] = "0" * 64  # not of the file's bytes
             entries.append(entry)
         at = int(query.get("cursor", ["0"])[0])
         link = None
         if at + PAGE < len(entries):
-            path = urlsplit(self.path).path.removeprefix("/hub")  # mirrors leave the hub's own name in it
+            # mirrors leave the hub's own name in it
+            path = urlsplit(self.path).path.removeprefix("/hub")
             link = f'<https://huggingface.co{path}?recursive=true&cursor={at + PAGE}>; rel="next"'
         self.json(entries[at : at + PAGE], fault, Link=link)
 
@@ -161,14 +178,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         found = [name for name in here.packages if name.rpartition("-")[0] == package]
         if not found:
             return self.error(404)
-        links = "".join(f'<a href="/wheels/{name}-py3-none-any.whl">{name}-py3-none-any.whl</a>' for name in found)
+        links = "".join(f'<a href="/wheels/{name}-py3-none-any.whl">{name}-py3-none-any.whl</a>'
+                        for name in found)
         raw = f"<!DOCTYPE html><html><body>{links}</body></html>".encode()
         self.head(200, len(raw), Content_Type="text/html")
         self.wfile.write(raw)
 
     def json(self, value, fault=None, **headers):
         raw = gzip.compress(json.dumps(value).encode())
-        self.head(200, len(raw), Content_Type="application/json", Content_Encoding="gzip", **headers)
+        self.head(200, len(raw), Content_Type="application/json", Content_Encoding="gzip",
+                  **headers)
         self.wfile.write(raw[: len(raw) // 2] if fault in ("broken", "short") else raw)
 
     def body(self, raw, fault):

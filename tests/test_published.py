@@ -232,7 +232,7 @@ def test_a_killed_download_goes_on_where_it_stopped(hub):
 def test_a_file_with_another_hash_than_the_listing_says_is_thrown_away(hub):
     hub.tampered.add("model.safetensors")
     FILE.parent.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"the file's sha256 is .*, expected .*\. It was thrown away\. Or get model"):
+    with pytest.raises(UserError, match=r"sha256 .*model\.safetensors"):
         pretrained.fetch("gpt2")
     assert [path.name for path in FILE.parent.iterdir()] == [".download.lock"]
 
@@ -254,7 +254,7 @@ def test_without_a_network_one_line_says_where_the_file_is_and_where_it_must_lie
 
 def test_a_listing_without_the_file_is_one_line(hub):
     del hub.repos[REPO]["main"]["model.safetensors"]
-    with pytest.raises(UserError, match=r"answered in a form unknown here \('model.safetensors' missing\)\. Is HF"):
+    with pytest.raises(UserError, match="'model.safetensors'.*HF_ENDPOINT"):
         pretrained.fetch("gpt2")
 
 

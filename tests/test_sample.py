@@ -27,7 +27,7 @@ from helpers import (  # noqa: F401
 
 import sample
 import train
-from pipeline.get.bpe_merges import get_encoding
+from pipeline.get.merge_files import get_encoding
 from pipeline.prepare.make_tokenizer import PATTERN
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import Dataset, open_dataset

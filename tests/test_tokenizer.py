@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.get.bpe_merges import RANKS, get_encoding
+from pipeline.get.merge_files import MERGE_FILES, get_encoding
 from pipeline.get.download import DownloadError
 from pipeline.prepare.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
 from pipeline.read.meta import load_plain
@@ -421,10 +421,10 @@ def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unr
     assert printed.err == "" and printed.out.splitlines() == [
         "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken: no such host, or no network. Taking "
         "the package mlx-whisper==0.4.3 from the package index instead"]
-    assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
+    assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == MERGE_FILES["r50k_base"][0]
     # and it is quiet where the file is there, for gpt2 and r50k_base alike
     monkeypatch.setattr("pipeline.get.download.download", refuse)
-    monkeypatch.setattr("pipeline.get.download.open_package", refuse)
+    monkeypatch.setattr("pipeline.get.packages.open_package", refuse)
     assert get_encoding("gpt2").n_vocab == get_encoding("r50k_base").n_vocab == 50257
     assert capsys.readouterr() == ("", "")
 
@@ -440,8 +440,8 @@ def test_a_damaged_file_in_tiktokens_cache_is_replaced(monkeypatch, tmp_path, gp
         path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(raw), i) for raw, i in lines))
     monkeypatch.setattr("pipeline.get.download.download", fetch)
     assert get_encoding("gpt2").n_vocab == 50257
-    assert [sha256 for _, sha256 in asked] == [RANKS["r50k_base"][0]]
-    assert hashlib.sha256((tmp_path / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
+    assert [sha256 for _, sha256 in asked] == [MERGE_FILES["r50k_base"][0]]
+    assert hashlib.sha256((tmp_path / CACHED).read_bytes()).hexdigest() == MERGE_FILES["r50k_base"][0]
 
 
 # ---- tables, and tokenizers of one's own

@@ -51,7 +51,7 @@ from optim import (
 )
 from pipeline.errors import UserError
 from pipeline.files import lock
-from pipeline.get.bpe_merges import get_encoding
+from pipeline.get.merge_files import get_encoding
 from pipeline.read.batches import TrainBatches
 from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args

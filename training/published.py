@@ -2,7 +2,7 @@
 
 The file (0.5, 1.5, 3.2, 6.4 GB) comes once from https://huggingface.co/openai-community/<name> into
 out/pretrained/<name>/model.safetensors, checked by the hash that the hub states; one put there by hand will do. HF_ENDPOINT,
-HF_TOKEN and proxies: see pipeline/get/download.py. Reading it needs the package safetensors.
+HF_TOKEN and proxies: see pipeline/get/addresses.py. Reading it needs the package safetensors.
 """
 from pathlib import Path
 
@@ -10,14 +10,9 @@ import torch
 
 from model import GPT, GPTConfig
 from pipeline.errors import UserError, optional
-from pipeline.get.download import (
-    DownloadError,
-    RemoteFile,
-    download_all,
-    hub_endpoint,
-    hub_tree,
-    unknown_form,
-)
+from pipeline.get.addresses import hub_endpoint
+from pipeline.get.download import DownloadError, RemoteFile, download_all
+from pipeline.get.hub import hub_tree, unexpected_answer
 from pipeline.tokenizers import hash_of_table
 from train_args import GPT2, GPT2_BLOCK_SIZE
 
@@ -35,7 +30,7 @@ def fetch(name):
         url = f"{hub_endpoint()}/{repo}/resolve/main/{path.name}"
         download_all([RemoteFile(url, path, stated["size"], stated["digest"])], path.parent)
     except KeyError as error:
-        raise unknown_form(api, error) from None
+        raise unexpected_answer(api, error) from None
     except DownloadError as error:
         raise UserError(f"{error}. Or get {path.name} of https://huggingface.co/{repo} by other means, and put it into "
                         f"{path.parent}/") from None

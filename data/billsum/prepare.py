@@ -1,5 +1,5 @@
 """
-BillSum: texts and their summaries, by GPT-2's tokens.
+BillSum: bills of the US Congress with their summaries, as GPT-2 tokens.
 
 $ bash data/billsum/get_dataset.sh
 """

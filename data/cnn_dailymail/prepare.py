@@ -1,5 +1,5 @@
 """
-CNN/Daily Mail: texts and their summaries, by GPT-2's tokens.
+CNN/Daily Mail: news articles with their highlights, as GPT-2 tokens.
 
 $ bash data/cnn_dailymail/get_dataset.sh
 """

@@ -1,5 +1,5 @@
 """
-Cosmopedia-100k: synthetic textbooks, each with the prompt that asked for it, by GPT-2's tokens.
+Cosmopedia-100k: synthetic textbooks, each after its prompt, as GPT-2 tokens.
 
 $ bash data/cosmopedia_100k/get_dataset.sh
 """

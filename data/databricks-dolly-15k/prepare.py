@@ -1,5 +1,5 @@
 """
-Dolly 15k: instructions and answers written by people, by GPT-2's tokens.
+Dolly 15k: instructions and answers written by people, as GPT-2 tokens.
 
 $ bash data/databricks-dolly-15k/get_dataset.sh
 """

@@ -1,5 +1,5 @@
 """
-enwik8: the first 100,000,000 bytes of English Wikipedia, by bytes. Also what data/text8 does.
+enwik8: the first 100,000,000 bytes of English Wikipedia, one token a byte.
 
 $ bash data/enwik8/get_dataset.sh
 """
@@ -9,27 +9,35 @@ from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
-from pipeline.prepare import arguments, one_line_errors, tokenizer_for, unpack, web, write_dataset
+from pipeline.prepare import (
+    chosen_tokenizer,
+    dataset_parser,
+    one_line_errors,
+    unpack,
+    web_files,
+    write_dataset,
+)
 
 ZIP = ("https://mattmahoney.net/dc/enwik8.zip", 36_445_475,
        "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc")
 
 
 def cut(raw, percent):
-    """Where that share of the bytes ends, or up to three earlier: no character is cut through."""
+    """The offset of that percentage of the bytes, at most three less: no character is cut."""
     at = len(raw) * percent // 100
-    while raw[at] & 0xC0 == 0x80:  # inside a character of UTF-8
+    while raw[at] & 0xC0 == 0x80:  # a byte within a character of UTF-8
         at -= 1
     return at
 
 
 def hutter(folder, doc, archive, tokenizer):
-    """archive: (address, bytes, sha256) of a zip; the first 90% are train, the next 5% val."""
-    args = arguments(doc, tokenizer=tokenizer).parse_args()
-    [path] = web(folder, args, archive)
+    """Write enwik8 or text8. archive: its zip; the first 90% are train, the next 5% val."""
+    args = dataset_parser(doc, tokenizer=tokenizer).parse_args()
+    [path] = web_files(folder, args, archive)
     raw = (unpack(path, path.with_suffix("")) / path.stem).read_bytes()
     train, val = raw[:cut(raw, 90)].decode(), raw[cut(raw, 90):cut(raw, 95)].decode()
-    write_dataset(folder, train, tokenizer_for(args, train, val), val_text=val, source=archive[0])
+    tokenizer = chosen_tokenizer(args, train, val)
+    write_dataset(folder, train, tokenizer, val_text=val, source=archive[0])
 
 
 def main():

@@ -1,7 +1,7 @@
 """
-FineWeb-Edu, 100 billion tokens of it in random order, by GPT-2's tokens.
+FineWeb-Edu: 100 billion tokens of educational web pages, shuffled, as GPT-2 tokens.
 
-$ bash data/fineweb-edu/get_dataset.sh --max_shards 8   # a slice of about 440 million tokens
+$ bash data/fineweb-edu/get_dataset.sh --max_shards 8   # 440 million tokens of it
 $ bash data/fineweb-edu/get_dataset.sh --yes            # all of it, 180 GB
 """
 import os

@@ -1,5 +1,5 @@
 """
-FineWeb, 10 billion tokens of it, as GPT-2's tokens that others have made.
+FineWeb: 10 billion GPT-2 tokens of web pages, downloaded as tokens.
 
 $ bash data/fineweb10B/get_dataset.sh --max_shards 9   # 900 million tokens
 """
@@ -12,16 +12,16 @@ sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipe
 from pipeline.prepare import (
     Shards,
     TiktokenTokenizer,
-    arguments,
-    hub,
+    dataset_parser,
+    hub_dataset,
     one_line_errors,
     write_dataset,
 )
 
 
 def main():
-    args = arguments(__doc__, tokenizer=None, shards=True).parse_args()
-    files = hub(HERE, args, "kjj0/fineweb10B-gpt2", train="fineweb_train_*.bin",
+    args = dataset_parser(__doc__, tokenizer=None, shards=True).parse_args()
+    files = hub_dataset(HERE, args, "kjj0/fineweb10B-gpt2", train="fineweb_train_*.bin",
                 val="fineweb_val_*.bin")
     write_dataset(HERE, Shards(files.train), TiktokenTokenizer("gpt2"), val_text=Shards(files.val),
                   source=files.source)

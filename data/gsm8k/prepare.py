@@ -1,5 +1,5 @@
 """
-GSM8K: school mathematics in words, with worked answers, by GPT-2's tokens.
+GSM8K: problems of school mathematics with worked answers, as GPT-2 tokens.
 
 $ bash data/gsm8k/get_dataset.sh
 """

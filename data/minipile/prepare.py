@@ -1,5 +1,5 @@
 """
-MiniPile: a million documents of all kinds out of The Pile, by GPT-2's tokens.
+MiniPile: a million documents of all kinds from The Pile, as GPT-2 tokens.
 
 $ bash data/minipile/get_dataset.sh
 """

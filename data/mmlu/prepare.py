@@ -1,5 +1,5 @@
 """
-MMLU: multiple choice in 57 subjects, by GPT-2's tokens.
+MMLU: multiple-choice questions in 57 subjects, as GPT-2 tokens.
 
 $ bash data/mmlu/get_dataset.sh
 """
@@ -13,7 +13,7 @@ from pipeline.prepare import one_line_errors, prepare
 
 
 def text(row):
-    row = row.get("train") or row  # some versions of auxiliary_train wrap each row
+    row = row.get("train") or row  # in some versions, a row lies within another
     lines = [f"Question: {row['question']}",
              *(f"Choice {i}: {choice}" for i, choice in enumerate(row["choices"], 1)),
              f"Correct Answer: Choice {row['answer'] + 1}: {row['choices'][row['answer']]}"]

@@ -1,6 +1,6 @@
 """
-MNIST as text: each digit, then its picture in ten lines of ten characters. One of four aligned
-streams; data/mnist_row, mnist_column and mnist_abs say where in the picture each character stands.
+MNIST as text: each digit, then its picture in ten lines of ten characters. The aligned streams
+mnist_row, mnist_column and mnist_abs say where in its picture each character is.
 
 $ bash data/mnist/get_dataset.sh
 """
@@ -11,7 +11,13 @@ from pathlib import Path
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
 from data.mnist.pictures import alphabet, read_idx, text_of
-from pipeline.prepare import CharTokenizer, arguments, one_line_errors, web, write_dataset
+from pipeline.prepare import (
+    CharTokenizer,
+    dataset_parser,
+    one_line_errors,
+    web_files,
+    write_dataset,
+)
 
 AT = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 IDX = [(f"{AT}train-images-idx3-ubyte.gz", 9_912_422,
@@ -25,9 +31,9 @@ IDX = [(f"{AT}train-images-idx3-ubyte.gz", 9_912_422,
 
 
 def stream(folder, doc, name):
-    """Write one of the four streams; all share the files in data/mnist/downloads."""
-    args = arguments(doc, tokenizer=None).parse_args()
-    arrays = [read_idx(path) for path in web(HERE, args, *IDX)]
+    """Write one of the four streams. All read the files in data/mnist/downloads."""
+    args = dataset_parser(doc, tokenizer=None).parse_args()
+    arrays = [read_idx(path) for path in web_files(HERE, args, *IDX)]
     train, val = text_of(name, *arrays[:2]), text_of(name, *arrays[2:])
     write_dataset(folder, train, CharTokenizer(alphabet(name)), val_text=val,
                   source=f"{AT}: {name}")

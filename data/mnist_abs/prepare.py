@@ -1,5 +1,5 @@
 """
-Which of the picture's hundred cells each character of data/mnist stands in: an aligned stream.
+An aligned stream of mnist: the picture's cell, one of a hundred, that each character is in.
 
 $ bash data/mnist_abs/get_dataset.sh
 """

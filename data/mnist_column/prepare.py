@@ -1,5 +1,5 @@
 """
-Which column of the picture each character of data/mnist stands in: an aligned stream.
+An aligned stream of mnist: the column of the picture that each character is in.
 
 $ bash data/mnist_column/get_dataset.sh
 """

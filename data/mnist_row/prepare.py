@@ -1,5 +1,5 @@
 """
-Which line of the picture each character of data/mnist stands in: an aligned stream.
+An aligned stream of mnist: the row of the picture that each character is in.
 
 $ bash data/mnist_row/get_dataset.sh
 """

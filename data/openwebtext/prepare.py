@@ -1,8 +1,8 @@
 """
-OpenWebText, 8 million pages that Reddit linked to, by GPT-2's tokens.
+OpenWebText: 8 million web pages that Reddit linked to, as GPT-2 tokens.
 
-$ bash data/openwebtext/get_dataset.sh                  # 24 GB, 17 GB of tokens
-$ bash data/openwebtext/get_dataset.sh --max_shards 1   # an 80th
+$ bash data/openwebtext/get_dataset.sh                  # 24 GB, then 17 GB of tokens
+$ bash data/openwebtext/get_dataset.sh --max_shards 1   # a part in 80
 """
 import os
 import sys

@@ -1,5 +1,5 @@
 """
-Python codes 25k: tasks and the Python that does them, by GPT-2's tokens.
+Python codes 25k: tasks and the Python code that solves them, as GPT-2 tokens.
 
 $ bash data/python-codes-25k/get_dataset.sh
 """

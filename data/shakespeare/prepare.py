@@ -1,5 +1,5 @@
 """
-Tiny Shakespeare, as GPT-2 tokens. input.txt -> train.bin, val.bin, meta.pkl, beside this file.
+Tiny Shakespeare as GPT-2 tokens. input.txt -> train.bin, val.bin, meta.pkl.
 
 $ bash data/shakespeare/get_dataset.sh
 shakespeare: train 301,966 tokens, val 36,059 tokens, vocab_size 50,257 (TinyShakespeare, ...)

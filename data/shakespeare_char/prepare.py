@@ -1,5 +1,5 @@
 """
-Tiny Shakespeare, one token a character. input.txt -> train.bin, val.bin, meta.pkl, beside this file.
+Tiny Shakespeare, one token a character. input.txt -> train.bin, val.bin, meta.pkl.
 
 $ bash data/shakespeare_char/get_dataset.sh
 shakespeare_char: train 1,003,854 tokens, val 111,540 tokens, vocab_size 65 (TinyShakespeare, ...)

@@ -1,7 +1,7 @@
 """
-The stream cvp of shakespeare_char: consonants, vowels and punctuation. -> train.bin, val.bin, meta.pkl, beside this file.
+An aligned stream of shakespeare_char: consonants, vowels and punctuation.
 
-$ python data/shakespeare_char_cvp/prepare.py
+$ bash data/shakespeare_char_cvp/get_dataset.sh
 """
 import os
 import sys

@@ -1,7 +1,7 @@
 """
-The stream in_word_position of shakespeare_char: the position of each character in its word. -> train.bin, val.bin, meta.pkl, beside this file.
+An aligned stream of shakespeare_char: the position of each character in its word.
 
-$ python data/shakespeare_char_in_word_position/prepare.py
+$ bash data/shakespeare_char_in_word_position/get_dataset.sh
 """
 import os
 import sys

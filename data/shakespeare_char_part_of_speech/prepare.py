@@ -1,7 +1,7 @@
 """
-The stream part_of_speech of shakespeare_char: the part of speech of each word. -> train.bin, val.bin, meta.pkl, beside this file.
+An aligned stream of shakespeare_char: the part of speech of each word.
 
-$ python data/shakespeare_char_part_of_speech/prepare.py
+$ bash data/shakespeare_char_part_of_speech/get_dataset.sh
 """
 import os
 import sys

@@ -1,7 +1,7 @@
 """
-The stream since_newline of shakespeare_char: the position of each character in its line. -> train.bin, val.bin, meta.pkl, beside this file.
+An aligned stream of shakespeare_char: the position of each character in its line.
 
-$ python data/shakespeare_char_since_newline/prepare.py
+$ bash data/shakespeare_char_since_newline/get_dataset.sh
 """
 import os
 import sys

@@ -1,5 +1,5 @@
 """
-SmolLM's corpus: Cosmopedia v2 (synthetic textbooks) or FineWeb-Edu, by GPT-2's tokens.
+SmolLM's corpus: synthetic textbooks (Cosmopedia v2) or FineWeb-Edu, as GPT-2 tokens.
 
 $ bash data/smollm-corpus/get_dataset.sh --max_shards 2
 $ bash data/smollm-corpus/get_dataset.sh --subset fineweb-edu-dedup --max_shards 2
@@ -10,15 +10,15 @@ from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
-from pipeline.prepare import arguments, hub, one_line_errors, write_rows
+from pipeline.prepare import dataset_parser, hub_dataset, one_line_errors, write_rows
 
 
 def main():
-    parser = arguments(__doc__, rows=True)
+    parser = dataset_parser(__doc__, rows=True)
     parser.add_argument("--subset", choices=["cosmopedia-v2", "fineweb-edu-dedup"],
-                        default="cosmopedia-v2", help="(default: cosmopedia-v2)")
+                        default="cosmopedia-v2", help="default: cosmopedia-v2")
     args = parser.parse_args()
-    files = hub(HERE, args, "HuggingFaceTB/smollm-corpus", train=f"{args.subset}/train-*")
+    files = hub_dataset(HERE, args, "HuggingFaceTB/smollm-corpus", train=f"{args.subset}/train-*")
     write_rows(HERE, args, files, percentage_train=0.999)
 
 

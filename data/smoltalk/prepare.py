@@ -1,5 +1,5 @@
 """
-SmolTalk: a million conversations with an assistant, by GPT-2's tokens.
+SmolTalk: a million conversations with an assistant, as GPT-2 tokens.
 
 $ bash data/smoltalk/get_dataset.sh
 $ bash data/smoltalk/get_dataset.sh --subset smol-summarize
@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
-from pipeline.prepare import arguments, hub, one_line_errors, write_rows
+from pipeline.prepare import dataset_parser, hub_dataset, one_line_errors, write_rows
 
 SPEAKERS = {"system": "#S:", "user": "#U:", "assistant": "#B:"}
 
@@ -20,10 +20,10 @@ def text(row):
 
 
 def main():
-    parser = arguments(__doc__, rows=True)
+    parser = dataset_parser(__doc__, rows=True)
     parser.add_argument("--subset", default="all", help="all, smol-summarize, ... (default: all)")
     args = parser.parse_args()
-    files = hub(HERE, args, "HuggingFaceTB/smoltalk", train=f"data/{args.subset}/train-*",
+    files = hub_dataset(HERE, args, "HuggingFaceTB/smoltalk", train=f"data/{args.subset}/train-*",
                 val=f"data/{args.subset}/test-*")
     write_rows(HERE, args, files, text)
 

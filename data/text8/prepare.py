@@ -1,5 +1,5 @@
 """
-text8: 100,000,000 letters and spaces of English Wikipedia, by characters.
+text8: 100,000,000 letters and spaces of English Wikipedia, one token a character.
 
 $ bash data/text8/get_dataset.sh
 """

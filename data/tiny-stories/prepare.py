@@ -1,5 +1,5 @@
 """
-TinyStories: two million short stories in a small child's words, by GPT-2's tokens.
+TinyStories: two million short stories in a small child's words, as GPT-2 tokens.
 
 $ bash data/tiny-stories/get_dataset.sh
 """

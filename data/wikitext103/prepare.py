@@ -1,5 +1,5 @@
 """
-WikiText-103: articles of English Wikipedia, by GPT-2's tokens. Also what data/wikitext2 does.
+WikiText-103: articles of English Wikipedia, as GPT-2 tokens.
 
 $ bash data/wikitext103/get_dataset.sh
 """
@@ -10,12 +10,18 @@ from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, where `pipeline` is
-from pipeline.prepare import arguments, hub, one_line_errors, read_documents, write_documents
+from pipeline.prepare import (
+    dataset_parser,
+    hub_dataset,
+    one_line_errors,
+    read_documents,
+    write_documents,
+)
 
 
 def articles(paths):
-    """The articles, each from ` = Title = ` on; joined, they are the authors' .raw files."""
-    lines = []  # a row is a line; the hub has emptied lines of one space
+    """The articles, each from ` = Title = ` on. Joined, they equal the authors' .raw files."""
+    lines = []  # each row is a line; the hub's copy has "" for lines of one space
     for line in read_documents(paths, text_template=lambda row: row["text"] or " \n"):
         heading = re.fullmatch(r" = (?!=).*(?<!=) = \n", line)
         if heading and "".join(lines).strip() and lines[-1] == " \n":
@@ -26,8 +32,9 @@ def articles(paths):
 
 
 def wikitext(folder, doc, config):
-    args = arguments(doc, shards=True).parse_args()
-    files = hub(folder, args, "Salesforce/wikitext", train=f"{config}/train-*",
+    """Write WikiText-103 or WikiText-2."""
+    args = dataset_parser(doc, shards=True).parse_args()
+    files = hub_dataset(folder, args, "Salesforce/wikitext", train=f"{config}/train-*",
                 val=f"{config}/validation-*")
     write_documents(folder, args, articles, files)
 

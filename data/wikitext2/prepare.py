@@ -1,5 +1,5 @@
 """
-WikiText-2: WikiText-103's small sister, by GPT-2's tokens.
+WikiText-2: the small sister of WikiText-103, as GPT-2 tokens.
 
 $ bash data/wikitext2/get_dataset.sh
 """

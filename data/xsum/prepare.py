@@ -1,5 +1,5 @@
 """
-XSum: texts and their summaries, by GPT-2's tokens.
+XSum: BBC articles with summaries of one sentence, as GPT-2 tokens.
 
 $ bash data/xsum/get_dataset.sh
 """

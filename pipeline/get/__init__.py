@@ -1,1 +1,1 @@
-
+"""Downloads, verified: from addresses, the Hugging Face hub and the package index."""

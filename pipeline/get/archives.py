@@ -1,16 +1,16 @@
-"""Archives and paths that others have made: nothing of them is written outside its folder.
+"""Zip archives, and paths that somebody else has named: nothing is written outside its folder.
 
-    Names(source)            the paths in an archive or a listing, each looked at before it is used
-    unpack(archive, folder)  a .zip or .tar(.gz, .xz, .bz2): files and folders, all or nothing
+    unpack(archive, folder)  a zip, completely or not at all
+    SafePaths(container)     checks the paths of an archive or a listing before they are used
+
+Not ZipFile.extractall: it limits neither the unpacked size nor the number of files, and lets one
+file replace another.
 """
-import bz2
 import errno
-import gzip
-import lzma
+import io
 import os
 import shutil
 import stat
-import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,31 +18,33 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from pipeline.errors import UserError, plain
 
 MOST_MEMBERS = 20_000  # of an archive
+LARGEST_INDEX = 1 << 22  # bytes; Python reads the list of members into memory at once
 ALWAYS_ALLOWED = 100_000_000  # bytes that any archive may unpack to
-MOST_PACKED = 100  # and beyond them, bytes for each byte of it: text packs 3 to 10 times
-TAR_HEADER, ZIP_INDEX = 1 << 12, 1 << 22  # bytes; Python reads each at once and keeps all it says
-LONGEST_NAME, LONGEST_PATH = 240, 1000  # bytes: systems take 255, and a .part is added
+MOST_PACKED = 100  # unpacked bytes for each byte of the archive, beyond these; text needs 3 to 10
+LONGEST_NAME, LONGEST_PATH = 240, 1000  # bytes; systems allow 255, and .part is added to a name
 
 
-class Names:
-    """The relative paths of files that shall lie in a folder of ours, as somebody else names them.
+class SafePaths:
+    """The paths that an archive or a listing names, each of which must be safe on every system.
 
-    Each must be plain and stay in the folder on every system, and be a file of its own even where
-    A and a are one letter. So no link is ever followed, and nothing is asked of the disk.
+    A path is relative, stays in the folder, and is a different file than all others, even on a
+    disk that does not distinguish A from a. The disk itself is never asked, so that no link in it
+    can mislead.
     """
 
-    def __init__(self, source, taken=()):
-        self.source, self.files, self.folders = source, {_key(name) for name in taken}, set()
+    def __init__(self, container, taken=()):
+        self.container, self.folders = container, set()
+        self.files = {_path_key(name) for name in taken}
 
     def inside(self, name):
-        """name as a path; UserError where it leaves the folder."""
-        path = PureWindowsPath(name)  # which takes both slashes, and knows drives
+        """name as a path. UserError if it leads out of the folder."""
+        path = PureWindowsPath(name)  # it understands both slashes, and drives
         if path.anchor or ".." in path.parts:
             self.refuse(name, "leaves the folder")
         return path
 
     def add(self, name, folder=False):
-        """Take up a path; UserError where it is not one to write to, or another file has it."""
+        """Accept a path. UserError if it cannot be written to, or another file has it."""
         path = self.inside(name)
         if path.as_posix() != name or not path.parts or not all(p.strip(". ") for p in path.parts):
             self.refuse(name, "is not a plain relative path")
@@ -51,28 +53,28 @@ class Names:
         if (len(name.encode()) > LONGEST_PATH
                 or max(len(part.encode()) for part in path.parts) > LONGEST_NAME):
             self.refuse(name, "is too long")
-        key = _key(name)
+        key = _path_key(name)
         parents = {key[:at] for at in range(len(key)) if key[at] == "/"}
         if parents & self.files or key in self.files or not folder and key in self.folders:
-            self.refuse(name, "is taken by another file")
+            self.refuse(name, "is also the path of another file")
         self.folders |= parents
         (self.folders if folder else self.files).add(key)
 
     def refuse(self, name, why):
         shown = name if len(name) <= 100 else f"{name[:100]}..."
-        raise UserError(f"{plain(self.source)}: the path {shown!r} in it {why}. Nothing was "
+        raise UserError(f"{plain(self.container)} contains {shown!r}, which {why}. Nothing was "
                         f"written")
 
 
-def _key(name):
+def _path_key(name):
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def unpack(archive, folder):
-    """Unpack a .zip or .tar(.gz, .xz, .bz2) into folder, all or nothing, in place of what is there.
+    """Unpack a zip so that folder holds its files and nothing else. Returns folder.
 
-    Returns folder. UserError for a damaged archive, for one with links, devices or paths that leave
-    the folder, and for one that unpacks to far more than its size.
+    UserError, and no change, if the archive is damaged or encrypted, has links, devices or paths
+    that leave the folder, or unpacks to far more than its size.
     """
     archive, folder, temporary = Path(archive), Path(folder), Path(f"{folder}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -80,111 +82,55 @@ def unpack(archive, folder):
         _extract(archive, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive raises almost anything
+        # EINVAL comes from a damaged offset; other numbers are errors of the disk
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        why = plain(str(error).partition("\n")[0])
+        raise UserError(f"{archive} is damaged, or not a zip archive ({why}). Delete it and run "
+                        f"the same command again") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def _extract(archive, folder):
-    names, left = Names(archive), (room := _room_for(archive, folder))
-    try:
-        for number, (name, is_folder, size, content) in enumerate(_members(archive), 1):
-            if number > MOST_MEMBERS:
-                raise UserError(f"{archive} holds more than {MOST_MEMBERS:,} files. Nothing was "
-                                f"written")
-            left -= size
-            if left < 0:
-                raise UserError(f"{archive} of {archive.stat().st_size:,} bytes would unpack to "
-                                f"more than {room:,} bytes: more than the disk has free, or than "
-                                f"such an archive can hold of text. Nothing was written")
-            names.add(name, is_folder)
+    folder.mkdir(parents=True)
+    paths, room = SafePaths(archive), min(ALWAYS_ALLOWED + MOST_PACKED * archive.stat().st_size,
+                                          shutil.disk_usage(folder).free)
+    with _LimitedReads(archive) as file, zipfile.ZipFile(file) as packed:
+        members = packed.infolist()
+        if len(members) > MOST_MEMBERS:
+            raise UserError(f"{archive} contains more than {MOST_MEMBERS:,} files. Nothing was "
+                            f"written")
+        if sum(info.file_size for info in members) > room:
+            raise UserError(f"{archive} of {archive.stat().st_size:,} bytes would unpack to more "
+                            f"than {room:,} bytes: more than the disk has free, or than text of "
+                            f"that size can contain. Nothing was written")
+        for info in members:
+            if (stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
+                    or info.flag_bits & 1):
+                paths.refuse(info.filename, "is a link, a device or encrypted")
+            name = PurePosixPath(info.orig_filename).as_posix()  # ./a//b/ -> a/b; `..` stays
+            paths.add(name, info.is_dir())
             path = folder / name
-            if is_folder:
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with content() as source, open(path, "xb") as file:
-                shutil.copyfileobj(source, file, TAR_HEADER)
-                if file.tell() != size:
-                    raise EOFError(f"{name} has {file.tell():,} bytes, not {size:,}")
-        if not names.files:
-            raise EOFError("it holds no files")
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive can raise almost anything
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a
-            raise  # damaged offset; the others are of the disk
-        why = plain(str(error).partition("\n")[0])
-        raise UserError(f"{archive} is no zip or tar, or is damaged ({why}). Delete it and run the "
-                        f"same command again") from None
+            (path if info.is_dir() else path.parent).mkdir(parents=True, exist_ok=True)
+            if not info.is_dir():
+                with packed.open(info) as source, open(path, "xb") as target:
+                    shutil.copyfileobj(source, target)
+                    if target.tell() != info.file_size:
+                        raise EOFError(f"{name} has {target.tell():,} bytes, not "
+                                       f"{info.file_size:,}")
+    if not paths.files:
+        raise EOFError("it contains no files")
 
 
-def _room_for(archive, folder):
-    """The bytes that it may unpack to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    allowed = ALWAYS_ALLOWED + MOST_PACKED * archive.stat().st_size
-    return min(allowed, shutil.disk_usage(folder).free)
-
-
-def _members(archive):
-    """(path, whether it is a folder, bytes, a function that opens it) of each member, in turn."""
-    with open(archive, "rb") as raw:
-        yield from (_zip_members if zipfile.is_zipfile(raw) else _tar_members)(archive, raw)
-
-
-def _zip_members(archive, raw):
-    with zipfile.ZipFile(_Guarded(raw, ZIP_INDEX)) as packed:
-        for info in packed.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or info.flag_bits & 1:
-                Names(archive).refuse(info.filename, "is a link, a device or encrypted")
-            yield (_plain_path(info.orig_filename), info.is_dir(), info.file_size,
-                   lambda: packed.open(info))
-
-
-def _tar_members(archive, raw):
-    raw.seek(0)
-    magic = raw.read(6)
-    raw.seek(0)
-    file = (gzip.open(raw) if magic.startswith(b"\x1f\x8b") else
-            lzma.open(raw) if magic == b"\xfd7zXZ\0" else
-            bz2.open(raw) if magic.startswith(b"BZh") else raw)
-    with tarfile.open(fileobj=_Guarded(file, TAR_HEADER), mode="r:") as packed:
-        while info := packed.next():
-            if not (info.isreg() or info.isdir()):
-                Names(archive).refuse(info.name, "is a link or a device")
-            if info.isreg() or info.name.strip("./"):  # and not the folder itself
-                yield (_plain_path(info.name), info.isdir(), info.size * info.isreg(),
-                       lambda: packed.extractfile(info))
-            packed.members.clear()  # tarfile keeps them all
-        _refuse_without_end(packed)
-
-
-def _refuse_without_end(packed):
-    """A tar ends with a block of zeros; tarfile takes any damaged header for the end."""
-    packed.fileobj.seek(packed.offset)
-    if packed.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise EOFError(f"neither a file nor the end at byte {packed.offset:,}")
-    for _ in range(ALWAYS_ALLOWED // TAR_HEADER):  # to the checksum of what packs it
-        if not packed.fileobj.read(TAR_HEADER):
-            break
-
-
-def _plain_path(name):
-    """a/b for ./a//b/; no `..` is resolved."""
-    return PurePosixPath(name).as_posix()
-
-
-class _Guarded:
-    """An open file of which nobody can ask for more than `most` bytes at once."""
-
-    def __init__(self, file, most):
-        self._file, self._most = file, most
+class _LimitedReads(io.FileIO):
+    """An open file that refuses to load an index of more than LARGEST_INDEX bytes."""
 
     def read(self, size=-1):
-        if size > self._most:
-            raise EOFError(f"its index is {size:,} bytes long")
-        return self._file.read(self._most if size < 0 else size)
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
+        if size > LARGEST_INDEX:
+            raise EOFError(f"its index has {size:,} bytes")
+        return super().read(size)

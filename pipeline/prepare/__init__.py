@@ -19,12 +19,12 @@ from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
 from pipeline.prepare.recipes import (
     Files,
-    arguments,
-    hub,
-    package,
+    chosen_tokenizer,
+    dataset_parser,
+    hub_dataset,
+    package_files,
     prepare,
-    tokenizer_for,
-    web,
+    web_files,
     write_documents,
     write_rows,
 )

@@ -1,22 +1,19 @@
-"""Streams made of a text, one symbol a character: what a model can be trained on beside the text itself.
+"""Aligned streams made of a text, one symbol a character, to train on beside the text itself.
 
-    cvp               consonant 3, vowel 2, punctuation 1, anything else _
-    in_word_position  1, 2, 3, ... along a run of characters that are no blanks; _ for a blank
-    since_newline     1, 2, 3, ... along a line; _ for a blank, a newline stays
-    StreamMap(name, chars)                 a text's ids -> the stream's, at once or a character at a time
-    write_stream(folder, name, text_of)    data/<text_of>, a prepared folder of characters, -> the folder of a stream
-    prepare_stream(folder, doc, name, text_of)    the same for a prepare.py
+    prepare_stream(folder, doc, name, text_of)   everything that a stream's prepare.py does
+    write_stream(folder, name, text_of)          data/<text_of>, prepared by characters -> folder
 
-These three are causal: the symbol of a character depends on it and those before it alone. After 64 positions the count
-begins again. The alphabets are whole, whatever the text has of them, so ids mean the same in every folder. The parts of
-speech (part_of_speech.py) are no function of the text so far; they are written by write_symbols() too.
+The maps are defined in pipeline/read/streams.py, where sample.py finds them too: cvp,
+in_word_position, since_newline. They are causal: a symbol depends on its character and those
+before it. An alphabet is always complete, whatever the text contains of it, so that ids mean the
+same in every folder.
 """
 import subprocess
 import sys
 
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import Ids
-from pipeline.prepare.recipes import arguments
+from pipeline.prepare.recipes import dataset_parser
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import dataset_folder, open_dataset
 from pipeline.read.streams import StreamMap
@@ -24,29 +21,30 @@ from pipeline.tokenizers import CharTokenizer, tokenizer_from_meta
 
 
 def prepare_stream(folder, doc, name, text_of):
-    """All of a stream's prepare.py: no flags, and a text that is not prepared yet is got first, by its own prepare.py."""
-    arguments(doc, tokenizer=None, download=False).parse_args()
-    get_text(text_of)
+    """Everything that a stream's prepare.py does; it prepares the text first if need be."""
+    dataset_parser(doc, tokenizer=None, download=False).parse_args()
+    ensure_prepared(text_of)
     write_stream(folder, name, text_of)
 
 
-def get_text(name):
-    """Have data/<name> prepared, by its own prepare.py, where it is not."""
+def ensure_prepared(name):
+    """Run the prepare.py of data/<name> if there is no meta.pkl."""
     folder = dataset_folder(name)
     if not (folder / "meta.pkl").exists() and (folder / "prepare.py").exists():
         if status := subprocess.run([sys.executable, folder / "prepare.py"]).returncode:
-            sys.exit(status)  # it has said why
+            sys.exit(status)  # prepare.py has printed the reason
 
 
 def write_stream(folder, name, text_of):
-    """Write the stream `name` of the prepared data/<text_of> into folder, as long as that text in both splits.
+    """Write the stream `name` of the prepared data/<text_of> into folder; both splits keep length.
 
-    The key `stream` of its meta.pkl holds the map's name, the text's and the hashes of the text's bins. Raises
-    UserError unless the text's tokens are characters.
+    The key `stream` of meta.pkl holds the map's and the text's name and the hashes of the text's
+    bins. Raises UserError unless the text's tokens are characters.
     """
-    text, tokenizer = open_text(text_of)
+    text, tokenizer = open_characters(text_of)
     stream = StreamMap(name, tokenizer.chars)
-    goes_on = text.meta.get("split_rule", "characters") == "characters"  # val where train ends
+    # val continues where train ends, unless the text was split by documents
+    continues = text.meta.get("split_rule", "characters") == "characters"
     begin = {"train": 0, "val": 0}
 
     def arrays(split):  # train is read before val
@@ -54,31 +52,32 @@ def write_stream(folder, name, text_of):
         for ids in text.blocks(split):
             symbols, position = stream(ids, position)
             yield symbols
-        if split == "train" and goes_on:
+        if split == "train" and continues:
             begin["val"] = position
 
     return write_symbols(folder, text, stream.alphabet, arrays, {"map": name}, what=name)
 
 
-def open_text(name):
-    """(Dataset, CharTokenizer) of data/<name>. Raises UserError where its tokens are no characters."""
+def open_characters(name):
+    """(Dataset, CharTokenizer) of data/<name>. UserError if its tokens are not characters."""
     dataset = open_dataset(name)
     tokenizer = tokenizer_from_meta(dataset.meta)
     if not isinstance(tokenizer, CharTokenizer):
-        raise UserError(f"{dataset.folder} has {dataset.meta.get('tokenizer')} tokens; streams are made of characters. "
-                        f"Prepare it with --method char")
+        raise UserError(f"{dataset.folder} has {dataset.meta.get('tokenizer')} tokens, but a "
+                        f"stream is made of characters. Prepare it with --method char")
     return dataset, tokenizer
 
 
 def write_symbols(folder, text, alphabet, arrays, stream, what):
     """Write a stream of the Dataset `text` into folder; returns its meta dict.
 
-    alphabet: a sequence of symbols. arrays(split): arrays of their ids, one for each character. stream: what meta.pkl
-    says of it beside the text. what: the same for the reader.
+    alphabet: the symbols. arrays(split): arrays of their ids, one id for each character of text.
+    stream: how it was made, for the key of that name in meta.pkl. what: the same in words.
     """
     splits = text.meta.get("splits", {})
     train, val = (Ids(lambda split=split: arrays(split), size=text.num_tokens[split], name=what,
-                      documents=splits.get(split, {}).get("documents")) for split in ("train", "val"))
+                      documents=splits.get(split, {}).get("documents"))
+                  for split in ("train", "val"))
     made_of = {"text": text.name, "text_sha256": text.fingerprint()}
     return write_dataset(folder, train, CharTokenizer(alphabet), val_text=val, num_workers=1,
                          source=f"{what} of {text.name} ({text.meta.get('source', 'unknown')})",

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.errors import UserError, optional, typed
 from pipeline.files import read_text
-from pipeline.get.bpe_merges import get_encoding
+from pipeline.get.merge_files import get_encoding
 from pipeline.tokenizers.fast_bpe import fast_bpe
 
 GO_ON = bytes(range(128, 192))  # the bytes of UTF-8 after the first one of a character
