@@ -12,7 +12,6 @@ import torch
 from helpers import char_dataset, one_line_error, one_thread, resume, run  # noqa: F401
 
 import plot_runs
-from training import plots
 from training.plots import labels_of, plot, plot_or_say_why, read_log
 
 HEADER = "iter,tokens,train_loss,val_loss,batch_loss,learning_rate,tokens_per_s,seconds,train_loss/a,val_loss/a"

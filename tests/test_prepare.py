@@ -87,8 +87,7 @@ def test_a_new_dataset_is_made_from_any_directory_and_the_next_commands_are_prin
     ([], ["bash data/create_new_dataset.sh NAME"]),
     ([""], ["bash data/create_new_dataset.sh NAME"]),
     (["two", "names"], ["bash data/create_new_dataset.sh NAME"]),
-    (["a/b"], ["a/b is a path", "{data}"]), (["../up"], ["../up is a path", "{data}"]),
-    (["mine/"], ["mine/ is a path", "{data}"]), (["a\\b"], ["a\\b is a path", "{data}"]),
+    (["a/b"], ["there is no folder a", "mkdir -p a"]), (["a\\b"], ["'a\\b' cannot be a name"]),
     (["two words"], ["'two words' cannot be a name"]), (["-x"], ["'-x' cannot be a name"]),
     ([".hidden"], ["'.hidden' cannot be a name"]), (["."], ["'.' cannot be a name"]),
     (["$(touch x)"], ["'$(touch x)' cannot be a name"]), (["template"], ["template"]),
@@ -493,9 +492,9 @@ def test_a_text_that_is_not_the_plays_is_prepared_as_it_is_and_said_not_to_be_th
 def test_offline_and_without_a_text_prepare_says_where_it_belongs(repo):
     for name in ("shakespeare_char", "shakespeare"):
         run = python(repo / "data" / name / "prepare.py", "--offline", cwd=repo)
-        assert run.returncode == 2 and only_line(run.stderr) == (
-            f"error: --offline, and data/{name}/input.txt is missing. Get it from "
-            f"{tinyshakespeare.URL} and put it there")
+        assert run.returncode == 2
+        line = only_line(run.stderr)
+        assert f"data/{name}/input.txt is missing" in line and tinyshakespeare.URL in line
 
 
 def test_what_is_written_in_uint16_is_flat_and_little_endian_for_every_reader(repo, package_text):

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.get.merge_files import MERGE_FILES, get_encoding
 from pipeline.get.download import DownloadError
+from pipeline.get.merge_files import MERGE_FILES, get_encoding
 from pipeline.prepare.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
 from pipeline.read.meta import load_plain
 from pipeline.tokenizers import (
