@@ -10,7 +10,7 @@ import torch
 from helpers import one_thread  # noqa: F401
 from torch.nn import functional as F
 
-from model import GPT, GPTConfig, NormOnCPU, draw
+from model import GPT, GPTConfig, NormOnCPU, sample_token
 
 SIZES = dict(block_size=16, vocab_size=65, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
 KINDS = {"modern": dict(arch="modern"), "grouped": dict(arch="modern", n_kv_head=1), "gpt2": dict(arch="gpt2"),
@@ -217,7 +217,7 @@ def test_samples_drawn_together_differ_and_greedy_ones_do_not(kind):
 @pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-38])
 def test_temperatures_that_float32_rounds_to_0_take_the_likeliest(temperature):
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(draw(logits, temperature), logits.argmax(-1, keepdim=True))
+    assert torch.equal(sample_token(logits, temperature), logits.argmax(-1, keepdim=True))
 
 
 def test_no_new_tokens_leave_the_prompt_as_it_is(kind):
@@ -234,7 +234,7 @@ def test_generation_works_under_autocast(kind):
 @pytest.mark.parametrize("top_p, kept", [(0.3, {3}), (0.5, {3}), (0.51, {3, 1}), (0.8, {3, 1}), (0.9, {3, 1, 0}), (1.0, {0, 1, 2, 3})])
 def test_top_p_keeps_the_fewest_likeliest_tokens_that_have_that_much_probability(top_p, kept):
     logits = torch.tensor([[0.15, 0.3, 0.05, 0.5]]).log().expand(2000, 4)
-    drawn = draw(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
+    drawn = sample_token(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
     assert set(drawn.flatten().tolist()) == kept and drawn.shape == (2000, 1)
 
 
