@@ -26,7 +26,9 @@ class Numbers:
     itos = {50256: "end"}
 
     def encode(self, text):
-        return np.random.default_rng(0).integers(0, 50257, int(text), dtype=np.uint16) if text else np.zeros(0, np.uint16)
+        return np.random.default_rng(0).integers(0, 50257, int(text),
+                                                 dtype=np.uint16) if text else np.zeros(0,
+                                                                                        np.uint16)
 
     def decode(self, ids):
         return str(len(ids))
@@ -50,11 +52,13 @@ def compare_modes(folder, args):
     for method in SAMPLING_METHODS:
         order = dict(block_size=256, batch_size=64, sampling_method=method)
         one, close_one = microseconds(Mixture([members[:1]], **order), args.batches)
-        for name, mixture in (("3 members", Mixture([[d] for d in members], fractions_at=equal, own_vocabularies=False, **order)),
+        for name, mixture in (("3 members", Mixture([[d] for d in members], fractions_at=equal,
+                                                    own_vocabularies=False, **order)),
                              ("3 streams", Mixture([members], **order))):
             more, close = microseconds(mixture, args.batches)
             a, b, _ = paired(one, more, args.rounds)
-            print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   {name} "
+            print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   "
+                  f"{name} "
                   f"{(b - a) / args.batches * 1e6:+5.0f} us")
             close()
         close_one()
@@ -72,13 +76,16 @@ def main():
         dataset.tokens("train").max()  # both find the file in the page cache
         for batch_size, block_size in ((64, 256), (12, 1024)):
             theirs = function_of(args.nanogpt / "train.py", "get_batch", dict(
-                os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size, block_size=block_size,
+                os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size,
+                block_size=block_size,
                 device_type="cpu", device="cpu"))
             for method in SAMPLING_METHODS:
-                batches = TrainBatches(Mixture([[dataset]], block_size=block_size, batch_size=batch_size,
+                batches = TrainBatches(Mixture([[dataset]], block_size=block_size,
+                                               batch_size=batch_size,
                                               sampling_method=method), max_iters=10**9)
                 a, b, ratio = paired(lambda: [theirs("train") for _ in range(args.batches)],
-                                     lambda: [to_xy(next(batches), "cpu") for _ in range(args.batches)], args.rounds)
+                                     lambda: [to_xy(next(batches), "cpu")
+                                              for _ in range(args.batches)], args.rounds)
                 batches.close()
                 tokens = args.batches * batch_size * block_size
                 print(f"{batch_size:>3} x {block_size:<5} {method:20} nanoGPT {tokens / a / 1e6:7.1f} M tokens/s   "

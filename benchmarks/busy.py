@@ -37,9 +37,11 @@ CHOSEN = re.compile(r"(OMP|GOMP|KMP|MKL|OPENBLAS)_")  # by the user; here only t
 ENDLESS = ["--max_iters=1000000", "--eval_interval=1000000", "--log_interval=1"]
 OURS = [*ENDLESS, "--max_sample_tokens=0", "--device=cpu", "--lr_schedule=constant"]
 GROUPS = {  # version 1, version 2
-    Path("/sys/fs/cgroup/cpu/benchmark"): {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
+    Path("/sys/fs/cgroup/cpu/benchmark"): {"cpu.cfs_period_us": "100000",
+                                           "cpu.cfs_quota_us": "50000"},
     Path("/sys/fs/cgroup/benchmark"): {"cpu.max": "50000 100000"}}
-WARM = 2  # steps at the head of a turn that don't count: the first holds the time that the run was stopped
+# steps at the head of a turn that don't count: the first holds the time that the run was stopped
+WARM = 2
 
 
 class Run:
@@ -84,9 +86,11 @@ def ours(folder, group=None, **env):
 
     def times():
         with contextlib.suppress(OSError), open(run / "log.csv", newline="") as file:
-            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file) if row["tokens_per_s"]]
+            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file)
+                    if row["tokens_per_s"]]
         return []
-    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS, f"--out_dir={run}"]
+    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS,
+               f"--out_dir={run}"]
     return Run(command, run, times, 4096, env, group)
 
 
@@ -99,7 +103,8 @@ def nanogpt(checkout, folder):
     def times():
         told = (copy / "benchmark.out").read_text()
         return [float(ms) / 1000 for ms in re.findall(r"(?m)^iter .* time ([\d.]+)ms", told)]
-    return Run([sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS], copy, times, 12 * 64, {})
+    return Run([sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS], copy, times,
+               12 * 64, {})
 
 
 @contextlib.contextmanager
@@ -152,12 +157,14 @@ def compare(what, legs, rounds, seconds):
     first, *others = speeds.values()
     for name, other in zip(list(legs)[1:], others):
         ratios = sorted(a / b for a, b in zip(first, other))
-        print(f"  ours / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+        print(f"  ours / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
+              f"{ratios[-1]:.2f})",
               flush=True)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--nanogpt", type=Path, help="a checkout of github.com/karpathy/nanoGPT")
     p.add_argument("--legs", nargs="+", choices=["quiet", "busy", "container"],
                    default=["quiet", "busy", "container"], help="(default: all)")
@@ -185,11 +192,13 @@ def main():
         if "container" in args.legs:
             with half_a_core() as group:
                 if not group:
-                    print("half a core: not measured, for no control group can be made; that needs root")
+                    print("half a core: not measured, for no control group can be made; that needs "
+                          "root")
                     return
                 by_hand = {f"{n} by hand": leg(group=group, OMP_NUM_THREADS=str(n))
                            for n in range(1, cores() + 1)}
-                compare("half a core", {"ours": leg(group=group), **by_hand}, args.rounds, args.seconds)
+                compare("half a core", {"ours": leg(group=group), **by_hand}, args.rounds,
+                        args.seconds)
 
 
 if __name__ == "__main__":

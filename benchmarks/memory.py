@@ -54,8 +54,10 @@ def peak_memory(process):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--megabytes", type=int, nargs="+", default=[200, 2000], help="sizes of the text (default 200 2000)")
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--megabytes", type=int, nargs="+", default=[200, 2000],
+                   help="sizes of the text (default 200 2000)")
     p.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
     p.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8], help="(default: 1 2 8)")
     args = p.parse_args()
@@ -68,12 +70,14 @@ def main():
             for method in args.methods:
                 for num_workers in args.workers:
                     t0 = time.perf_counter()
-                    process = subprocess.Popen([sys.executable, "-c", PREPARE, folder, method, str(num_workers)], cwd=ROOT,
+                    process = subprocess.Popen([sys.executable, "-c", PREPARE, folder, method,
+                                                str(num_workers)], cwd=ROOT,
                                                env=STARTED_WITH, stdout=subprocess.DEVNULL)
                     peak = peak_memory(process)
                     assert process.returncode == 0
                     print(f"{method:13} {megabytes:5} MB, {num_workers} workers: {peak:5.0f} MB of "
-                          f"{400 + 250 * num_workers:,}   {time.perf_counter() - t0:6.1f} s", flush=True)
+                          f"{400 + 250 * num_workers:,}   {time.perf_counter() - t0:6.1f} s",
+                          flush=True)
 
 
 if __name__ == "__main__":

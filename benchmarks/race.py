@@ -24,13 +24,18 @@ from pipeline.read.folder import dataset_folder, open_dataset
 from train_args import parse_args
 
 NANOGPT_GPU = "config/train_shakespeare_char.py --dataset=race --out_dir=out".split()
-NANOGPT_CPU = ("config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
-           "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0 "
+NANOGPT_CPU = ("config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 "
+               "--log_interval=100 --block_size=64 "
+           "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 "
+           "--lr_decay_iters=2000 --dropout=0.0 "
            "--dataset=race --out_dir=out").split()
-SHORT = ("--n_layer=2 --n_head=3 --n_kv_head=1 --n_embd=96 --n_hidden=192 --batch_size=24 --max_iters=150 "
-         "--sampling_method=without_replacement --muon_learning_rate=0.1 --muon_momentum=0.8 --learning_rate=0.04 "
+SHORT = ("--n_layer=2 --n_head=3 --n_kv_head=1 --n_embd=96 --n_hidden=192 --batch_size=24 "
+         "--max_iters=150 "
+         "--sampling_method=without_replacement --muon_learning_rate=0.1 --muon_momentum=0.8 "
+         "--learning_rate=0.04 "
          "--weight_decay=0").split()
-LEGS = {"short": SHORT, "default": [], "long": ["@configs/shakespeare_cpu.args"], "gpu": ["@configs/shakespeare_gpu.args"]}
+LEGS = {"short": SHORT, "default": [], "long": ["@configs/shakespeare_cpu.args"],
+        "gpu": ["@configs/shakespeare_gpu.args"]}
 
 # a full pass over val with nanoGPT's own model: every target once, in windows of block_size
 FULL_PASS = """
@@ -70,14 +75,17 @@ def nanogpt(checkout, dataset, folder, flags):
 
 def ours(dataset, seed, flags, folder, device):
     """(seconds, val loss) of a run of train.py that evaluates once, at its end, on all of val."""
-    command = [sys.executable, "train.py", f"--dataset={dataset}", f"--seed={seed}", "--eval_interval=1000000",
-               "--max_sample_tokens=0", f"--out_dir={folder}", "--overwrite", "--eval_train=false", f"--device={device}"]
+    command = [sys.executable, "train.py", f"--dataset={dataset}", f"--seed={seed}",
+               "--eval_interval=1000000",
+               "--max_sample_tokens=0", f"--out_dir={folder}", "--overwrite", "--eval_train=false",
+               f"--device={device}"]
     command[2:2] = flags  # what stands behind wins
     args = parse_args(command[2:])
     windows = open_dataset(dataset).num_tokens["val"] // args.block_size + 1
     command.append(f"--eval_iters={-(-windows // args.batch_size)}")
     t0 = time.perf_counter()
-    out = subprocess.run(command, cwd=ROOT, env=STARTED_WITH, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(command, cwd=ROOT, env=STARTED_WITH, check=True, capture_output=True,
+                         text=True).stdout
     return time.perf_counter() - t0, float(re.search(r"val loss ([\d.]+)", out)[1])
 
 
@@ -85,7 +93,8 @@ def main():
     p = parser(__doc__)
     p.add_argument("--dataset", default="shakespeare_char", help="a prepared dataset of characters")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    p.add_argument("--legs", nargs="+", choices=LEGS, help="legs of ours (default: short default long; on a GPU gpu)")
+    p.add_argument("--legs", nargs="+", choices=LEGS,
+                   help="legs of ours (default: short default long; on a GPU gpu)")
     p.add_argument("--seeds", type=int, default=3, help="seeds of ours (default 3)")
     args = p.parse_args()
     legs = args.legs or (["gpu"] if args.device == "cuda" else ["short", "default", "long"])
@@ -96,8 +105,10 @@ def main():
         for name in legs:
             runs = []
             for seed in range(args.seeds):
-                runs.append(ours(args.dataset, seed, LEGS[name], Path(folder) / "ours", args.device))
-                print(f"ours, {name:8} seed {seed}   {runs[-1][0]:6.1f} s   val {runs[-1][1]:.4f}", flush=True)
+                runs.append(ours(args.dataset, seed, LEGS[name], Path(folder) / "ours",
+                                 args.device))
+                print(f"ours, {name:8} seed {seed}   {runs[-1][0]:6.1f} s   val {runs[-1][1]:.4f}",
+                      flush=True)
             seconds, loss = (statistics.median(column) for column in zip(*runs))
             print(f"ours, {name:8} median   {seconds:6.1f} s   val {loss:.4f}   {seconds / their_seconds:.2f} of "
                   f"nanoGPT's time, {their_loss - loss:+.3f} nats better", flush=True)

@@ -18,15 +18,18 @@ set_environment()  # before torch is imported: what both sides compute in this p
 
 def parser(doc):
     """A parser that has --nanogpt already."""
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--nanogpt", type=Path, required=True, help="a checkout of github.com/karpathy/nanoGPT")
+    p = argparse.ArgumentParser(description=doc,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--nanogpt", type=Path, required=True,
+                   help="a checkout of github.com/karpathy/nanoGPT")
     return p
 
 
 def function_of(script, name, namespace):
     """The function `name` of a script that cannot be imported, defined in namespace."""
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)
+                 and node.name == name]
     exec(compile(tree, str(script), "exec"), namespace)
     return namespace[name]
 
@@ -49,4 +52,5 @@ def paired(a, b, rounds):
     """(median seconds of a, of b, median of a / b pair by pair), timed A B A B ... after a round that isn't counted."""
     pairs = [(seconds(a), seconds(b)) for _ in range(rounds + 1)][1:]
     a_times, b_times = zip(*pairs)
-    return statistics.median(a_times), statistics.median(b_times), statistics.median(x / y for x, y in pairs)
+    return statistics.median(a_times), statistics.median(b_times), statistics.median(x / y for x,
+                                                                                     y in pairs)

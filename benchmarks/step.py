@@ -28,19 +28,24 @@ SIZES = {  # layers, heads, channels, block_size, batch_size, vocab_size
 def step_of(side, nanogpt, size, device, dtype, compiled):
     """A function that does one training step."""
     n_layer, n_head, n_embd, block_size, batch_size, vocab_size = SIZES[size]
-    sizes = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0, bias=False)
+    sizes = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0,
+                 bias=False)
     torch.manual_seed(0)
     if side == "ours":
-        model = GPT(GPTConfig(arch="gpt2", n_kv_head=n_head, vocab_size=vocab_size, **sizes)).to(device)
+        model = GPT(GPTConfig(arch="gpt2", n_kv_head=n_head, vocab_size=vocab_size,
+                              **sizes)).to(device)
         optimizer = configure_optimizer(model, SimpleNamespace(
             optimizer="adamw", learning_rate=1e-3, beta2=0.99, weight_decay=0.1, dtype=dtype))
     else:
         theirs = module_of(nanogpt / "model.py")
-        rows = vocab_size if vocab_size < 1000 else 50304  # what its train.py takes for GPT-2's vocabulary
+        # what its train.py takes for GPT-2's vocabulary
+        rows = vocab_size if vocab_size < 1000 else 50304
         model = theirs.GPT(theirs.GPTConfig(vocab_size=rows, **sizes)).to(device)
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), device)
     model = torch.compile(model) if compiled else model
-    autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
+    autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device,
+                                                                                  getattr(torch,
+                                                                                          dtype))
     x, y = torch.randint(vocab_size, (2, batch_size, block_size), device=device)
 
     def step():
@@ -60,10 +65,12 @@ def peak_memory(side, args):
     """Megabytes that a process of its own needs at most for two steps, the second with the optimizer's state."""
     code = (f"import sys; sys.path[:0] = ['{ROOT}/benchmarks', '{ROOT}']\n"
             f"import resource, pathlib, step\n"
-            f"run, _ = step.step_of('{side}', pathlib.Path('{args.nanogpt}'), '{args.size}', 'cpu', '{args.dtype}', False)\n"
+            f"run, _ = step.step_of('{side}', pathlib.Path('{args.nanogpt}'), '{args.size}', "
+            f"'cpu', '{args.dtype}', False)\n"
             f"for _ in range(2): run()\n"
             f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)")
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE,
+                          text=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -81,12 +88,14 @@ def main():
         return
     tokens = SIZES[args.size][3] * SIZES[args.size][4]
     for compiled in (False, True):
-        (theirs, _), (ours, model) = (step_of(side, args.nanogpt, args.size, args.device, args.dtype, compiled)
+        (theirs, _), (ours, model) = (step_of(side, args.nanogpt, args.size, args.device,
+                                              args.dtype, compiled)
                                       for side in ("nanogpt", "ours"))
         a, b, ratio = paired(theirs, ours, args.rounds)
         mfu = estimate_mfu(model, tokens / b, torch.device(args.device))
         print(f"{args.size}, {args.dtype}, {'compiled' if compiled else 'eager'}: nanoGPT {tokens / a:,.0f} tokens/s, ours "
-              f"{tokens / b:,.0f}, {ratio:.2f} times{f', MFU {mfu:.1%}' if mfu else ''}", flush=True)
+              f"{tokens / b:,.0f}, {ratio:.2f} times{f', MFU {mfu:.1%}' if mfu else ''}",
+              flush=True)
 
 
 if __name__ == "__main__":
