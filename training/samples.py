@@ -229,15 +229,15 @@ def prompts(vocabularies, computed, texts):
         ids[v.name] = v.encode_prompt(given.get(v.name), f"--multicontext_start of {v.name}")
         first, length = sampled[0].name, len(ids[sampled[0].name])
         if len(ids[v.name]) != length:
-            raise UserError(f"--multicontext_start: {v.name} has {len(ids[v.name])} tokens and "
-                            f"{first} has {length}; they must have equally many")
+            raise UserError(f"--multicontext_start: {v.name} has {len(ids[v.name])} tokens, and "
+                            f"{first} {length}; all need the same number")
     by_name = {v.name: v for v in vocabularies}
     for name, (of, stream_map) in computed.items():
         stream, positions[name] = stream_map(ids[of])
         must = by_name[name].tokenizer.decode(stream)
         if given.get(name, must) != must:
             raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but it is a "
-                            f"function of {of}, which gives {must!r}. Leave it out, or give that")
+                            f"function of {of}, and {of} gives {must!r}. Leave it out, or give that")
         ids[name] = stream.tolist()
     return [ids[v.name] for v in vocabularies], positions
 
