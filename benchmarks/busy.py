@@ -1,16 +1,18 @@
 """
-train.py on a machine that other programs use too: tokens a second as ratios, medians of A B A B ...
+Tokens per second of train.py beside other programs, as ratios: medians of A B A B ...
 
     python benchmarks/busy.py [--nanogpt ../nanoGPT] [--rounds 10] [--seconds 5]
 
-quiet      as it starts itself, against OpenMP's own waiting (GOMP_SPINCOUNT=300000)
-busy       the same two beside two processes that compute, against one thread, and against nanoGPT by
-           the CPU command of its README
-container  with half a core by quota (a control group: needs root), against thread counts set by hand
+quiet      as train.py starts by itself, against OpenMP's own way to wait (GOMP_SPINCOUNT=300000).
+           The machine must have nothing else to do
+busy       the same two beside two processes that compute, against one thread, and against nanoGPT
+           by the CPU command of its README
+container  with a quota of half a core (a control group: needs root), against numbers of threads
+           that are set by hand
 
-All runs of a leg are started once and take turns: while one computes, the others are stopped by a
-signal. Turns of a few seconds lie close together, so that what else happens on the machine meets all
-of them. The model is the default one, on made-up text. `quiet` needs a machine with nothing else to do.
+All runs of a leg are started once and take turns: while one computes, signals keep the others
+stopped. Turns last a few seconds, so that whatever else happens on the machine affects all runs
+alike. The model is the default one, on made-up text.
 """
 import argparse
 import contextlib
@@ -139,7 +141,7 @@ def half_a_core():
 
 
 def compare(what, legs, rounds, seconds):
-    """Let the legs take turns; print the speeds, and the ratio of the first to each other, by rounds.
+    """Let the legs take turns; print their speeds, and the ratios of the first leg to the others.
 
     legs: name -> function that starts a Run."""
     runs, speeds = {}, {name: [] for name in legs}
@@ -158,8 +160,7 @@ def compare(what, legs, rounds, seconds):
     for name, other in zip(list(legs)[1:], others):
         ratios = sorted(a / b for a, b in zip(first, other))
         print(f"  ours / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
-              f"{ratios[-1]:.2f})",
-              flush=True)
+              f"{ratios[-1]:.2f})", flush=True)
 
 
 def main():
@@ -192,8 +193,8 @@ def main():
         if "container" in args.legs:
             with half_a_core() as group:
                 if not group:
-                    print("half a core: not measured, for no control group can be made; that needs "
-                          "root")
+                    print("half a core: not measured, because no control group could be made "
+                          "(that needs root)")
                     return
                 by_hand = {f"{n} by hand": leg(group=group, OMP_NUM_THREADS=str(n))
                            for n in range(1, cores() + 1)}

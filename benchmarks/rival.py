@@ -1,4 +1,4 @@
-"""What the benchmarks share: single functions and scripts of a nanoGPT checkout (--nanogpt PATH), and A B A B timing."""
+"""What the benchmarks share: parts of a nanoGPT checkout (--nanogpt PATH), and paired timing."""
 import argparse
 import ast
 import importlib.util
@@ -49,8 +49,11 @@ def seconds(work):
 
 
 def paired(a, b, rounds):
-    """(median seconds of a, of b, median of a / b pair by pair), timed A B A B ... after a round that isn't counted."""
+    """(median seconds of a, of b, median of the ratios a / b), timed A B A B ...
+
+    The first round is not counted: it may compile, or find cold caches.
+    """
     pairs = [(seconds(a), seconds(b)) for _ in range(rounds + 1)][1:]
     a_times, b_times = zip(*pairs)
-    return statistics.median(a_times), statistics.median(b_times), statistics.median(x / y for x,
-                                                                                     y in pairs)
+    ratios = [x / y for x, y in pairs]
+    return tuple(map(statistics.median, (a_times, b_times, ratios)))

@@ -237,7 +237,8 @@ def prompts(vocabularies, computed, texts):
         must = by_name[name].tokenizer.decode(stream)
         if given.get(name, must) != must:
             raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but it is a "
-                            f"function of {of}, and {of} gives {must!r}. Leave it out, or give that")
+                            f"function of {of}, and {of} gives {must!r}. Give that, or leave it "
+                            f"out")
         ids[name] = stream.tolist()
     return [ids[v.name] for v in vocabularies], positions
 
