@@ -68,7 +68,7 @@ class KVCache:
 
 def inverse_rms(x, eps):
     """x (..., C) -> (..., 1) float32: 1 / the root of the mean square over the channels."""
-    # squares are summed in float32: bfloat16 has 8 bits, and a long sum would lose its small terms
+    # summed in float32: bfloat16 has 8 significant bits, and a long sum would lose small terms
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
     return square.div_(x.size(-1)).add_(eps).rsqrt_()
 
@@ -138,6 +138,7 @@ def rotate(x, cos, sin):
 
 def attention(q, k, v, **options):
     """F.scaled_dot_product_attention, on CPUs always in float32: bfloat16 takes 5 times as long."""
+    # every query is compared with every key; the softmax of the scores weighs the values
     if q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(q, k, v, **options)
     with torch.autocast("cpu", enabled=False):
@@ -183,9 +184,8 @@ class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, config.n_hidden, bias=config.bias)
-        self.c_gate = None
-        if config.arch == "modern":
-            self.c_gate = nn.Linear(config.n_embd, config.n_hidden, bias=False)
+        is_gated = config.arch == "modern"
+        self.c_gate = nn.Linear(config.n_embd, config.n_hidden, bias=False) if is_gated else None
         self.c_proj = nn.Linear(config.n_hidden, config.n_embd, bias=config.bias)
         self.gelu = "tanh" if config.bias else "none"  # the exact GELU takes half the time on CPUs
 
@@ -206,8 +206,8 @@ class Block(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x, rotary, cache=None):
-        # each part adds to x, so gradients reach the first layer undiminished; norms come before
-        # the parts, not after, and leave that path free
+        # each part adds to x, so that gradients reach the first layer undiminished. The norms come
+        # before the parts, because a norm on the path itself would change the gradients
         x = x + F.dropout(self.attn(self.ln_1(x), rotary, cache), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.ln_2(x)), self.dropout, self.training)
 
@@ -279,6 +279,7 @@ class GPT(nn.Module):
             h=nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
             ln_f=norm(config),
         ))
+        # the head's rows are compared with the last layer's output: one row, one logit
         self.lm_head = nn.Linear(config.n_embd, rows, bias=False)
         sizes, vocabulary = config.vocab_sizes, None
         if len(sizes) > 1:  # which vocabulary each id belongs to
@@ -424,7 +425,8 @@ def sample_token(logits, temperature=1.0, top_k=None, top_p=1.0, generator=None)
     # the largest logit becomes 0, so that no temperature lets the softmax overflow
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if top_k is not None and top_k < logits.size(-1):
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)  # exp(-inf) = 0: never drawn
     if top_p < 1:  # costs a sort of the whole vocabulary, so only if asked for
         ordered, tokens = logits.sort(descending=True)
         probability = ordered.softmax(-1)

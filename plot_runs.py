@@ -1,5 +1,5 @@
 """
-Draw the loss of runs over tokens and over time, their learning rate, and their tokens per second.
+Draw runs: loss over tokens and over time, learning rate, tokens per second.
 
     python plot_runs.py out/mydata                   # out/mydata/loss.png, as train.py writes it
     python plot_runs.py out/mydata out/mydata-2      # runs.png: both, labelled by what differs

@@ -37,12 +37,13 @@ def parse_args(argv=None):
                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag("--init_from", choices=["resume", *GPT2], default="resume",
-         help="resume: a run of train.py; otherwise published weights (default: resume)")
+         help="what to sample from. resume: a run of train.py; the others: published weights "
+              "(default: resume)")
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
     flag("--start", type=prompt_text,
          help=r'the prompt, or FILE:path for a file that contains it. \n is a newline, \t a tab, '
-              r'\\ a backslash, and "<|endoftext|>" the token that ends a document (default: that '
-              r'token, or a newline, or the most frequent token)')
+              r'\\ a backslash, and "<|endoftext|>" the token that ends a document. Without a '
+              r'prompt, a sample starts from that token, a newline, or the most frequent token')
     flag("--dataset", help="dataset whose tokens are sampled, for a run with --multidataset_wte "
                            "(default: its first dataset)")
     flag("--multicontext_start", type=typed, nargs="+",
@@ -53,14 +54,14 @@ def parse_args(argv=None):
               "them from it")
     flag("--num_samples", type=count, default=1, help="number of samples (default: 1)")
     flag("--max_new_tokens", type=count, default=500,
-         help="most tokens in a sample (default: 500)")
+         help="maximum number of tokens in a sample (default: 500)")
     flag("--temperature", type=not_negative, default=0.8,
          help="below 1: likely tokens become likelier; above 1: less likely; 0: always the "
               "likeliest token (default: 0.8)")
     flag("--top_k", type=whole, default=200,
          help="sample among the k likeliest tokens; 0: among all (default: 200)")
     flag("--top_p", type=probability, default=1.0,
-         help="sample among the fewest likeliest tokens whose probabilities sum to this; 1: among "
+         help="sample among the likeliest tokens that have this probability together; 1: among "
               "all (default: 1)")
     flag("--stop", type=typed,
          help=r"text before which a sample ends, with \n for a newline (default: none). "
