@@ -313,11 +313,13 @@ def _given(argv, problems):
     argv = [part for word in argv
             for part in (word.split("=", 1) if word.split("=")[0] in LISTS else [word])]
     given, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if not word.startswith("-") and (DATA / word).is_dir():
-            problems.append(f"train.py has no flag {word} (did you mean --dataset={word}?)")
-        else:
-            problems.append(parser.no_flag(word))
+    datasets = [word for word in unknown if not word.startswith("-") and (DATA / word).is_dir()]
+    problems += [f"train.py has no flag {word} (did you mean --dataset={word}?)"
+                 for word in datasets]
+    try:
+        parser.parse_args([word for word in unknown if word not in datasets])
+    except UserError as error:  # it names the flags that were meant
+        problems.append(str(error).removesuffix(f". See {parser.prog} --help"))
     return {name: [one for values in value for one in values or ()] if isinstance(value, list)
             else value for name, value in vars(given).items()}
 

@@ -202,6 +202,7 @@ def test_a_value_that_is_not_a_number_above_0_is_refused(value):
 
 @pytest.mark.parametrize("word, meant", [
     ("--max_iter=5", "--max_iters"), ("--eval-interval=5", "--eval_interval"),
+    ("shakespeare_char", "--dataset=shakespeare_char"),
     ("--batch=4", "--batch_size"), ("--zzzzzzzz", None), ("config/train.py", None),
     ("batch_size=4", "--batch_size")])
 def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, meant):
