@@ -118,8 +118,8 @@ FLAGS = {
         ("dataset_list", [dataset], None, "datasets of the mixture, all with the same tokenizer"),
         ("dataset_sampling_probs", [positive], None,
          "weights: how much of each batch comes from each dataset (default: equal)"),
-        ("dataset_sampling_alpha", not_negative, None, "use as weights each dataset's number of "
-         "tokens, to this power (1: in proportion to size; 0: equal)"),
+        ("dataset_sampling_alpha", not_negative, None, "compute the weights: the number of tokens "
+         "of each dataset, raised to this power (1: in proportion to size; 0: equal)"),
         ("dataset_sampling_probs_final", [positive], None,
          "weights at the end, if they change during the run"),
         ("dataset_sampling_probs_transition_method", _one_of(*TRANSITIONS), None,
@@ -157,12 +157,14 @@ FLAGS = {
         ("optimizer", _one_of("muon", "adamw"), "muon",
          "muon: Muon for matrices, AdamW for everything else; adamw: AdamW for everything"),
         ("learning_rate", positive, None,
-         "highest learning rate of AdamW (default: 0.02 with muon, 0.002 with adamw)"),
-        ("muon_learning_rate", positive, None, "highest learning rate of Muon (default: 0.05)"),
-        ("muon_momentum", below_one, None, "Muon: decay per iteration of the running mean of "
-         "gradients (default: 0.9)"),
+         "highest learning rate of AdamW (default: 0.02 with --optimizer muon, 0.002 with adamw, "
+         "3e-5 with published weights)"),
+        ("muon_learning_rate", positive, None,
+         "highest learning rate of Muon (default: 0.05, or 1e-3 with published weights)"),
+        ("muon_momentum", below_one, None,
+         "Muon: fraction of the gradients' running mean that an iteration keeps (default: 0.9)"),
         ("beta2", below_one, 0.99,
-         "AdamW: decay per iteration of the running mean of squared gradients"),
+         "AdamW: fraction of the squared gradients' running mean that an iteration keeps"),
         ("weight_decay", not_negative, 0.1,
          "weight decay of matrices; with --optimizer adamw also of embeddings"),
         ("grad_clip", not_negative, 1.0,
@@ -191,7 +193,7 @@ FLAGS = {
     ],
     "run": [
         ("plan", boolean, False,
-         "print what the run will read, how long it will take and what looks wrong, and end"),
+         "only print what the run would read, how long it would take and what looks wrong"),
         ("out_dir", str, None,
          "folder of the run (default: out/<dataset>; if that is taken, out/<dataset>-2, ...)"),
         ("init_from", _one_of("scratch", "resume", *GPT2), "scratch",
