@@ -312,17 +312,17 @@ def test_a_run_begins_with_the_published_weights(there, plays):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_without_the_published_file(there, plays):
-    more = [f"--dataset={plays}", "--lr_decay_iters=4", "--dropout=0.1", "--learning_rate=1e-3",
+    more = [f"--dataset={plays}", "--lr_decay_iters=2", "--dropout=0.1", "--learning_rate=1e-3",
             "--optimizer=muon"]
-    train.main([*FLAGS, *more, "--max_iters=4", "--out_dir=whole"])
-    train.main([*FLAGS, *more, "--max_iters=2", "--out_dir=parts"])
+    train.main([*FLAGS, *more, "--max_iters=2", "--out_dir=whole"])
+    train.main([*FLAGS, *more, "--max_iters=1", "--out_dir=parts"])
     shutil.rmtree("out")
-    resume("parts", "--max_iters=4")
+    resume("parts", "--max_iters=2")
     assert_same_training("parts", "whole")
 
 
 def test_a_run_lowers_the_loss_with_the_default_rates(there, plays, capsys):
-    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=30", "--eval_interval=10",
+    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=12", "--eval_interval=4",
                 "--out_dir=x"])
     losses = [float(loss) for loss in re.findall(r"val loss (\S+) \(best\)",
                                                  capsys.readouterr().out)]
