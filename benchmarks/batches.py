@@ -1,13 +1,15 @@
 """
-Tokens per second of a batch, x and y int64 on the CPU, from one file: ours against nanoGPT's get_batch, in one run. Then
-what a batch from a mixture of three datasets, and one of three aligned streams, costs beside one from a single dataset.
+Tokens per second of batches from one file: ours against nanoGPT's get_batch, in one run.
 
     python benchmarks/batches.py --nanogpt ../nanoGPT [--megabytes 200]
 
-Ours is the whole path that train.py uses: order, reading thread, queue, id check, widening.
+A batch is x and y, int64, on the CPU. Ours takes the whole path of train.py: order, reading thread,
+queue, check of the ids, widening. The last lines print how much more a batch costs from a mixture
+of three datasets, and from three aligned streams, than from one dataset.
 """
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,19 @@ class Numbers:
     itos = {50256: "end"}
 
     def encode(self, text):
-        return np.random.default_rng(0).integers(0, 50257, int(text), dtype=np.uint16) if text else np.zeros(0, np.uint16)
+        return np.random.default_rng(0).integers(0, 50257, int(text or 0), dtype=np.uint16)
 
     def decode(self, ids):
         return str(len(ids))
 
 
-def microseconds(mixture, num_batches):
-    """A function that takes num_batches batches of a run, and one that ends it."""
+def take_theirs(get_batch, num_batches):
+    for _ in range(num_batches):
+        get_batch("train")
+
+
+def taking(mixture, num_batches):
+    """A function that takes num_batches batches of a run, and one that ends the run."""
     batches = TrainBatches(mixture, max_iters=10**9)
     return lambda: [to_xy(next(batches), "cpu") for _ in range(num_batches)], batches.close
 
@@ -46,15 +53,20 @@ def compare_modes(folder, args):
         (folder / name).mkdir()
         write_dataset(folder / name, str(third), Numbers(), val_text="2000")
         members.append(open_dataset(f"{folder}/{name}/"))
-    equal = lambda blocks: np.full((len(blocks), 3), 1 / 3)
+
+    def equal(blocks):
+        return np.full((len(blocks), 3), 1 / 3)
+
     for method in SAMPLING_METHODS:
         order = dict(block_size=256, batch_size=64, sampling_method=method)
-        one, close_one = microseconds(Mixture([members[:1]], **order), args.batches)
-        for name, mixture in (("3 members", Mixture([[d] for d in members], fractions_at=equal, own_vocabularies=False, **order)),
+        one, close_one = taking(Mixture([members[:1]], **order), args.batches)
+        for name, mixture in (("3 members", Mixture([[d] for d in members], fractions_at=equal,
+                                                    own_vocabularies=False, **order)),
                              ("3 streams", Mixture([members], **order))):
-            more, close = microseconds(mixture, args.batches)
+            more, close = taking(mixture, args.batches)
             a, b, _ = paired(one, more, args.rounds)
-            print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   {name} "
+            print(f" 64 x 256   {method:20} one dataset {a / args.batches * 1e6:5.0f} us a batch   "
+                  f"{name} "
                   f"{(b - a) / args.batches * 1e6:+5.0f} us")
             close()
         close_one()
@@ -71,18 +83,20 @@ def main():
         dataset = open_dataset(folder)
         dataset.tokens("train").max()  # both find the file in the page cache
         for batch_size, block_size in ((64, 256), (12, 1024)):
-            theirs = function_of(args.nanogpt / "train.py", "get_batch", dict(
-                os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size, block_size=block_size,
-                device_type="cpu", device="cpu"))
+            get_batch = function_of(args.nanogpt / "train.py", "get_batch", dict(
+                os=os, np=np, torch=torch, data_dir=folder, batch_size=batch_size,
+                block_size=block_size, device_type="cpu", device="cpu"))
+            theirs = partial(take_theirs, get_batch, args.batches)
             for method in SAMPLING_METHODS:
-                batches = TrainBatches(Mixture([[dataset]], block_size=block_size, batch_size=batch_size,
-                                              sampling_method=method), max_iters=10**9)
-                a, b, ratio = paired(lambda: [theirs("train") for _ in range(args.batches)],
-                                     lambda: [to_xy(next(batches), "cpu") for _ in range(args.batches)], args.rounds)
-                batches.close()
-                tokens = args.batches * batch_size * block_size
-                print(f"{batch_size:>3} x {block_size:<5} {method:20} nanoGPT {tokens / a / 1e6:7.1f} M tokens/s   "
-                      f"ours {tokens / b / 1e6:7.1f} M tokens/s   {ratio:5.1f} times   {b / args.batches * 1e6:.0f} us a batch")
+                ours, close = taking(Mixture([[dataset]], block_size=block_size,
+                                             batch_size=batch_size, sampling_method=method),
+                                     args.batches)
+                a, b, ratio = paired(theirs, ours, args.rounds)
+                close()
+                tokens = args.batches * batch_size * block_size / 1e6
+                print(f"{batch_size:>3} x {block_size:<5} {method:20} nanoGPT {tokens / a:7.1f} M "
+                      f"tokens/s   ours {tokens / b:7.1f} M tokens/s   {ratio:5.1f} times   "
+                      f"{b / args.batches * 1e6:.0f} us a batch")
         compare_modes(Path(folder), args)
 
 

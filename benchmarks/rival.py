@@ -1,4 +1,4 @@
-"""What the benchmarks share: single functions and scripts of a nanoGPT checkout (--nanogpt PATH), and A B A B timing."""
+"""What the benchmarks share: parts of a nanoGPT checkout (--nanogpt PATH), and paired timing."""
 import argparse
 import ast
 import importlib.util
@@ -18,15 +18,18 @@ set_environment()  # before torch is imported: what both sides compute in this p
 
 def parser(doc):
     """A parser that has --nanogpt already."""
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--nanogpt", type=Path, required=True, help="a checkout of github.com/karpathy/nanoGPT")
+    p = argparse.ArgumentParser(description=doc,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--nanogpt", type=Path, required=True,
+                   help="a checkout of github.com/karpathy/nanoGPT")
     return p
 
 
 def function_of(script, name, namespace):
     """The function `name` of a script that cannot be imported, defined in namespace."""
     tree = ast.parse(script.read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)
+                 and node.name == name]
     exec(compile(tree, str(script), "exec"), namespace)
     return namespace[name]
 
@@ -46,7 +49,11 @@ def seconds(work):
 
 
 def paired(a, b, rounds):
-    """(median seconds of a, of b, median of a / b pair by pair), timed A B A B ... after a round that isn't counted."""
+    """(median seconds of a, of b, median of the ratios a / b), timed A B A B ...
+
+    The first round is not counted: it may compile, or find cold caches.
+    """
     pairs = [(seconds(a), seconds(b)) for _ in range(rounds + 1)][1:]
     a_times, b_times = zip(*pairs)
-    return statistics.median(a_times), statistics.median(b_times), statistics.median(x / y for x, y in pairs)
+    ratios = [x / y for x, y in pairs]
+    return tuple(map(statistics.median, (a_times, b_times, ratios)))

@@ -1,8 +1,9 @@
 """
-Sampling 5 x 500 tokens, side by side with nanoGPT's sample.py: models of one size with random weights, on the CPU.
-Tokens a second of the sampling alone, and of the whole command from process start.
+Sampling 5 x 500 tokens against nanoGPT: models of one size with random weights, on the CPU.
 
     python benchmarks/sampling.py --nanogpt ../nanoGPT [--arch gpt2] [--size 384]
+
+It prints the tokens per second of the sampling alone, and of the whole command from its start.
 """
 import pickle
 import shutil
@@ -17,7 +18,6 @@ from rival import ROOT, STARTED_WITH, module_of, paired, parser
 
 from model import GPT, GPTConfig
 from pipeline.tokenizers import CharTokenizer
-from training.run_folder import save_checkpoint
 
 NUM_SAMPLES, NUM_TOKENS, PROMPT = 5, 500, "\n"
 TEXT = "".join(map(chr, range(32, 96))) + "\n"  # 65 characters
@@ -35,7 +35,8 @@ def their_folder(checkout, folder, sizes):
     model = theirs.GPT(theirs.GPTConfig(**sizes))
     for part in ("out", "data/bench"):
         (folder / part).mkdir()
-    torch.save({"model": model.state_dict(), "model_args": sizes, "config": {"dataset": "bench"}}, folder / "out/ckpt.pt")
+    torch.save({"model": model.state_dict(), "model_args": sizes, "config": {"dataset": "bench"}},
+               folder / "out/ckpt.pt")
     chars = sorted(set(TEXT))
     with open(folder / "data/bench/meta.pkl", "wb") as file:
         pickle.dump({"vocab_size": len(TEXT), "stoi": {c: i for i, c in enumerate(chars)},
@@ -51,14 +52,16 @@ def our_folder(folder, sizes, arch):
         for p in model.parameters():  # the head starts at zero; draws should be of something
             p.add_(torch.randn_like(p) * 0.02)
     meta = CharTokenizer.from_text(TEXT).to_meta()
-    save_checkpoint(folder, {"model": model.state_dict(), "model_args": asdict(model.config), "args": {"training_mode": "single"},
-                             "metas": {"bench": meta}, "iter_num": 0}, is_best=False)
+    torch.save({"model": model.state_dict(), "model_args": asdict(model.config),
+                "args": {"training_mode": "single"}, "metas": {"bench": meta}, "iter_num": 0},
+               folder / "ckpt.pt")
     return model.eval()
 
 
 def main():
     p = parser(__doc__)
-    p.add_argument("--arch", choices=["modern", "gpt2"], default="modern", help="our block; gpt2 is nanoGPT's own")
+    p.add_argument("--arch", choices=["modern", "gpt2"], default="modern",
+                   help="our block; gpt2 is nanoGPT's own")
     p.add_argument("--size", choices=SIZES, default="small")
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
@@ -76,17 +79,18 @@ def main():
             ours.generate(start.repeat(NUM_SAMPLES, 1), NUM_TOKENS, temperature=0.8, top_k=200)
 
         def command(cwd, *flags):
-            return lambda: subprocess.run([sys.executable, "sample.py", *flags, f"--num_samples={NUM_SAMPLES}",
-                                           f"--max_new_tokens={NUM_TOKENS}", "--device=cpu"], cwd=cwd, env=STARTED_WITH,
-                                          check=True, stdout=subprocess.DEVNULL)
+            argv = [sys.executable, "sample.py", *flags, f"--num_samples={NUM_SAMPLES}",
+                    f"--max_new_tokens={NUM_TOKENS}", "--device=cpu"]
+            return lambda: subprocess.run(argv, cwd=cwd, env=STARTED_WITH, check=True,
+                                          stdout=subprocess.DEVNULL)
 
         for what, a, b in (("sampling alone", their_sampling, our_sampling),
                            ("the command", command(folder / "nanogpt", "--out_dir=out"),
                             command(ROOT, f"--out_dir={folder}/run"))):
             a, b, ratio = paired(a, b, args.rounds)
             tokens = NUM_SAMPLES * NUM_TOKENS
-            print(f"{what}: nanoGPT {tokens / a:,.0f} tokens/s ({a:.2f} s), ours {tokens / b:,.0f} ({b:.2f} s), "
-                  f"{ratio:.1f} times", flush=True)
+            print(f"{what}: nanoGPT {tokens / a:,.0f} tokens/s ({a:.2f} s), ours {tokens / b:,.0f} "
+                  f"({b:.2f} s), {ratio:.1f} times", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """
-A training step on nanoGPT's own block, side by side with nanoGPT: same sizes, same batch, same precision, AdamW on both
-sides. Tokens a second as a ratio, eager and compiled; on a GPU also the share of its peak (MFU) and the peak of memory.
+A training step of nanoGPT's own architecture against nanoGPT, eager and compiled.
 
-    python benchmarks/step.py --nanogpt ../nanoGPT                              # CPU, float32, the size of its CPU command
+    python benchmarks/step.py --nanogpt ../nanoGPT                        # CPU, float32, small
     python benchmarks/step.py --nanogpt ../nanoGPT --size 124m --device cuda --dtype bfloat16
-    python benchmarks/step.py --nanogpt ../nanoGPT --size 124m --memory         # peak memory of one step each, on the CPU
+    python benchmarks/step.py --nanogpt ../nanoGPT --size 124m --memory   # peak memory, on the CPU
+
+Both sides have the same sizes, batch, precision and AdamW. "small" is the size of the CPU command
+in nanoGPT's README. It prints tokens per second, their ratio, and the operations per second of
+ours.
 """
-import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,7 +18,6 @@ from rival import ROOT, module_of, paired, parser
 
 from model import GPT, GPTConfig
 from optim import configure_optimizer
-from training.run_folder import estimate_mfu
 
 SIZES = {  # layers, heads, channels, block_size, batch_size, vocab_size
     "small": (4, 4, 128, 64, 12, 65),
@@ -28,19 +29,22 @@ SIZES = {  # layers, heads, channels, block_size, batch_size, vocab_size
 def step_of(side, nanogpt, size, device, dtype, compiled):
     """A function that does one training step."""
     n_layer, n_head, n_embd, block_size, batch_size, vocab_size = SIZES[size]
-    sizes = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0, bias=False)
+    sizes = dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, dropout=0.0,
+                 bias=False)
     torch.manual_seed(0)
     if side == "ours":
-        model = GPT(GPTConfig(arch="gpt2", n_kv_head=n_head, vocab_size=vocab_size, **sizes)).to(device)
+        model = GPT(GPTConfig(arch="gpt2", n_kv_head=n_head, vocab_size=vocab_size,
+                              **sizes)).to(device)
         optimizer = configure_optimizer(model, SimpleNamespace(
             optimizer="adamw", learning_rate=1e-3, beta2=0.99, weight_decay=0.1, dtype=dtype))
     else:
         theirs = module_of(nanogpt / "model.py")
-        rows = vocab_size if vocab_size < 1000 else 50304  # what its train.py takes for GPT-2's vocabulary
+        # what its train.py takes for GPT-2's vocabulary
+        rows = vocab_size if vocab_size < 1000 else 50304
         model = theirs.GPT(theirs.GPTConfig(vocab_size=rows, **sizes)).to(device)
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), device)
     model = torch.compile(model) if compiled else model
-    autocast = contextlib.nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
     x, y = torch.randint(vocab_size, (2, batch_size, block_size), device=device)
 
     def step():
@@ -57,13 +61,15 @@ def step_of(side, nanogpt, size, device, dtype, compiled):
 
 
 def peak_memory(side, args):
-    """Megabytes that a process of its own needs at most for two steps, the second with the optimizer's state."""
+    """The most megabytes of a process that does two steps, the second with optimizer state."""
     code = (f"import sys; sys.path[:0] = ['{ROOT}/benchmarks', '{ROOT}']\n"
             f"import resource, pathlib, step\n"
-            f"run, _ = step.step_of('{side}', pathlib.Path('{args.nanogpt}'), '{args.size}', 'cpu', '{args.dtype}', False)\n"
+            f"run, _ = step.step_of('{side}', pathlib.Path('{args.nanogpt}'), '{args.size}', "
+            f"'cpu', '{args.dtype}', False)\n"
             f"for _ in range(2): run()\n"
             f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)")
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE,
+                          text=True)
     return float(done.stdout.splitlines()[-1])
 
 
@@ -77,16 +83,19 @@ def main():
     args = p.parse_args()
     if args.memory:
         theirs, ours = (peak_memory(side, args) for side in ("nanogpt", "ours"))
-        print(f"{args.size}, {args.dtype}: nanoGPT {theirs:,.0f} MB, ours {ours:,.0f} MB, {ours / theirs:.2f} of it")
+        print(f"{args.size}, {args.dtype}: nanoGPT {theirs:,.0f} MB, ours {ours:,.0f} MB, "
+              f"{ours / theirs:.2f} of it")
         return
     tokens = SIZES[args.size][3] * SIZES[args.size][4]
     for compiled in (False, True):
-        (theirs, _), (ours, model) = (step_of(side, args.nanogpt, args.size, args.device, args.dtype, compiled)
+        (theirs, _), (ours, model) = (step_of(side, args.nanogpt, args.size, args.device,
+                                              args.dtype, compiled)
                                       for side in ("nanogpt", "ours"))
         a, b, ratio = paired(theirs, ours, args.rounds)
-        mfu = estimate_mfu(model, tokens / b, torch.device(args.device))
-        print(f"{args.size}, {args.dtype}, {'compiled' if compiled else 'eager'}: nanoGPT {tokens / a:,.0f} tokens/s, ours "
-              f"{tokens / b:,.0f}, {ratio:.2f} times{f', MFU {mfu:.1%}' if mfu else ''}", flush=True)
+        operations = model.flops_per_token() * tokens / b / 1e12
+        print(f"{args.size}, {args.dtype}, {'compiled' if compiled else 'eager'}: nanoGPT "
+              f"{tokens / a:,.0f} tokens/s, ours {tokens / b:,.0f}, {ratio:.2f} times, "
+              f"{operations:.3g} TFLOPS", flush=True)
 
 
 if __name__ == "__main__":

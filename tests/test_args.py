@@ -1,8 +1,11 @@
-"""The flags of train.py (train_args.py): the frozen list, every flag read somewhere, all bad values in one message.
+"""The flags of train.py (train_args.py): their list and defaults, that each is read by the training
+code, what values they take, and that all bad values are named in one message.
 
 Run: python -m pytest tests/test_args.py
 """
+import ast
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -16,31 +19,42 @@ from pipeline.errors import UserError
 from train_args import parse_args
 
 FLAGS = {  # every flag and its default; a new one, or another default, is changed here on purpose
-    "training_mode": "single", "dataset": "shakespeare_char", "dataset_list": None, "dataset_sampling_probs": None,
-    "dataset_sampling_alpha": None, "dataset_sampling_probs_final": None, "dataset_sampling_probs_transition_method": None,
-    "dataset_sampling_probs_transition_iters": None, "max_epochs_per_dataset": None, "multidataset_wte": False,
-    "multicontext_datasets": None, "multicontext_loss_weights": None, "sampling_method": "random", "batch_size": 64, "block_size": 64,
-    "first_block_size": None, "gradient_accumulation_steps": 1,
+    "training_mode": "single", "dataset": "shakespeare_char", "dataset_list": None,
+    "dataset_sampling_probs": None, "dataset_sampling_alpha": None,
+    "dataset_sampling_probs_final": None, "dataset_sampling_probs_transition_method": None,
+    "dataset_sampling_probs_transition_iters": None, "max_epochs_per_dataset": None,
+    "multidataset_wte": False, "multicontext_datasets": None, "multicontext_loss_weights": None,
+    "sampling_method": "random", "batch_size": 64, "block_size": 64, "first_block_size": None,
+    "gradient_accumulation_steps": 1,
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
     "dropout": 0.0, "bias": False,
-    "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05, "muon_momentum": 0.9,
-    "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0, "lr_schedule": "linear",
-    "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
-    "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "plan": False, "log_interval": 10, "max_sample_tokens": 300,
-    "sample_every_eval": False, "tensorboard": False, "wandb": False,
-    "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto", "dtype": "auto",
-    "num_threads": None, "compile": "auto",
+    "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05,
+    "muon_momentum": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0,
+    "lr_schedule": "linear", "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
+    "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "plan": False,
+    "log_interval": 10, "max_sample_tokens": 300, "sample_every_eval": False,
+    "tensorboard": False, "wandb": False,
+    "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto",
+    "dtype": "auto", "num_threads": None, "compile": "auto",
 }
-DEPENDENT = ("n_kv_head", "bias", "multidataset_wte", "learning_rate", "muon_learning_rate", "muon_momentum")  # on others
+DEPENDENT = ("n_kv_head", "bias", "multidataset_wte", "learning_rate", "muon_learning_rate",
+             "muon_momentum")  # their defaults depend on other flags
 
 
 def refused(*argv):
-    """The message of parse_args, less its last sentence."""
+    """What parse_args objects to, one string for each thing."""
     with pytest.raises(UserError) as error:
         parse_args(argv)
     message, hint = str(error.value).rsplit(". ", 1)
-    assert hint == "See python train.py --help"
-    return message
+    assert "python train.py --help" in hint and "\n" not in message
+    return message.split("; ")
+
+
+def assert_facts(told, *facts):
+    """One string for each tuple of words, which it must hold."""
+    assert len(told) == len(facts), told
+    for one, words in zip(told, facts):
+        assert all(word in one for word in words), (one, words)
 
 
 # ---- the list
@@ -50,21 +64,34 @@ def test_the_flags_and_their_defaults_are_the_frozen_ones():
     assert vars(parse_args([])) == FLAGS
 
 
-def test_the_contract_flags_have_their_contract_defaults():
-    args = parse_args([])
-    assert (args.dataset, args.batch_size, args.sampling_method) == ("shakespeare_char", 64, "random")
-    for method in ("random", "sequential", "without_replacement"):
-        assert parse_args([f"--sampling_method={method}"]).sampling_method == method
+@functools.cache
+def read_in(source):
+    """The attributes that code reads of `args` and, with a dot before them, those of `config`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = getattr(node.value, "id", getattr(node.value, "attr", None))
+            names |= {node.attr} if owner == "args" else set()
+            names |= {f".{node.attr}"} if owner == "config" else set()
+    return names
 
 
-def test_every_flag_is_read_somewhere():
-    """A flag that is accepted and does nothing is a defect. Reads are args.<flag>, and the sizes of GPTConfig."""
-    code = "\n".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("pipeline/**/*.py"), *ROOT.glob("training/*.py")]
-                     if path.name not in ("train_args.py", "sample.py"))  # sample.py has flags of its own
-    read = set(re.findall(r"\bargs\.(\w+)\b(?!\s*=[^=])", code))
-    assert "getattr(args, field.name) for field in fields(GPTConfig)" in code
-    read |= {field.name for field in dataclasses.fields(GPTConfig)}
-    assert set(FLAGS) - read == set()
+def flags_read(sources):
+    """The flags that the training code reads; model flags reach it as fields of GPTConfig."""
+    names = set().union(*map(read_in, sources))
+    fields = {field.name for field in dataclasses.fields(GPTConfig)}
+    return {flag for flag in FLAGS if flag in names or flag in fields and f".{flag}" in names}
+
+
+def test_every_flag_is_read_by_the_training_code_and_this_test_would_notice_if_not():
+    """A flag that is accepted and has no effect is a defect. samples.py has other args."""
+    paths = [*(ROOT / name for name in ("train.py", "optim.py", "model.py")),
+             *ROOT.glob("training/*.py"), *ROOT.glob("pipeline/read/*.py")]
+    sources = [path.read_text() for path in paths if path.name != "samples.py"]
+    assert flags_read(sources) == set(FLAGS)
+    for flag in FLAGS:
+        without = [re.sub(rf"\b(args|config)\.{flag}\b", "_", source) for source in sources]
+        assert set(FLAGS) - flags_read(without) == {flag}
 
 
 def test_every_flag_has_its_help_and_the_help_its_defaults_in_80_columns(capsys, monkeypatch):
@@ -105,105 +132,119 @@ def test_compile_takes_what_nanogpt_users_type(argv, compile):
 
 
 @pytest.mark.parametrize("argv, bias", [
-    (["--bias"], True), (["--bias=true"], True), (["--bias=True"], True), (["--bias", "true"], True),
+    (["--bias"], True), (["--bias=true"], True), (["--bias=True"], True),
+    (["--bias", "true"], True),
     (["--bias=false"], False), (["--bias=False"], False), (["--bias", "false"], False), ([], False),
     (["--bias", "--n_layer=2"], True)])
 def test_a_switch_is_a_switch_and_takes_true_and_false(argv, bias):
     assert parse_args(["--arch=gpt2", *argv]).bias is bias
 
 
+@pytest.mark.parametrize("argv", [["--dataset_list", "a", "b"], ["--dataset_list=a,b"],
+                                  ["--dataset_list=a", "b"], ["--dataset_list", "a b"]])
+def test_a_flag_of_several_values_takes_them_however_they_are_separated(argv):
+    assert parse_args(["--training_mode=multidataset", *argv]).dataset_list == ["a", "b"]
+
+
 def test_values_have_the_types_of_their_flags():
-    args = parse_args(["--batch_size=12", "--learning_rate=1", "--dropout=0", "--min_lr_share=1", "--grad_clip=0",
-                       "--seed=0", "--lr_decay_iters=7", "--dataset=/a/b", "--warmup_iters=3"])
-    assert vars(args) == {**vars(parse_args([])), "batch_size": 12, "learning_rate": 1.0, "min_lr_share": 1.0,
-                          "grad_clip": 0.0, "seed": 0, "lr_decay_iters": 7, "dataset": "/a/b", "warmup_iters": 3}
+    args = parse_args(["--batch_size=12", "--learning_rate=1", "--dropout=0", "--min_lr_share=1",
+                       "--grad_clip=0", "--seed=0", "--lr_decay_iters=7", "--dataset=/a/b",
+                       "--warmup_iters=3"])
+    assert vars(args) == {**FLAGS, "batch_size": 12, "learning_rate": 1.0, "min_lr_share": 1.0,
+                          "grad_clip": 0.0, "seed": 0, "lr_decay_iters": 7, "dataset": "/a/b",
+                          "warmup_iters": 3}
     assert type(args.learning_rate) is float and type(args.batch_size) is int
 
 
 def test_all_bad_values_are_in_one_message():
-    assert refused("--batch_size=0", "--learning_rate=nan", "--sampling_method=fast", "--dropout=1", "--bias=maybe",
-                   "--max_iters=1e3", "--n_lyer=3", "--warmup_iters=-1") == "; ".join([
-        "--batch_size 0: must be a whole number above 0",
-        "--learning_rate nan: must be a number above 0",
-        "--sampling_method fast: must be one of random, sequential, without_replacement",
-        "--dropout 1: must be a number from 0 up to, but not, 1",
-        "--bias maybe: must be true or false",
-        "--max_iters 1e3: must be a whole number above 0",
-        "--warmup_iters -1: must be a whole number, 0 or more",
-        "--n_lyer=3 is no flag of train.py (did you mean --n_layer?)"])
+    told = refused("--batch_size=0", "--learning_rate=nan", "--sampling_method=fast", "--dropout=1",
+                   "--bias=maybe", "--max_iters=1e3", "--n_lyer=3", "--warmup_iters=-1")
+    assert_facts(told, ("--batch_size 0", "above 0"), ("--learning_rate nan", "above 0"),
+                 ("--sampling_method fast", "random, sequential, without_replacement"),
+                 ("--dropout 1", "below 1"), ("--bias maybe", "true or false"),
+                 ("--max_iters 1e3", "whole number"), ("--warmup_iters -1", "0 or more"),
+                 ("--n_lyer", "--n_layer"))
 
 
 def test_flags_that_contradict_each_other_are_named_together():
-    assert refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true", "--muon_momentum=0.5",
-                   "--optimizer=adamw") == "; ".join([
-        "--n_embd 100 is no even multiple of --n_head 3 (102 is)", "--n_kv_head 2 is no divisor of --n_head 3",
-        "--bias goes with --arch gpt2 only", "--muon_momentum goes with --optimizer muon only"])
-    assert refused("--overwrite", "--init_from=resume") == "--overwrite and --init_from resume contradict each other"
+    told = refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true",
+                   "--muon_momentum=0.5", "--optimizer=adamw")
+    assert_facts(told, ("--n_embd 100", "--n_head 3", "even", "102"),
+                 ("--n_kv_head 2", "--n_head 3"), ("--bias", "--arch gpt2"),
+                 ("--muon_momentum", "--optimizer muon"))
+    assert_facts(refused("--overwrite", "--init_from=resume"),
+                 ("--overwrite", "--init_from resume"))
 
 
 @pytest.mark.parametrize("first", [3, 24, 128])
 def test_windows_can_only_grow_by_doubling(first):
-    assert refused("--block_size=64", f"--first_block_size={first}") == (
-        f"--block_size 64 is not --first_block_size {first} doubled some times (32, 16, 8, 4, 2, 1 would do)")
+    told = refused("--block_size=64", f"--first_block_size={first}")
+    assert_facts(told, ("--block_size 64", "--first_block_size", f"{first}", "32, 16, 8, 4, 2, 1"))
 
 
 def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
-    assert refused("--n_embd=12", "--n_head=4") == "--n_embd 12 is no even multiple of --n_head 4 (16 is)"
+    assert_facts(refused("--n_embd=12", "--n_head=4"), ("--n_embd 12", "--n_head 4", "even", "16"))
     assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
-    assert refused("--n_embd=13", "--n_head=4", "--arch=gpt2") == "--n_embd 13 is no multiple of --n_head 4 (16 is)"
+    told = refused("--n_embd=13", "--n_head=4", "--arch=gpt2")
+    assert_facts(told, ("--n_embd 13", "--n_head 4", "16"))
+    assert "even" not in told[0]
 
 
 def test_a_contradiction_is_in_the_message_beside_a_bad_value():
-    message = refused("--batch_size=0", "--n_embd=100", "--n_head=3")
-    assert "--batch_size 0: must be" in message and "--n_embd 100 is no even multiple of --n_head 3" in message
+    assert_facts(refused("--batch_size=0", "--n_embd=100", "--n_head=3"), ("--batch_size 0",),
+                 ("--n_embd 100", "--n_head 3"))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0", "-1", "x", ""])
-def test_numbers_that_are_none_are_refused(value):
-    assert refused(f"--learning_rate={value}") == f"--learning_rate {value}: must be a number above 0"
+def test_a_value_that_is_not_a_number_above_0_is_refused(value):
+    assert_facts(refused(f"--learning_rate={value}"), (f"--learning_rate {value}", "above 0"))
 
 
-@pytest.mark.parametrize("word, message", [
-    ("--max_iter=5", "--max_iter=5 is no flag of train.py (did you mean --max_iters?)"),
-    ("--eval-interval=5", "--eval-interval=5 is no flag of train.py (did you mean --eval_interval?)"),
-    ("--batch=4", "--batch=4 is no flag of train.py (did you mean --batch_size?)"),
-    ("--zzzzzzzz", "--zzzzzzzz is no flag of train.py"),
-    ("config/train.py", "config/train.py is no flag of train.py"),
-    ("batch_size=4", "batch_size=4 is no flag of train.py (did you mean --batch_size?)")])
-def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, message):
-    assert refused(word) == message
+@pytest.mark.parametrize("word, meant", [
+    ("--max_iter=5", "--max_iters"), ("--eval-interval=5", "--eval_interval"),
+    ("shakespeare_char", "--dataset=shakespeare_char"),
+    ("--batch=4", "--batch_size"), ("--zzzzzzzz", None), ("config/train.py", None),
+    ("batch_size=4", "--batch_size")])
+def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, meant):
+    told = refused(word)
+    assert_facts(told, (word, "train.py", meant or ""))
+    assert ("?" in told[0]) == (meant is not None)
 
 
 @pytest.mark.parametrize("argv", [["--max_iters"], ["--batch_size", "--n_layer=2"]])
 def test_a_flag_without_its_value_is_a_one_line_error(capsys, argv):
     line = one_line_error(capsys, train.main, argv)
-    assert argv[0] in line and "See python train.py --help" in line
+    assert argv[0] in line and "python train.py --help" in line
 
 
 def test_the_command_line_prints_one_line_and_exits_with_2():
     run = python("train.py", "--batch_size=0", "--n_layer=x")
     assert run.returncode == 2 and run.stdout == ""
-    assert only_line(run.stderr) == ("error: --batch_size 0: must be a whole number above 0; --n_layer x: must be a "
-                                     "whole number above 0. See python train.py --help")
+    line = only_line(run.stderr)
+    assert all(word in line for word in ("--batch_size 0", "--n_layer x", "python train.py --help"))
 
 
 # ---- resuming
 
 
-SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n_kv_head": 6, "arch": "gpt2",
-         "bias": True, "optimizer": "adamw", "learning_rate": 1e-2, "muon_learning_rate": None, "muon_momentum": None,
-         "out_dir": "out/x"}
-OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "gradient_accumulation_steps": 3,
-         "block_size": 9, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30, "bias": False, "arch": "modern",
-         "n_kv_head": 1, "optimizer": "muon", "first_block_size": 3, "n_hidden": 7,
-         "training_mode": "multidataset", "dataset_list": "a b", "dataset_sampling_probs": "1.0 2.0",
-         "dataset_sampling_probs_final": "1.0 2.0", "dataset_sampling_probs_transition_method": "cosine",
-         "dataset_sampling_probs_transition_iters": 7, "dataset_sampling_alpha": 0.5, "multidataset_wte": True,
-         "multicontext_datasets": "a b", "multicontext_loss_weights": "1.0 2.0"}
+SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n_kv_head": 6,
+         "arch": "gpt2", "bias": True, "optimizer": "adamw", "learning_rate": 1e-2,
+         "muon_learning_rate": None, "muon_momentum": None, "out_dir": "out/x"}
+OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "block_size": 9,
+         "gradient_accumulation_steps": 3, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30,
+         "bias": False, "arch": "modern", "n_kv_head": 1, "optimizer": "muon",
+         "first_block_size": 3, "n_hidden": 7, "training_mode": "multidataset",
+         "dataset_list": "a b", "dataset_sampling_probs": "1.0 2.0",
+         "dataset_sampling_probs_final": "1.0 2.0",
+         "dataset_sampling_probs_transition_method": "cosine",
+         "dataset_sampling_probs_transition_iters": 7, "dataset_sampling_alpha": 0.5,
+         "multidataset_wte": True, "multicontext_datasets": "a b",
+         "multicontext_loss_weights": "1.0 2.0"}
 
 
 def test_resume_keeps_the_saved_arguments_but_for_the_flags_given_now():
-    args = parse_args(["--init_from=resume", "--max_iters=9000", "--eval_interval=7", "--out_dir=moved/here"], saved=SAVED)
+    args = parse_args(["--init_from=resume", "--max_iters=9000", "--eval_interval=7",
+                       "--out_dir=moved/here"], saved=SAVED)
     assert vars(args) == {**SAVED, "init_from": "resume", "max_iters": 9000, "eval_interval": 7,
                           "out_dir": "moved/here"}
 
@@ -212,29 +253,28 @@ def test_resume_keeps_the_saved_arguments_but_for_the_flags_given_now():
 def test_resume_refuses_another_order_or_another_model(flag):
     with pytest.raises(UserError) as error:
         parse_args(["--init_from=resume", f"--{flag}={OTHER[flag]}"], saved=SAVED)
-    assert str(error.value) == (
-        f"the run in {SAVED['out_dir']} keeps its data order and its model, so these cannot change: --{flag} "
-        f"{OTHER[flag]} (it is {SAVED[flag]}). Leave them out, name another run by --out_dir, or start a new one")
+    for fact in (f"--{flag} {OTHER[flag]} ", f"{SAVED[flag]})", SAVED["out_dir"], "--out_dir"):
+        assert fact in str(error.value)
 
 
 def test_resume_names_all_the_flags_that_it_refuses():
     assert set(OTHER) == set(train_args.FROZEN)
-    with pytest.raises(UserError, match=r"--batch_size 5 \(it is 4\), --seed 8 \(it is 1337\)\. Leave"):
+    with pytest.raises(UserError, match=r"--batch_size 5 \(.* 4\), --seed 8 \(.* 1337\)"):
         parse_args(["--seed=8", "--batch_size=5"], saved=SAVED)
 
 
-@pytest.mark.parametrize("flag", ["--n_head=6", "--bias=true", "--bias", "--n_embd=60", "--batch_size=4"])
+@pytest.mark.parametrize("flag", ["--n_head=6", "--bias=true", "--bias", "--n_embd=60",
+                                  "--batch_size=4"])
 def test_resume_takes_a_frozen_flag_that_says_what_is_so_already(flag):
-    """Each of these fits the run that is resumed; that it may not fit the defaults of a new run is no matter."""
+    """Each of these fits the run that is resumed, and need not fit the defaults of a new run."""
     argv = ["--init_from=resume", flag]
     parse_args(argv)
     assert vars(parse_args(argv, saved=SAVED)) == {**SAVED, "init_from": "resume"}
 
 
-def test_resume_refuses_a_flag_that_the_run_has_no_use_for():
-    """It would be accepted and do nothing."""
-    with pytest.raises(UserError, match="--muon_momentum goes with --optimizer muon only"):
-        parse_args(["--init_from=resume", "--muon_momentum=0.5"], saved=SAVED)  # SAVED is a run of adamw
+def test_resume_refuses_a_flag_that_has_no_effect_in_the_run():
+    with pytest.raises(UserError, match="--muon_momentum .*--optimizer muon"):
+        parse_args(["--init_from=resume", "--muon_momentum=0.5"], saved=SAVED)  # a run of adamw
 
 
 def test_a_run_that_had_replaced_another_can_be_resumed():
@@ -242,17 +282,20 @@ def test_a_run_that_had_replaced_another_can_be_resumed():
     assert parse_args(["--init_from=resume"], saved=saved).init_from == "resume"
 
 
-@pytest.mark.parametrize("typed, dataset", [("mine", "mine"), ("data/mine", "mine"), ("./data/mine/", "mine"), ("../x", "/x")])
+@pytest.mark.parametrize("typed, dataset", [
+    ("mine", "mine"), ("data/mine", "mine"), ("./data/mine/", "mine"), ("../x", "/x")])
 def test_a_dataset_is_a_name_or_an_absolute_path_however_it_is_typed(typed, dataset, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert parse_args([f"--dataset={typed}"]).dataset == dataset.replace("/x", str(ROOT.parent / "x"))
+    dataset = dataset.replace("/x", str(ROOT.parent / "x"))
+    assert parse_args([f"--dataset={typed}"]).dataset == dataset
 
 
 @pytest.mark.parametrize("typed", ["", ".", "template"])
-def test_what_is_no_dataset_is_refused(typed):
-    assert refused(f"--dataset={typed}") == f"--dataset {typed}: must be a folder of data/, or a path with a slash in it"
+def test_a_name_that_cannot_be_a_dataset_is_refused(typed):
+    assert_facts(refused(f"--dataset={typed}"), (f"--dataset {typed}:", "data/", "slash"))
 
 
 def test_a_checkpoint_from_before_a_flag_was_made_takes_the_default():
     older = {k: v for k, v in SAVED.items() if k != "log_interval"}
-    assert parse_args(["--init_from=resume"], saved=older).log_interval == parse_args([]).log_interval
+    args = parse_args(["--init_from=resume"], saved=older)
+    assert args.log_interval == FLAGS["log_interval"]

@@ -1,4 +1,4 @@
-"""The model (model.py): fresh loss, causality, padding rows, and generate() against plain forward passes.
+"""The model (model.py): fresh loss, causality, padding rows, generate() against forward passes.
 
 Run: python -m pytest tests/test_model.py
 The reference of generate() is a dozen lines below: no cache, every token from a whole forward pass.
@@ -10,11 +10,11 @@ import torch
 from helpers import one_thread  # noqa: F401
 from torch.nn import functional as F
 
-from model import GPT, GPTConfig, NormOnCPU, draw
+from model import GPT, GPTConfig, NormOnCPU, sample_token
 
 SIZES = dict(block_size=16, vocab_size=65, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
-KINDS = {"modern": dict(arch="modern"), "grouped": dict(arch="modern", n_kv_head=1), "gpt2": dict(arch="gpt2"),
-         "gpt2-bias": dict(arch="gpt2", bias=True)}
+KINDS = {"modern": dict(arch="modern"), "grouped": dict(arch="modern", n_kv_head=1),
+         "gpt2": dict(arch="gpt2"), "gpt2-bias": dict(arch="gpt2", bias=True)}
 
 
 @pytest.fixture(params=KINDS)
@@ -23,7 +23,7 @@ def kind(request):
 
 
 def make_model(seed=0, wild=True, **kw):
-    """A small model in eval mode; wild: with weights far from their start, so that its choices are sharp."""
+    """A small model in eval mode. wild: its weights are far from their start, its choices sharp."""
     torch.manual_seed(seed)
     model = GPT(GPTConfig(**{**SIZES, **kw})).eval()
     if wild:
@@ -39,13 +39,14 @@ def some_ids(batch=2, length=16, vocab_size=65, seed=1):
 
 @torch.no_grad()
 def generate_slowly(model, idx, max_new_tokens, choose):
-    """generate() without a cache: a whole forward pass a token. A full context keeps its last half."""
+    """generate() without a cache: a forward pass a token. A full context keeps its last half."""
     T = model.config.block_size
     context = idx[:, -T:]
     for _ in range(max_new_tokens):
         if context.size(1) > T:
             context = idx[:, -max(1, T // 2):]
-        logits = model(context, targets=context)[0][:, -1]  # the logits of every position, of which the last
+        # the logits of every position, of which the last
+        logits = model(context, targets=context)[0][:, -1]
         new = choose(logits)
         idx, context = torch.cat((idx, new), 1), torch.cat((context, new), 1)
     return idx
@@ -62,7 +63,8 @@ def test_the_norm_of_the_cpu_is_the_norm_of_torch_and_so_is_its_gradient(dtype):
     for y in (NormOnCPU.apply(x, weight, 1e-6), F.rms_norm(x.float(), (32,), weight, 1e-6)):
         gradients.append((y.float(), *torch.autograd.grad(y, (x, weight), grad.to(y.dtype))))
     for ours, reference in zip(*gradients):
-        assert torch.allclose(ours.float(), reference.float(), atol=1e-5 if dtype == torch.float32 else 1e-1)
+        assert torch.allclose(ours.float(), reference.float(),
+                              atol=1e-5 if dtype == torch.float32 else 1e-1)
 
 
 # ---- forward
@@ -141,7 +143,8 @@ def test_padding_rows_are_not_in_the_loss_and_get_no_gradient(kind):
     again, loss_again = model(ids, ids)
     assert torch.equal(loss, loss_again) and torch.equal(logits, again)
     loss_again.backward()
-    assert model.lm_head.weight.grad[65:].abs().max() == 0 and model.lm_head.weight.grad[:65].abs().max() > 0
+    size = model.lm_head.weight.grad.abs()
+    assert size[65:].max() == 0 and size[:65].max() > 0
 
 
 def test_padding_rows_are_never_sampled(kind):
@@ -149,13 +152,16 @@ def test_padding_rows_are_never_sampled(kind):
     with torch.no_grad():
         padding_rows(model).fill_(1e3)
     for temperature in (0, 1.0, 1000.0):
-        out = model.generate(some_ids(64, 4), 50, temperature=temperature, generator=torch.Generator().manual_seed(0))
+        out = model.generate(some_ids(64, 4), 50, temperature=temperature,
+                             generator=torch.Generator().manual_seed(0))
         assert out.max() < 65
     assert len(out.unique()) == 65  # near uniform, so each of the others does occur
 
 
 def test_num_params_counts_neither_padding_nor_positions(kind):
-    count = lambda **kw: make_model(wild=False, **{**kind, **kw}).num_params()
+    def count(**kw):
+        return make_model(wild=False, **{**kind, **kw}).num_params()
+
     a_token = count(vocab_size=66) - count(vocab_size=65)  # both are padded to 128 rows
     assert a_token == count(vocab_size=129) - count(vocab_size=128)
     assert a_token in (32, 64)  # n_embd, once more where the head is not tied to the embedding
@@ -172,10 +178,12 @@ def test_greedy_generation_with_the_cache_equals_whole_forward_passes(kind, bloc
     model, ids = make_model(block_size=block_size, **kind), some_ids(2, prompt)
     fast = model.generate(ids, 45, temperature=0)
     assert fast.shape == (2, prompt + 45) and torch.equal(fast[:, :prompt], ids)
-    assert torch.equal(fast, generate_slowly(model, ids, 45, lambda logits: logits.argmax(-1, keepdim=True)))
+    assert torch.equal(fast, generate_slowly(model, ids, 45,
+                                             lambda logits: logits.argmax(-1, keepdim=True)))
 
 
-@pytest.mark.parametrize("temperature, top_k", [(1.0, None), (0.5, None), (2.0, 5), (1.0, 1), (1.0, 500)])
+@pytest.mark.parametrize("temperature, top_k", [(1.0, None), (0.5, None), (2.0, 5), (1.0, 1),
+                                                (1.0, 500)])
 def test_sampling_draws_from_the_distribution_of_whole_forward_passes(kind, temperature, top_k):
     def choose(logits):
         logits = logits / temperature
@@ -187,20 +195,24 @@ def test_sampling_draws_from_the_distribution_of_whole_forward_passes(kind, temp
     model, ids = make_model(**kind), some_ids(3, 4)
     generator = torch.Generator().manual_seed(9)
     slow = generate_slowly(model, ids, 40, choose)
-    fast = model.generate(ids, 40, temperature=temperature, top_k=top_k, generator=torch.Generator().manual_seed(9))
+    fast = model.generate(ids, 40, temperature=temperature, top_k=top_k,
+                          generator=torch.Generator().manual_seed(9))
     assert torch.equal(fast, slow)
 
 
 def test_top_k_draws_only_among_the_k_likeliest(kind):
     model, ids = make_model(**kind), some_ids(1, 6).expand(500, 6)
     likeliest = set(model(ids[:1])[0][0, -1].topk(3).indices.tolist())
-    drawn = model.generate(ids, 1, temperature=50.0, top_k=3, generator=torch.Generator().manual_seed(0))[:, -1]
+    drawn = model.generate(ids, 1, temperature=50.0, top_k=3,
+                           generator=torch.Generator().manual_seed(0))[:, -1]
     assert set(drawn.tolist()) == likeliest
 
 
 def test_equal_seeds_draw_equal_samples_and_global_randomness_is_not_touched(kind):
     model, ids = make_model(**kind), some_ids(2, 3)
-    draw = lambda seed: model.generate(ids, 30, generator=torch.Generator().manual_seed(seed))
+    def draw(seed):
+        return model.generate(ids, 30, generator=torch.Generator().manual_seed(seed))
+
     state = torch.get_rng_state()
     one, same, other = draw(1), draw(1), draw(2)
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -217,7 +229,7 @@ def test_samples_drawn_together_differ_and_greedy_ones_do_not(kind):
 @pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-38])
 def test_temperatures_that_float32_rounds_to_0_take_the_likeliest(temperature):
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(draw(logits, temperature), logits.argmax(-1, keepdim=True))
+    assert torch.equal(sample_token(logits, temperature), logits.argmax(-1, keepdim=True))
 
 
 def test_no_new_tokens_leave_the_prompt_as_it_is(kind):
@@ -231,10 +243,11 @@ def test_generation_works_under_autocast(kind):
         assert model.generate(ids, 40, temperature=0).shape == (2, 45)
 
 
-@pytest.mark.parametrize("top_p, kept", [(0.3, {3}), (0.5, {3}), (0.51, {3, 1}), (0.8, {3, 1}), (0.9, {3, 1, 0}), (1.0, {0, 1, 2, 3})])
+@pytest.mark.parametrize("top_p, kept", [(0.3, {3}), (0.5, {3}), (0.51, {3, 1}), (0.8, {3, 1}),
+                                         (0.9, {3, 1, 0}), (1.0, {0, 1, 2, 3})])
 def test_top_p_keeps_the_fewest_likeliest_tokens_that_have_that_much_probability(top_p, kept):
     logits = torch.tensor([[0.15, 0.3, 0.05, 0.5]]).log().expand(2000, 4)
-    drawn = draw(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
+    drawn = sample_token(logits, top_p=top_p, generator=torch.Generator().manual_seed(0))
     assert set(drawn.flatten().tolist()) == kept and drawn.shape == (2000, 1)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run explains itself: args.json (runs.py), and the pictures of one run and of several (plot_runs.py).
+"""The folder of a run explains itself: args.json, and the pictures that plot_runs.py draws.
 
 Run: python -m pytest tests/test_plot_runs.py            (the pictures need matplotlib)
 """
@@ -14,7 +14,8 @@ from helpers import char_dataset, one_line_error, one_thread, resume, run  # noq
 import plot_runs
 from training.plots import labels_of, plot, plot_or_say_why, read_log
 
-HEADER = "iter,tokens,train_loss,val_loss,batch_loss,learning_rate,tokens_per_s,seconds,train_loss/a,val_loss/a"
+HEADER = ("iter,tokens,train_loss,val_loss,batch_loss,learning_rate,tokens_per_s,seconds,"
+          "train_loss/a,val_loss/a")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,8 @@ def a_run(name, rows, header=HEADER, **args):
     return folder
 
 
-ROWS = ["1,10,,,5.0,.1,100,1,,", "2,20,3.0,3.5,4.0,.1,100,2,2.5,3.0", "3,30,,,3.0,.05,100,3,,", "4,40,2.0,2.5,2.1,0,100,4,1.5,2.0"]
+ROWS = ["1,10,,,5.0,.1,100,1,,", "2,20,3.0,3.5,4.0,.1,100,2,2.5,3.0", "3,30,,,3.0,.05,100,3,,",
+        "4,40,2.0,2.5,2.1,0,100,4,1.5,2.0"]
 
 
 # ---- args.json
@@ -50,8 +52,10 @@ def test_a_run_writes_down_its_arguments_and_what_it_was_started_with_each_time(
     first, second = told["starts"]
     assert first["iter"] == 0 and first["command"].startswith("python train.py --n_layer=2 ")
     assert first["command"].endswith("--max_iters=2 '--out_dir=a b' --seed=7")
-    assert (second["iter"], second["command"]) == (2, "python train.py --init_from=resume '--out_dir=a b' --max_iters=4")
-    assert second["versions"] == {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
+    assert (second["iter"], second["command"]) == (
+        2, "python train.py --init_from=resume '--out_dir=a b' --max_iters=4")
+    assert second["versions"] == {"python": sys.version.split()[0], "torch": torch.__version__,
+                                  "numpy": np.__version__}
     run(f"--dataset={data}", "--max_iters=2", "--out_dir=a b", "--overwrite")
     assert len(json.loads(Path("a b/args.json").read_text())["starts"]) == 1
 
@@ -64,7 +68,8 @@ def test_runs_are_labelled_by_what_differs_in_their_arguments():
             a_run("b", ROWS, seed=1, learning_rate=0.2, muon_learning_rate=None, out_dir="b")]
     assert labels_of(runs) == ["learning_rate=0.1, muon_learning_rate=0.3", "learning_rate=0.2"]
     assert labels_of(runs[:1] * 2) == ["a", "a"]
-    assert labels_of([*runs, a_run("c", ROWS, seed=1, learning_rate=0.2)])[1:] == ["b: learning_rate=0.2", "c: learning_rate=0.2"]
+    same = a_run("c", ROWS, seed=1, learning_rate=0.2)
+    assert labels_of([*runs, same])[1:] == ["b: learning_rate=0.2", "c: learning_rate=0.2"]
     Path("b/args.json").unlink()
     assert labels_of(runs) == ["seed=1, learning_rate=0.1, muon_learning_rate=0.3", "b"]
 
@@ -76,41 +81,48 @@ def test_a_run_still_going_is_read_up_to_its_last_whole_line():
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["nix"], "nix holds no log.csv, so it is no folder of a run. Name one: out/x"),
-    (["empty"], "empty/log.csv is still empty: its first line comes after --log_interval iterations"),
-    ([], "required: out_dirs")])
-def test_what_is_no_run_is_a_one_line_error(capsys, argv, words, axes):
+    (["nix"], ["nix ", "log.csv", "out/x"]), (["empty"], ["empty/log.csv", "--log_interval"]),
+    ([], ["out_dirs", "python plot_runs.py --help"])])
+def test_a_folder_without_a_log_is_a_one_line_error(capsys, argv, words, axes):
     Path("out").mkdir()
     a_run("out/x", ROWS)
     a_run("empty", [])
-    assert words in one_line_error(capsys, plot_runs.main, argv)
+    line = one_line_error(capsys, plot_runs.main, argv)
+    assert all(word in line for word in words)
 
 
-@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";").encode(), lambda text: text.encode("utf-16")])
+@pytest.mark.parametrize("change", [lambda text: text.replace(",", ";").encode(),
+                                    lambda text: text.encode("utf-16")])
 def test_a_log_that_a_spreadsheet_has_saved_is_a_one_line_error(capsys, change, axes):
     log = a_run("x", ["10,640,,,3.5,0.01,900,1,,"]) / "log.csv"
     log.write_bytes(change(log.read_text()))
-    assert one_line_error(capsys, plot_runs.main, ["x"]) == (
-        "error: x/log.csv is no longer as train.py wrote it, with commas and in UTF-8 without a mark. Save it so")
+    line = one_line_error(capsys, plot_runs.main, ["x"])
+    assert all(word in line for word in ("x/log.csv", "commas", "UTF-8"))
 
 
 # ---- pictures
 
 
 def test_the_picture_of_one_run_and_of_several(axes, monkeypatch, capsys):
-    drawn = []
-    plain = axes.plot
-    monkeypatch.setattr(axes, "plot", lambda self, *points, **style: drawn.append((*points, style.get("label")))
-                        or plain(self, *points, **style))
+    drawn, plain = [], axes.plot
+
+    def noting(self, *points, **style):
+        drawn.append((*points, style.get("label")))
+        return plain(self, *points, **style)
+    monkeypatch.setattr(axes, "plot", noting)
     one = a_run("one", ROWS, seed=1)
     plot_runs.main(["one"])
-    assert capsys.readouterr().out == "wrote one/loss.png\n" and Path("one/loss.png").read_bytes()[:4] == b"\x89PNG"
-    assert drawn[::2][:5] == [((20.0, 40.0), (3.0, 2.0), "train"), ((20.0, 40.0), (3.5, 2.5), "val"),
+    assert "one/loss.png" in capsys.readouterr().out
+    assert Path("one/loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert drawn[::2][:5] == [((20.0, 40.0), (3.0, 2.0), "train"),
+                              ((20.0, 40.0), (3.5, 2.5), "val"),
                               ((10.0, 20.0, 30.0, 40.0), (5.0, 4.0, 3.0, 2.1), "batches of train"),
-                              ((20.0, 40.0), (2.5, 1.5), "train a"), ((20.0, 40.0), (3.0, 2.0), "val a")]
+                              ((20.0, 40.0), (2.5, 1.5), "train a"),
+                              ((20.0, 40.0), (3.0, 2.0), "val a")]
     drawn.clear()
     plot([one, a_run("two", [ROWS[0], "2,20,,3.1,4,.1,100,2,,"], seed=2)], "both.png")
-    assert [(line[1], line[2]) for line in drawn[::2] if line[2]] == [((3.5, 2.5), "seed=1"), ((3.1,), "seed=2")]
+    assert [(line[1], line[2]) for line in drawn[::2] if line[2]] == [((3.5, 2.5), "seed=1"),
+                                                                      ((3.1,), "seed=2")]
     assert Path("both.png").stat().st_size > 10_000
 
 
@@ -121,10 +133,11 @@ def test_a_run_of_one_line_can_be_drawn(axes):
 def test_without_matplotlib_the_run_ends_well_and_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     plot_or_say_why(a_run("a", ROWS))
-    assert capsys.readouterr().out == (
-        "note: no loss.png, because a picture of a run needs the package matplotlib. Run: pip install matplotlib\n")
+    out = capsys.readouterr().out
+    assert out.startswith("note: ") and "loss.png" in out and "pip install matplotlib\n" in out
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_fail_the_run(axes, capsys):
     plot_or_say_why(a_run("a", ["1,x"]))
-    assert capsys.readouterr().out.startswith("note: no loss.png, because a/log.csv is still empty")
+    out = capsys.readouterr().out
+    assert out.startswith("note: ") and "loss.png" in out and "a/log.csv" in out

@@ -1,8 +1,8 @@
-"""GPT-2's published weights (pretrained.py): fetched, checked, read as GPT-2 reads them; trained on, sampled from.
+"""GPT-2's published weights: fetched, checked, read as GPT-2 reads them, trained on, sampled from.
 
-Run: python -m pytest tests/test_pretrained.py
-The weights are random ones of tiny sizes under the published names. The reference is GPT-2's forward pass written out below,
-in float64, head by head; in a long test, the one of the package transformers.
+Run: python -m pytest tests/test_published.py
+The weights are random ones of tiny sizes under the published names. The reference is the forward
+pass written out below, in float64, head by head; in a long test, that of transformers.
 """
 import math
 import re
@@ -41,25 +41,29 @@ safetensors = pytest.importorskip("safetensors.torch")
 SIZES = dict(arch="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=16, n_hidden=64, bias=True)
 FILE = Path("out/pretrained/gpt2/model.safetensors")
 REPO = "openai-community/gpt2"
-FLAGS = ["--init_from=gpt2", "--block_size=16", "--batch_size=4", "--eval_iters=1", "--max_sample_tokens=0", "--device=cpu",
-         "--dtype=float32", "--compile=false", "--eval_train=false"]
+FLAGS = ["--init_from=gpt2", "--block_size=16", "--batch_size=4", "--eval_iters=1",
+         "--max_sample_tokens=0", "--device=cpu", "--dtype=float32", "--compile=false",
+         "--eval_train=false"]
 
 
 def shapes():
-    """name -> shape, as the hub's files have them: matrices stored (in, out), causal masks among the weights."""
+    """name -> shape, as in the hub's files, which store matrices as (in, out)."""
     C = SIZES["n_embd"]
-    shapes = {"wte.weight": (50257, C), "wpe.weight": (1024, C), "ln_f.weight": (C,), "ln_f.bias": (C,)}
+    shapes = {"wte.weight": (50257, C), "wpe.weight": (1024, C), "ln_f.weight": (C,),
+              "ln_f.bias": (C,)}
     for i in range(SIZES["n_layer"]):
-        for name, shape in (("ln_1", (C,)), ("attn.c_attn", (C, 3 * C)), ("attn.c_proj", (C, C)), ("ln_2", (C,)),
-                            ("mlp.c_fc", (C, 4 * C)), ("mlp.c_proj", (4 * C, C))):
+        for name, shape in (("ln_1", (C,)), ("attn.c_attn", (C, 3 * C)), ("attn.c_proj", (C, C)),
+                            ("ln_2", (C,)), ("mlp.c_fc", (C, 4 * C)), ("mlp.c_proj", (4 * C, C))):
             shapes |= {f"h.{i}.{name}.weight": shape, f"h.{i}.{name}.bias": shape[-1:]}
     return shapes
 
 
 def make_weights():
     generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes().items()}
-    return weights | {f"h.{i}.attn.bias": torch.ones(1, 1, 1024, 1024).tril() for i in range(SIZES["n_layer"])}
+    weights = {name: torch.randn(shape, generator=generator) * 0.5
+               for name, shape in shapes().items()}
+    return weights | {f"h.{i}.attn.bias": torch.ones(1, 1, 1024, 1024).tril()
+                      for i in range(SIZES["n_layer"])}
 
 
 WEIGHTS = make_weights()
@@ -75,13 +79,13 @@ def reference(weights, ids, n_layer=2, n_head=2):
 
     def norm(x, name):
         x = x - x.mean(-1, keepdim=True)
-        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+        deviation = (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return x / deviation * w[f"{name}.weight"] + w[f"{name}.bias"]
 
     x = w["wte.weight"][ids] + w["wpe.weight"][: len(ids)]
     for h in (f"h.{i}" for i in range(n_layer)):
-        q, k, v = linear(norm(x, f"{h}.ln_1"), f"{h}.attn.c_attn").chunk(3, -1)
-        heads = []
-        for q, k, v in zip(*(part.chunk(n_head, -1) for part in (q, k, v))):
+        qkv, heads = linear(norm(x, f"{h}.ln_1"), f"{h}.attn.c_attn").chunk(3, -1), []
+        for q, k, v in zip(*(part.chunk(n_head, -1) for part in qkv)):
             scores = q @ k.T / math.sqrt(q.size(-1))
             later = torch.ones_like(scores).triu(1).bool()
             heads.append(scores.masked_fill(later, -math.inf).softmax(-1) @ v)
@@ -109,7 +113,8 @@ def there():
 def hub(monkeypatch):
     """The hub, with the weights among other files; each path answers as it should."""
     sources = Sources()
-    sources.repos[REPO] = {"main": {"config.json": b"{}", "model.safetensors": RAW, "onnx/model.onnx": b"x"}}
+    sources.repos[REPO] = {"main": {"config.json": b"{}", "model.safetensors": RAW,
+                                    "onnx/model.onnx": b"x"}}
     sources.small, sources.fault_free = {"config.json"}, True
     for name, value in sources.env().items():
         monkeypatch.setenv(name, value)
@@ -164,12 +169,14 @@ def test_a_shorter_context_is_the_first_positions(there):
 
 def test_the_head_is_the_embedding_and_its_padding_rows_are_zero(there):
     model = published_gpt2("gpt2")
-    assert model.lm_head.weight is model.transformer.wte.weight and model.lm_head.weight.shape == (50304, 16)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert model.lm_head.weight.shape == (50304, 16)
     assert not model.lm_head.weight[50257:].any()
     assert model.num_params() == sum(math.prod(shape) for shape in shapes().values()) - 1024 * 16
 
 
-@pytest.mark.parametrize("name, millions", [("gpt2", 124), ("gpt2-medium", 355), ("gpt2-large", 774), ("gpt2-xl", 1558)])
+@pytest.mark.parametrize("name, millions", [("gpt2", 124), ("gpt2-medium", 355),
+                                            ("gpt2-large", 774), ("gpt2-xl", 1558)])
 def test_the_sizes_are_the_published_ones(name, millions, monkeypatch):
     monkeypatch.undo()  # the tiny sizes
     with torch.device("meta"):
@@ -182,10 +189,12 @@ def test_the_sizes_are_the_published_ones(name, millions, monkeypatch):
 @pytest.mark.parametrize("n_layer, n_head, n_embd", [(2, 2, 16), (3, 5, 60)])
 def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_embd, monkeypatch):
     transformers = pytest.importorskip("transformers")
-    sizes = {**SIZES, "n_layer": n_layer, "n_head": n_head, "n_kv_head": n_head, "n_embd": n_embd, "n_hidden": 4 * n_embd}
+    sizes = {**SIZES, "n_layer": n_layer, "n_head": n_head, "n_kv_head": n_head, "n_embd": n_embd,
+             "n_hidden": 4 * n_embd}
     monkeypatch.setitem(pretrained.GPT2, "gpt2", sizes)
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=n_layer, n_head=n_head, n_embd=n_embd)).eval()
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=n_layer, n_head=n_head,
+                                                                  n_embd=n_embd)).eval()
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.3)
@@ -196,16 +205,18 @@ def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_emb
     assert expected.std() > 1
     assert (all_logits(published_gpt2("gpt2"), ids) - expected).abs().max() < 1e-4
     assert torch.equal(published_gpt2("gpt2").generate(ids[:, :9], 20, temperature=0),
-                       theirs.generate(ids[:, :9], max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None))
+                       theirs.generate(ids[:, :9], max_new_tokens=20, do_sample=False,
+                                       pad_token_id=0, eos_token_id=None))
 
 
 # ---- they come from the hub, once, whole or not at all
 
 
-def test_the_file_is_fetched_once_checked_by_the_hash_of_the_listing_and_needs_no_network_again(hub):
+def test_the_file_is_fetched_once_checked_by_its_hash_and_needs_no_network_again(hub):
     assert pretrained.fetch("gpt2") == FILE and FILE.read_bytes() == RAW
     asked = [path for path, *_ in hub.requests]
-    assert asked[0] == f"/hub/api/models/{REPO}/tree/main?recursive=true" and asked[-1].startswith(f"/cdn/{REPO}!")
+    assert asked[0] == f"/hub/api/models/{REPO}/tree/main?recursive=true"
+    assert asked[-1].startswith(f"/cdn/{REPO}!")
     assert f"/hub/{REPO}/resolve/main/model.safetensors" in asked
     hub.close()
     assert pretrained.fetch("gpt2") == FILE
@@ -215,7 +226,8 @@ def test_the_file_is_fetched_once_checked_by_the_hash_of_the_listing_and_needs_n
 def test_a_faulty_network_is_no_matter(hub, fault, monkeypatch):
     monkeypatch.setattr("pipeline.get.download.time.sleep", lambda seconds: None)
     hub.fault_free = False
-    for path in (f"/hub/api/models/{REPO}/tree/main?recursive=true", f"/cdn/{REPO}!main!model.safetensors"):
+    for path in (f"/hub/api/models/{REPO}/tree/main?recursive=true",
+                 f"/cdn/{REPO}!main!model.safetensors"):
         hub.faults[path] = [fault]
     pretrained.fetch("gpt2")
     assert FILE.read_bytes() == RAW
@@ -226,7 +238,8 @@ def test_a_killed_download_goes_on_where_it_stopped(hub):
     Path(f"{FILE}.part").write_bytes(RAW[:1_000_000])
     pretrained.fetch("gpt2")
     assert FILE.read_bytes() == RAW
-    assert [asked_range for path, asked_range, _ in hub.requests if path.startswith("/cdn/")] == ["bytes=1000000-"]
+    assert [asked_range for path, asked_range, _ in hub.requests
+            if path.startswith("/cdn/")] == ["bytes=1000000-"]
 
 
 def test_a_file_with_another_hash_than_the_listing_says_is_thrown_away(hub):
@@ -241,43 +254,46 @@ def test_a_token_is_sent_to_the_hub_alone(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     hub.private.add(REPO)
     pretrained.fetch("gpt2")
-    assert {(path.split("/")[1], token) for path, _, token in hub.requests} == {("hub", "Bearer hf_good"), ("cdn", None)}
+    sent = {(path.split("/")[1], token) for path, _, token in hub.requests}
+    assert sent == {("hub", "Bearer hf_good"), ("cdn", None)}
 
 
-def test_without_a_network_one_line_says_where_the_file_is_and_where_it_must_lie(hub, monkeypatch, capsys):
+def test_without_a_network_one_line_says_where_the_file_is_and_where_it_must_lie(
+        hub, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.get.download.time.sleep", lambda seconds: None)
     hub.close()
     line = one_line_error(capsys, sample.main, ["--init_from=gpt2", "--device=cpu"])
-    assert line == (f"error: {hub.hub_url}/api/models/{REPO}/tree/main?recursive=true: connection refused. Or get model.safetensors of "
-                    f"https://huggingface.co/{REPO} by other means, and put it into out/pretrained/gpt2/")
+    for fact in (f"{hub.hub_url}/api/models/{REPO}", "model.safetensors",
+                 f"https://huggingface.co/{REPO}", "out/pretrained/gpt2/"):
+        assert fact in line
 
 
 def test_a_listing_without_the_file_is_one_line(hub):
     del hub.repos[REPO]["main"]["model.safetensors"]
-    with pytest.raises(UserError, match="'model.safetensors'.*HF_ENDPOINT"):
+    with pytest.raises(UserError, match=r"model\.safetensors.*HF_ENDPOINT"):
         pretrained.fetch("gpt2")
 
 
 @pytest.mark.parametrize("raw, message", [
-    (b"", "is damaged, or not the file of gpt2"), (RAW[:-1], "is damaged, or not the file of gpt2"),
-    (b"version https://git-lfs", "is damaged, or not the file of gpt2"),
-    (safetensors.save({k: v for k, v in WEIGHTS.items() if k != "h.1.ln_2.bias"}), "is damaged, or not the file of gpt2"),
+    (b"", ""), (RAW[:-1], ""), (b"version https://git-lfs", ""),
+    (safetensors.save({k: v for k, v in WEIGHTS.items() if k != "h.1.ln_2.bias"}), ""),
     (safetensors.save({**WEIGHTS, "h.0.mlp.c_fc.weight": torch.ones(16, 48)}),
-     r"is not the file of gpt2: h\.0\.mlp\.c_fc\.weight has \(48, 16\) weights, expected \(64, 16\)"),
+     r"h\.0\.mlp\.c_fc\.weight .*\(48, 16\) .*\(64, 16\)"),
     (safetensors.save({**WEIGHTS, "wpe.weight": torch.ones(512, 16)}),
-     r"wpe\.weight has \(512, 16\) weights, expected \(1024, 16\)")])
+     r"wpe\.weight .*\(512, 16\) .*\(1024, 16\)")])
 def test_a_file_that_is_not_the_one_is_one_line(raw, message):
     FILE.parent.mkdir(parents=True)
     FILE.write_bytes(raw)
-    with pytest.raises(UserError, match=f"^{FILE} .*{message}.*Delete it and run the same command again$") as error:
+    with pytest.raises(UserError, match=f"^{FILE} .*gpt2.*{message}.*Delete it") as error:
         published_gpt2("gpt2")
     assert "\n" not in str(error.value)
 
 
-def test_without_the_package_safetensors_one_line_says_how_to_get_it_and_nothing_is_fetched(hub, monkeypatch, capsys):
+def test_without_the_package_safetensors_one_line_says_how_to_get_it_and_nothing_is_fetched(
+        hub, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     line = one_line_error(capsys, sample.main, ["--init_from=gpt2", "--device=cpu"])
-    assert line == "error: --init_from gpt2 needs the package safetensors. Run: pip install safetensors"
+    assert "--init_from gpt2" in line and "pip install safetensors" in line
     assert not hub.requests
 
 
@@ -285,9 +301,10 @@ def test_without_the_package_safetensors_one_line_says_how_to_get_it_and_nothing
 
 
 def test_a_run_begins_with_the_published_weights(there, plays):
-    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=2", "--out_dir=x", "--learning_rate=1e-12"])
+    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=2", "--out_dir=x",
+                "--learning_rate=1e-12"])
     checkpoint = load_checkpoint(Path("x/ckpt.pt"))
-    assert {k: checkpoint["model_args"][k] for k in SIZES} == SIZES and checkpoint["model_args"]["block_size"] == 16
+    assert {**SIZES, "block_size": 16}.items() <= checkpoint["model_args"].items()
     model = GPT(GPTConfig(**checkpoint["model_args"]))
     model.load_state_dict(checkpoint["model"])
     ids = some_ids(16)
@@ -295,26 +312,32 @@ def test_a_run_begins_with_the_published_weights(there, plays):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_without_the_published_file(there, plays):
-    more = [f"--dataset={plays}", "--lr_decay_iters=4", "--dropout=0.1", "--learning_rate=1e-3", "--optimizer=muon"]
-    train.main([*FLAGS, *more, "--max_iters=4", "--out_dir=whole"])
-    train.main([*FLAGS, *more, "--max_iters=2", "--out_dir=parts"])
+    more = [f"--dataset={plays}", "--lr_decay_iters=2", "--dropout=0.1", "--learning_rate=1e-3",
+            "--optimizer=muon"]
+    train.main([*FLAGS, *more, "--max_iters=2", "--out_dir=whole"])
+    train.main([*FLAGS, *more, "--max_iters=1", "--out_dir=parts"])
     shutil.rmtree("out")
-    resume("parts", "--max_iters=4")
+    resume("parts", "--max_iters=2")
     assert_same_training("parts", "whole")
 
 
 def test_a_run_lowers_the_loss_with_the_default_rates(there, plays, capsys):
-    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=30", "--eval_interval=10", "--out_dir=x"])
-    losses = [float(loss) for loss in re.findall(r"val loss (\S+) \(best\)", capsys.readouterr().out)]
+    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=12", "--eval_interval=4",
+                "--out_dir=x"])
+    losses = [float(loss) for loss in re.findall(r"val loss (\S+) \(best\)",
+                                                 capsys.readouterr().out)]
     assert len(losses) == 3 and losses == sorted(losses, reverse=True)
 
 
-def test_samples_come_from_the_published_weights_and_from_a_run_that_began_with_them(there, plays, capsys):
-    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=2", "--out_dir=x", "--learning_rate=1e-12"])
+def test_samples_come_from_the_published_weights_and_from_a_run_that_began_with_them(
+        there, plays, capsys):
+    train.main([*FLAGS, f"--dataset={plays}", "--max_iters=2", "--out_dir=x",
+                "--learning_rate=1e-12"])
     spoken = []
     for flags in (["--init_from=gpt2"], ["--out_dir=x"]):
         capsys.readouterr()
-        sample.main([*flags, "--device=cpu", "--start=the quick", "--max_new_tokens=8", "--temperature=0"])
+        sample.main([*flags, "--device=cpu", "--start=the quick", "--max_new_tokens=8",
+                     "--temperature=0"])
         spoken.append(capsys.readouterr().out)
     encoding = TiktokenTokenizer("gpt2")
     ids = encoding.encode("the quick").tolist()
@@ -326,13 +349,14 @@ def test_samples_come_from_the_published_weights_and_from_a_run_that_began_with_
 def test_a_dataset_of_other_tokens_is_refused_and_no_folder_made(there, tmp_path, capsys):
     folder = char_dataset(tmp_path / "fox")
     line = one_line_error(capsys, train.main, [*FLAGS, f"--dataset={folder}"])
-    assert line == ("error: fox has the tokens of another tokenizer (char, 29 ids) than --init_from gpt2 (gpt2, 50,257 ids). "
-                    "Prepare it with that one: python fox/prepare.py --method tiktoken (or --tokenizer gpt2, see --help), or "
-                    "take --dataset=shakespeare")
+    for fact in ("fox", "char", "29 ids", "--init_from gpt2", "50,257",
+                 "python fox/prepare.py --method tiktoken", "--dataset=shakespeare"):
+        assert fact in line
     assert [path.name for path in Path("out").iterdir()] == ["pretrained"]
 
 
-def test_the_tokens_of_gpt2_are_known_by_their_hash_and_in_a_folder_that_states_none(tmp_path, plays):
+def test_the_tokens_of_gpt2_are_known_by_their_hash_and_in_a_folder_that_states_none(
+        tmp_path, plays):
     tokenizer = TiktokenTokenizer("gpt2")
     assert table_hash(tokenizer.to_meta()["itos"]) == pretrained.GPT2_TOKENS
     dataset = open_dataset(plays)
@@ -345,56 +369,63 @@ def test_the_tokens_of_gpt2_are_known_by_their_hash_and_in_a_folder_that_states_
     pretrained.refuse_other_tokens(open_dataset(tmp_path / "bpe"), "gpt2")
 
 
-def test_a_mixture_of_gpt2s_tokens_begins_with_the_published_weights_too(there, plays, tmp_path, capsys):
+def test_a_mixture_of_gpt2s_tokens_begins_with_the_published_weights_too(
+        there, plays, tmp_path, capsys):
     shutil.copytree(plays, tmp_path / "again")
-    train.main([*FLAGS, "--training_mode=multidataset", "--dataset_list", str(plays), "./again", "--max_iters=1", "--out_dir=x",
+    train.main([*FLAGS, "--training_mode=multidataset", "--dataset_list", str(plays), "./again",
+                "--max_iters=1", "--out_dir=x",
                 "--learning_rate=1e-12"])
-    assert torch.allclose(load_checkpoint(Path("x/ckpt.pt"))["model"]["transformer.wpe.weight"], WEIGHTS["wpe.weight"][:16])
+    assert torch.allclose(load_checkpoint(Path("x/ckpt.pt"))["model"]["transformer.wpe.weight"],
+                          WEIGHTS["wpe.weight"][:16])
 
 
 def test_gpt2_with_more_tokens_is_another_tokenizer(tmp_path):
     folder = tmp_path / "more"
     folder.mkdir()
     write_dataset(folder, TEXT, TiktokenTokenizer("gpt2", additional_tokens={"<|user|>": 50257}))
-    with pytest.raises(UserError, match=r"another tokenizer \(gpt2, 50,258 ids\)"):
+    with pytest.raises(UserError, match=r"gpt2, 50,258 ids"):
         pretrained.refuse_other_tokens(open_dataset(folder), "gpt2")
 
 
 def test_sizes_and_rates_are_those_of_the_published_model():
     args = parse_args(["--init_from=gpt2-xl", "--n_layer=48", "--bias", "--dropout=0.1"])
-    assert (args.arch, args.n_layer, args.n_head, args.n_kv_head, args.n_embd, args.n_hidden, args.bias, args.dropout) == (
-        "gpt2", 48, 25, 25, 1600, 6400, True, 0.1)
+    assert (args.arch, args.n_layer, args.n_head, args.n_kv_head, args.n_embd, args.n_hidden,
+            args.bias, args.dropout) == ("gpt2", 48, 25, 25, 1600, 6400, True, 0.1)
     assert (args.optimizer, args.learning_rate, args.muon_learning_rate) == ("adamw", 3e-5, None)
     args = parse_args(["--init_from=gpt2", "--optimizer=muon"])
     assert (args.optimizer, args.learning_rate, args.muon_learning_rate) == ("muon", 3e-5, 1e-3)
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--n_layer=4", "--n_embd=64"], "--n_layer 4 does not fit --init_from gpt2, which has 2; --n_embd 64 does not fit "
-     "--init_from gpt2, which has 16"),
-    (["--arch=modern"], "--arch modern does not fit --init_from gpt2, which has gpt2"),
-    (["--bias=false"], "--bias False does not fit --init_from gpt2, which has True"),
-    (["--block_size=2048"], "--block_size 2048 does not fit --init_from gpt2, which knows 1,024 positions"),
-    (["--training_mode=multicontext", "--multicontext_datasets", "a", "b"], "--init_from gpt2 has one vocabulary: it goes with "
-     "--training_mode single or multidataset, without --multidataset_wte"),
-    (["--muon_momentum=0.9"], "--muon_momentum goes with --optimizer muon only"),
-    (["--init_from=gpt3"], "--init_from gpt3: must be one of scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl")])
+    (["--n_layer=4", "--n_embd=64"], "--n_layer 4 | has 2; --n_embd 64 | has 16"),
+    (["--arch=modern"], "--arch modern | --init_from gpt2"),
+    (["--bias=false"], "--bias False | --init_from gpt2"),
+    (["--block_size=2048"], "--block_size 2048 | --init_from gpt2 | 1,024"),
+    (["--training_mode=multicontext", "--multicontext_datasets", "a", "b"],
+     "--init_from gpt2 | vocabulary | --training_mode single"),
+    (["--muon_momentum=0.9"], "--muon_momentum | --optimizer muon"),
+    (["--init_from=gpt3"], "gpt3 | scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl")])
 def test_flags_that_disagree_are_one_line(flags, message):
-    assert error_of(parse_args, "--init_from=gpt2", *flags) == f"{message}. See python train.py --help"
+    told = error_of(parse_args, "--init_from=gpt2", *flags)
+    assert all(fact in told for fact in message.split(" | "))
 
 
 def test_samples_of_a_run_and_of_published_weights_cannot_be_asked_for_together():
-    assert error_of(sample.parse_args, "--init_from=gpt2", "--out_dir=x") == (
-        "--out_dir does nothing beside --init_from gpt2. See python sample.py --help")
+    told = error_of(sample.parse_args, "--init_from=gpt2", "--out_dir=x")
+    for fact in ("--out_dir", "--init_from gpt2", "python sample.py --help"):
+        assert fact in told
 
 
 @pytest.mark.long
 def test_two_ranks_begin_with_the_published_weights_and_train_as_one_does(there, plays):
     """The tiny sizes are put in place by a script that stands for train.py."""
-    Path("tiny_train.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport pretrained, train\n"
-                                     f"pretrained.GPT2['gpt2'] = {SIZES}\ntrain.main()")
-    flags = [*FLAGS, f"--dataset={plays}", "--max_iters=4", "--log_interval=1", "--gradient_accumulation_steps=2"]
-    child = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "tiny_train.py", *flags,
+    Path("tiny_train.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+                                     f"import train, train_args\n"
+                                     f"train_args.GPT2['gpt2'] = {SIZES}\ntrain.main()")
+    flags = [*FLAGS, f"--dataset={plays}", "--max_iters=4", "--log_interval=1",
+             "--gradient_accumulation_steps=2"]
+    child = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                   "tiny_train.py", *flags,
                    "--out_dir=two", cwd=Path.cwd())
     assert child.returncode == 0, child.stderr
     train.main([*flags, "--out_dir=one"])

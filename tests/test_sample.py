@@ -1,8 +1,7 @@
-"""A checkpoint -> text (sample.py): prompts, seeds, tokenizers of every kind, and nothing needed but the checkpoint.
+"""A checkpoint -> text (sample.py): prompts, seeds, tokenizers of every kind.
 
 Run: python -m pytest tests/test_sample.py
 """
-import argparse
 import os
 import pickle
 import random
@@ -100,27 +99,28 @@ def test_a_prompt_is_read_from_a_file_to_the_character(fox_run, text_of):
 
 
 def test_a_prompt_file_that_is_not_there_or_not_utf8_is_one_line(fox_run, capsys):
-    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", "--start=FILE:none.txt"])
-    assert line.startswith("error: none.txt not found. ")
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}",
+                                                "--start=FILE:none.txt"])
+    assert "none.txt" in line and "not found" in line
     Path("latin.txt").write_bytes(b"caf\xe9")
-    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", "--start=FILE:latin.txt"])
-    assert line.startswith("error: latin.txt: byte 0xe9 at offset 3 is not UTF-8. ")
+    line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}",
+                                                "--start=FILE:latin.txt"])
+    assert all(fact in line for fact in ("latin.txt", "0xe9", "offset 3", "UTF-8"))
 
 
 @pytest.mark.parametrize("start, message", [
-    ("the Fox", "'F' at position 4"), ("é", "'é' at position 0"), ("the fox<|endoftext|>", "'<' at position 7")])
+    ("the Fox", "'F' at position 4"), ("é", "'é' at position 0"),
+    ("the fox<|endoftext|>", "'<' at position 7")])
 def test_an_unknown_character_in_a_prompt_is_one_line(fox_run, capsys, start, message):
     line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", f"--start={start}"])
-    assert line == (f"error: --start: character {message} is not in the 29-character vocabulary. The model knows no more "
-                    f"than its dataset held")
+    assert all(fact in line for fact in ("--start", message, "29"))
 
 
 def test_the_command_line_shows_one_line_and_exits_with_2(fox_run):
     child = python(ROOT / "sample.py", f"--out_dir={fox_run}", "--start=the Fox", cwd="/")
     assert child.returncode == 2 and child.stdout == ""
-    message = ("error: --start: character 'F' at position 4 is not in the 29-character vocabulary. The model knows no more "
-               "than its dataset held")
-    assert only_line(child.stderr) == message
+    line = only_line(child.stderr)
+    assert all(fact in line for fact in ("--start", "'F' at position 4", "29"))
 
 
 @pytest.mark.parametrize("typed, text", [
@@ -206,11 +206,15 @@ def test_the_start_is_kept_by_the_checkpoint_and_both_samples_go_by_it(tmp_path,
     assert prompts == [[[2]], [[2]]]
     checkpoint = load_checkpoint(Path("run/best.pt"))
     assert checkpoint["starts"] == {"x": 2}
-    documents = lambda n: {"splits": {split: {"documents": n, "tokens": 400} for split in ("train", "val")}}
+
+    def documents(n):
+        return {"splits": {s: {"documents": n, "tokens": 400} for s in ("train", "val")}}
     for starts, more, start in (
             (None, {}, END), (None, documents(1), 1), (None, documents(0), 1),
-            (None, documents(7), END), ({"x": 4}, documents(7), 4), ({"x": 5}, {}, END)):  # an old one; a damaged one
-        changed = {**checkpoint, "starts": starts, "metas": {"x": {**checkpoint["metas"]["x"], **more}}}
+            # an old one; a damaged one
+            (None, documents(7), END), ({"x": 4}, documents(7), 4), ({"x": 5}, {}, END)):
+        metas = {"x": {**checkpoint["metas"]["x"], **more}}
+        changed = {**checkpoint, "starts": starts, "metas": metas}
         if starts is None:
             del changed["starts"]
         torch.save(changed, "run/best.pt")
@@ -288,7 +292,8 @@ def test_equal_seeds_give_equal_text_and_others_other_text(fox_run, text_of):
 def test_samples_are_separated_and_as_many_as_asked_for(fox_run, text_of):
     out = text_of(f"--out_dir={fox_run}", "--start=the", "--num_samples=3", "--temperature=1")
     samples = out.split("\n---------------\n")
-    assert len(samples) == 3 and all(s.startswith("the") and len(s) == 23 for s in samples) and len(set(samples)) == 3
+    assert len(samples) == len(set(samples)) == 3
+    assert all(s.startswith("the") and len(s) == 23 for s in samples)
 
 
 def test_temperature_0_and_top_k_1_take_the_likeliest(fox_run, text_of):
@@ -302,7 +307,8 @@ def test_the_best_checkpoint_is_sampled_where_there_is_one(tmp_path, fox_run, te
     run_dir = tmp_path / "copy"
     shutil.copytree(fox_run, run_dir)
     best = load_checkpoint(run_dir / "best.pt")
-    torch.save({**best, "model": {k: torch.zeros_like(w) for k, w in best["model"].items()}}, run_dir / "ckpt.pt")
+    torch.save({**best, "model": {k: torch.zeros_like(w) for k, w in best["model"].items()}},
+               run_dir / "ckpt.pt")
     flags = ["--start=the", "--temperature=0"]
     assert text_of(f"--out_dir={run_dir}", *flags) == text_of(f"--out_dir={fox_run}", *flags)
     (run_dir / "best.pt").unlink()
@@ -318,23 +324,22 @@ def test_the_newest_run_is_taken_when_none_is_named(fox_run, text_of):
     assert newest_run() == Path("out/b")
     for path in Path("out/b").glob("*.pt"):
         path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="out/b/best.pt is no checkpoint"):
+    with pytest.raises(ValueError, match="out/b/best.pt"):
         text_of()
     shutil.rmtree("out/b")
     assert len(text_of()) == 20
 
 
 def test_without_any_run_the_error_says_what_to_do(capsys):
-    assert one_line_error(capsys, sample.main, FEW) == (
-        "error: no checkpoint in out/. Train first: python train.py, or name the run: --out_dir=...")
-    assert one_line_error(capsys, sample.main, [*FEW, "--out_dir=none"]) == (
-        "error: none/ckpt.pt not found. Train first: python train.py, or name the run: --out_dir=...")
+    for flags, file in (([], "out/"), (["--out_dir=none"], "none/ckpt.pt")):
+        line = one_line_error(capsys, sample.main, [*FEW, *flags])
+        assert all(fact in line for fact in (file, "python train.py", "--out_dir="))
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--num_samples=0"], ["--num_samples", "must be a whole number above 0"]),
-    (["--top_k=-1"], ["--top_k", "must be a whole number, 0 or more"]),
-    (["--temperature=warm"], ["--temperature", "must be a number, 0 or more"]),
+    (["--num_samples=0"], ["--num_samples", "whole number", "above 0"]),
+    (["--top_k=-1"], ["--top_k", "whole number", "0 or more"]),
+    (["--temperature=warm"], ["--temperature", "number", "0 or more"]),
     (["--temprature=1"], ["--temprature"])])
 def test_bad_flag_values_are_one_line_that_says_what_they_must_be(fox_run, capsys, flags, words):
     line = one_line_error(capsys, sample.main, [*FEW, f"--out_dir={fox_run}", *flags])
@@ -348,7 +353,7 @@ def test_a_hostile_checkpoint_runs_nothing(capsys):
     Path("bad").mkdir()
     Path("bad/best.pt").write_bytes(pickle.dumps({"model": Hostile()}))
     line = one_line_error(capsys, sample.main, [*FEW, "--out_dir=bad"])
-    assert line.startswith("error: bad/best.pt is no checkpoint of train.py") and not Path("ran").exists()
+    assert "bad/best.pt" in line and not Path("ran").exists()
 
 
 def test_the_checkpoint_of_a_resumed_run_samples_too(fox_run, tmp_path, text_of):
@@ -362,7 +367,7 @@ def test_the_checkpoint_of_a_resumed_run_samples_too(fox_run, tmp_path, text_of)
 
 
 class Syllables:
-    """A tokenizer of one's own: three tokens, of which two begin alike."""
+    """A custom tokenizer of three tokens, each of which begins the next one."""
     itos = ["a", "ab", "abc"]
 
     def encode(self, text):
@@ -372,7 +377,8 @@ class Syllables:
         return "".join(self.itos[i] for i in ids)
 
 
-def test_a_tokenizer_of_ones_own_decodes_and_takes_prompts_by_longest_match_and_says_so(tmp_path, capsys):
+def test_a_custom_tokenizer_decodes_and_takes_prompts_by_longest_match_and_says_so(
+        tmp_path, capsys):
     folder = tmp_path / "own"
     folder.mkdir()
     write_dataset(folder, "aababcabcab" * 300, Syllables())
@@ -381,12 +387,11 @@ def test_a_tokenizer_of_ones_own_decodes_and_takes_prompts_by_longest_match_and_
     capsys.readouterr()
     sample.main([*FEW, "--out_dir=own_run", "--start=abcaba"])
     out, err = capsys.readouterr()
-    assert err.splitlines()[0] == (
-        "note: the dataset has a tokenizer of its own; the prompt is encoded by longest match in its tokens")
-    assert out.startswith("abcaba") and 20 <= len(out[6:-1]) <= 60 and not set(out[:-1]) - set("abc")
+    assert err.startswith("note: ") and "longest match" in err and len(err.splitlines()) == 1
+    assert out.startswith("abcaba") and 20 <= len(out[6:-1]) <= 60 and set(out[:-1]) <= set("abc")
     sample.main([*FEW, "--out_dir=own_run"])  # no prompt, no such note
     assert "longest match" not in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"^--start: no token of the vocabulary matches 'x' at position 2\. The model knows"):
+    with pytest.raises(ValueError, match=r"--start.*'x' at position 2"):
         sample.main([*FEW, "--out_dir=own_run", "--start=abx"])
 
 
@@ -395,21 +400,24 @@ def test_bytes_take_any_prompt(tmp_path, text_of):
     folder.mkdir()
     write_dataset(folder, TEXT, ByteTokenizer())
     train_on(folder, "byte_run")
-    assert text_of("--out_dir=byte_run", "--start=Ünï 漢字 🙂", "--temperature=0").startswith("Ünï 漢字 🙂")
+    assert text_of("--out_dir=byte_run", "--start=Ünï 漢字 🙂",
+                   "--temperature=0").startswith("Ünï 漢字 🙂")
 
 
 @pytest.fixture(scope="module")
 def bpe_run(tmp_path_factory):
-    """A run on a small byte-pair vocabulary: 256 bytes, a few merges, <|endoftext|>; as meta.pkl describes gpt2's."""
+    """A run on a small byte-pair vocabulary: 256 bytes, a few merges, and <|endoftext|>."""
     ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" q": 258}
     tmp = tmp_path_factory.mktemp("bpe")
     folder, ids = tmp / "bpe", np.array([257, 258, *b"uick ", 259] * 400, dtype=np.uint16)
     folder.mkdir()
     ids.tofile(folder / "train.bin")
     ids[:200].tofile(folder / "val.bin")
-    itos = {i: raw.decode() if i < 128 or i > 255 else raw for raw, i in ranks.items()} | {259: "<|endoftext|>"}
-    meta = {"vocab_size": 260, "itos": itos, "stoi": {t: i for i, t in itos.items()}, "tokenizer": "tiktoken",
-            "tiktoken_encoding": "gpt2", "pat_str": PATTERN, "special_tokens": {"<|endoftext|>": 259},
+    itos = {i: raw.decode() if i < 128 or i > 255 else raw for raw, i in ranks.items()}
+    itos |= {259: "<|endoftext|>"}
+    meta = {"vocab_size": 260, "itos": itos, "stoi": {t: i for i, t in itos.items()},
+            "tokenizer": "tiktoken", "tiktoken_encoding": "gpt2", "pat_str": PATTERN,
+            "special_tokens": {"<|endoftext|>": 259},
             "dtype": "uint16", "max_id": 259, "table_sha256": table_hash(itos)}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol=4))
     return train_on(folder, tmp / "run")
@@ -418,23 +426,26 @@ def bpe_run(tmp_path_factory):
 @pytest.fixture
 def prompts(monkeypatch):
     """The ids that each sample starts from, as lists."""
-    prompts, plain = [], sample.GPT.stream
+    prompts, plain = [], sample.GPT.generate_tokens
 
     def noting(self, idx, *args, **kw):
         prompts.append(idx.tolist())
         return plain(self, idx, *args, **kw)
-    monkeypatch.setattr(sample.GPT, "stream", noting)
+    monkeypatch.setattr(sample.GPT, "generate_tokens", noting)
     return prompts
 
 
-def test_end_of_text_in_a_prompt_is_the_token_and_no_prompt_begins_with_it(bpe_run, text_of, prompts):
+def test_end_of_text_in_a_prompt_is_the_token_and_no_prompt_begins_with_it(
+        bpe_run, text_of, prompts):
     for start in (["--start=the q<|endoftext|>the"], ["--start=<|endoftext|>"], []):
         text_of(f"--out_dir={bpe_run}", *start)
     assert prompts == [[[257, 258, 259, 257]], [[259]], [[259]]]
 
 
-def test_a_bpe_checkpoint_needs_neither_the_network_nor_tiktokens_cache(bpe_run, text_of, monkeypatch):
-    monkeypatch.setattr("pipeline.tokenizers.get_encoding", lambda name: pytest.fail("asked tiktoken for its ranks"))
+def test_a_bpe_checkpoint_needs_neither_the_network_nor_tiktokens_cache(
+        bpe_run, text_of, monkeypatch):
+    monkeypatch.setattr("pipeline.tokenizers.get_encoding",
+                        lambda name: pytest.fail("asked tiktoken for its ranks"))
     assert text_of(f"--out_dir={bpe_run}", "--start=the q").startswith("the q")
 
 
@@ -455,7 +466,7 @@ def test_a_gpt2_prompt_is_encoded_by_byte_pairs(tmp_path, text_of, prompts):
 
 
 class Scripted:
-    """Stands in for a model: stream() gives these ids, whatever it is asked."""
+    """Stands in for a model: generate_tokens() gives these ids, whatever it is asked."""
 
     def __init__(self, *rows):
         self.rows = rows
@@ -465,10 +476,11 @@ class Scripted:
             yield torch.tensor(column)[:, None]
 
 
-def spoken(capsys, tokenizer, prompt, rows, **given):
-    args = argparse.Namespace(**{**dict(num_samples=len(rows), max_new_tokens=99, temperature=1.0, top_k=0, top_p=1.0,
-                                        stop=None, seed=0, start=prompt), **given})
-    samples.speak_text(Scripted(*rows), tokenizer, list(tokenizer.encode(prompt)), (0, None), print, args, "cpu")
+def spoken(capsys, tokenizer, prompt, rows, stop=None):
+    args = samples.SampleArgs(num_samples=len(rows), max_new_tokens=99, start=prompt, stop=stop)
+    vocabulary = samples.Vocabulary("bytes", {}, 0, 256, None)
+    vocabulary.tokenizer = tokenizer
+    samples.speak_text(Scripted(*rows), vocabulary, list(prompt.encode()), {}, args, "cpu")
     return capsys.readouterr().out
 
 
@@ -480,17 +492,21 @@ def test_a_sample_printed_as_it_comes_is_the_text(capsys, text):
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("stop, left", [("END", "one END two"), ("two E", "one END "), ("o", ""), ("no such", "one END two END")])
-def test_a_sample_ends_before_the_stop_text_that_comes_after_the_prompt(capsys, num_samples, stop, left):
+@pytest.mark.parametrize("stop, left", [("END", "one END two"), ("two E", "one END "), ("o", ""),
+                                        ("no such", "one END two END")])
+def test_a_sample_ends_before_the_stop_text_that_comes_after_the_prompt(
+        capsys, num_samples, stop, left):
     prompt = "one END " if stop == "END" else ""
     text = "one END two END"[len(prompt):]
     left = "one END two " if stop == "END" else left
     rows = [list(text.encode())] * num_samples
-    assert spoken(capsys, ByteTokenizer(), prompt, rows, stop=stop) == "\n---------------\n".join([left] * num_samples) + "\n"
+    out = spoken(capsys, ByteTokenizer(), prompt, rows, stop=stop)
+    assert out == samples.BETWEEN.join([left] * num_samples) + "\n"
 
 
 def test_a_sample_ends_at_the_end_of_its_document_and_the_others_go_on(capsys):
     tokenizer = ByteTokenizer()
     tokenizer.eot_token = 0
-    assert spoken(capsys, tokenizer, "x", [list(b"ab\0cd"), list(b"efghi")]) == "xab\n---------------\nxefghi\n"
+    out = spoken(capsys, tokenizer, "x", [list(b"ab\0cd"), list(b"efghi")])
+    assert out == "xab\n---------------\nxefghi\n"
     assert spoken(capsys, tokenizer, "x", [list(b"ab\0cd")]) == "xab\n"
