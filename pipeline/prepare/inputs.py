@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encodings import check_encoding, encoding_of_mark, utf8_blocks
+from pipeline.encodings import check_encoding, encoding_of_mark, utf8_chunks
 from pipeline.errors import UserError
 from pipeline.files import give_memory_back, num_characters, open_input
 from pipeline.prepare.contents import BLOCK, HEAD, kind_of, packing_of, unpacked
@@ -175,7 +175,7 @@ class _Files(_Unlike):
 
     def utf8(self, path):
         """The text of a file, as UTF-8 in blocks of whole characters."""
-        return utf8_blocks(self.blocks(path), path, self.encoding)
+        return utf8_chunks(self.blocks(path), path, self.encoding)
 
 
 class TextFile(_Unlike):
