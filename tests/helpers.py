@@ -82,6 +82,12 @@ def one_line_error(capsys, main, argv):
     return only_line(capsys.readouterr().err)
 
 
+def says(message, *facts):
+    """A message is one line that holds the facts: the file, the numbers, the command to type."""
+    missing = [fact for fact in map(str, facts) if fact not in message]
+    assert not missing and "\n" not in message, (missing, message)
+
+
 def only_line(stderr):
     lines = stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), stderr

@@ -9,8 +9,16 @@ import re
 
 import numpy as np
 import pytest
-# noqa: F401
-from helpers import arange_dataset, char_dataset, edit_bin, one_line_error, one_thread, python, run
+from helpers import (
+    arange_dataset,
+    char_dataset,
+    edit_bin,
+    one_line_error,
+    one_thread,  # noqa: F401
+    python,
+    run,
+    says,
+)
 from test_inputs import shard
 
 import sample
@@ -21,6 +29,7 @@ from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
+    TableTokenizer,
     TiktokenTokenizer,
     TokenList,
     tokenizer_from_meta,
@@ -34,10 +43,9 @@ def folder(tmp_path):
     return char_dataset(tmp_path / "mine")
 
 
-def found(capsys, *argv):
-    """What is wrong, as the command line says it."""
-    return one_line_error(capsys, check_dataset.main,
-                          [str(arg) for arg in argv]).removeprefix("error: ")
+def found(capsys, folder, *facts, argv=()):
+    """The line on what is wrong with a folder, which holds the facts."""
+    says(one_line_error(capsys, check_dataset.main, [str(arg) for arg in (folder, *argv)]), *facts)
 
 
 def report(capsys, *argv):
@@ -47,42 +55,40 @@ def report(capsys, *argv):
 
 
 def edit_meta(folder, **keys):
-    meta = pickle.loads((folder / "meta.pkl").read_bytes())
-    (folder / "meta.pkl").write_bytes(pickle.dumps({k: v for k, v in {**meta, **keys}.items()
-                                                    if v is not None}))
+    meta = pickle.loads((folder / "meta.pkl").read_bytes()) | keys
+    meta = {key: value for key, value in meta.items() if value is not None}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
 
 
 def test_a_good_folder_is_shown_counts_tokens_and_windows_with_their_borders(capsys, folder):
     told = report(capsys, folder)
-    assert told.startswith(
-        "mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16, from a text of "
-        "prepare.py\n")
-    assert "  29 of 29 ids occur; the most frequent:   17.8%, o 8.9%, e 6.7%, " in told
-    assert "train at 0: t|h|e| |q|u|i|c|k| |b|r|o|w|n" in told and told.count("val at ") == 3
-    assert told.endswith("all is well: sizes, every id, hashes\n")
+    says(told.splitlines()[0], "mine: train 12,150 tokens, val 1,350 tokens, vocab_size 29, uint16")
+    for facts in ("29 of 29 ids", "  17.8%, o 8.9%, e 6.7%, ", "100-999: 27,", " 1,000-9,999: 2,",
+                  "train at 0: t|h|e| |q|u|i|c|k| |b|r|o|w|n"):
+        assert facts in told, told
+    assert told.count("val at ") == 3 and "all is well" in told.splitlines()[-1]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_one_flipped_byte_is_found(capsys, folder, split):
     ids = np.fromfile(folder / f"{split}.bin", "<u2")
     edit_bin(folder / f"{split}.bin", 777, (ids[777] + 1) % 29)
-    assert f"{folder}/{split}.bin is not what was prepared: its sha256 is " in found(capsys, folder)
+    found(capsys, folder, f"{folder}/{split}.bin", "sha256")
 
 
 def test_a_truncated_bin_is_found(capsys, folder):
     os.truncate(folder / "val.bin", 1000)
-    assert "val.bin has 500 tokens, meta.pkl says 1,350" in found(capsys, folder)
+    found(capsys, folder, "val.bin has 500 tokens", "1,350")
 
 
 def test_a_wrong_width_is_found(capsys, folder):
     edit_meta(folder, dtype="uint32")
-    assert "train.bin has 6,075 tokens, meta.pkl says 12,150" in found(capsys, folder)
+    found(capsys, folder, "train.bin has 6,075 tokens", "12,150")
     ids = np.fromfile(folder / "train.bin", "<u2")
     for split in ("train", "val"):  # as a program writes it that says nothing but vocab_size
         ids.astype("<u4").tofile(folder / f"{split}.bin")
     edit_meta(folder, dtype=None, splits=None, max_id=None, source_sha256=None)
-    assert "every second id is 0, so these are ids of 4 bytes, read as uint16. State the width: --dtype uint32" in found(
-        capsys, folder)
+    found(capsys, folder, "train.bin", "4 bytes", "uint16", "--dtype uint32")
     assert "all is well" in report(capsys, folder, "--dtype", "uint32")
     assert open_dataset(f"{folder}/").tokens("train").tolist() == ids.tolist()
 
@@ -94,13 +100,12 @@ def test_a_text_whose_every_second_character_has_id_0_is_no_wrong_width(capsys, 
 
 def test_an_id_too_large_is_found_with_its_position(capsys, folder):
     edit_bin(folder / "train.bin", 4321, 29)
-    assert "train.bin: the id at position 4,321 is 29, beyond vocab_size 29" in found(capsys,
-                                                                                      folder)
+    found(capsys, folder, "train.bin", "position 4,321 is 29,", "vocab_size 29")
 
 
 def test_a_max_id_that_does_not_occur_is_found(capsys, folder):
     edit_meta(folder, max_id=27)
-    assert "meta.pkl says max_id 27; the largest id in the bins is 28" in found(capsys, folder)
+    found(capsys, folder, "meta.pkl", "max_id 27", " 28")
 
 
 def test_a_document_of_val_that_is_in_train_too_is_found(capsys, tmp_path):
@@ -108,15 +113,14 @@ def test_a_document_of_val_that_is_in_train_too_is_found(capsys, tmp_path):
     documents = [f"a story, number {i}, of some length" for i in range(50)]
     write_dataset(tmp_path, documents, tokenizer, val_text=["another", "and one more"])
     told = report(capsys, tmp_path)
-    assert "train: 50 documents; tokens in the shortest, at 10%, 50%, 90%, in the longest: 9, 9, 9, 9, 9" in told
-    write_dataset(tmp_path, documents, tokenizer,
-                  val_text=["another", documents[7], "and one more"])
-    assert "val.bin: 1 of 3 documents are in train too; the first is document number 2" in found(
-        capsys, tmp_path)
+    assert re.search(r"train: 50 documents; .*: 9, 9, 9, 9, 9\n", told), told
+    val_text = ["another", documents[7], "and one more"]
+    write_dataset(tmp_path, documents, tokenizer, val_text=val_text)
+    found(capsys, tmp_path, "val.bin", "1 of 3 documents", "number 2")
 
 
-def test_documents_are_found_over_the_borders_of_what_is_read_at_once(capsys, tmp_path,
-                                                                      monkeypatch):
+def test_documents_are_found_over_the_borders_of_what_is_read_at_once(
+        capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(check_dataset, "CHUNK", 7)
     test_a_document_of_val_that_is_in_train_too_is_found(capsys, tmp_path)
 
@@ -132,23 +136,24 @@ def stream(folder, text, shift=0):
 
 
 def test_streams_that_slipped_are_found_and_aligned_ones_are_not_accused(capsys, folder, tmp_path):
-    assert "hashes, streams" in report(capsys, folder, "--streams",
-                                       stream(tmp_path / "kinds", TEXT))
+    kinds = stream(tmp_path / "kinds", TEXT)
+    assert "hashes, streams" in report(capsys, folder, "--streams", kinds)
     for shift in (1, -1, 2):
-        told = found(capsys, folder, "--streams", stream(tmp_path / "slipped", TEXT, shift))
-        assert f"slipped/train.bin seems to have slipped by {shift:+d} tokens against {folder}/train.bin" in told
-    told = found(capsys, folder, "--streams", stream(tmp_path / "short", TEXT[:-1]))
-    assert "short/val.bin has 1,350 tokens" in told or "short/train.bin has 12,149 tokens" in told
+        slipped = stream(tmp_path / "slipped", TEXT, shift)
+        found(capsys, folder, "slipped/train.bin", f"{shift:+d} tokens", f"{folder}/train.bin",
+              argv=["--streams", slipped])
+    short = stream(tmp_path / "short", TEXT[:-1])
+    found(capsys, folder, "short/train.bin has 12,149 tokens", "12,150", argv=["--streams", short])
 
 
 def test_a_folder_of_data_is_known_by_its_name_and_a_wrong_one_is_one_line(repo, new_dataset):
     folder = new_dataset("known", TEXT)
     assert python(folder / "prepare.py").returncode == 0
     checked = python(repo / "data" / "check_dataset.py", "known", cwd="/")
-    assert checked.returncode == 0 and checked.stdout.startswith(
-        "known: train 12,150 tokens"), checked.stderr
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.startswith("known: train 12,150 tokens")
     checked = python(repo / "data" / "check_dataset.py", "knwon", cwd="/")
-    assert checked.returncode == 2 and "Did you mean known?" in checked.stderr
+    assert checked.returncode == 2 and " known?" in checked.stderr
 
 
 # ---- what other programs prepared
@@ -173,7 +178,6 @@ def foreign_folders():
               "\n", "\u2581", *"abcdefghijklmnopqrstuvwxyz."]
     by_piece = TokenList([p.replace("\u2581", " ") for p in pieces]).encode(TEXT)
     fallback = {**{i: b for b, i in raw.items()}, **{256 + i: t for i, t in enumerate(TOKENS)}}
-    from pipeline.tokenizers import TableTokenizer
     by_fallback = TableTokenizer(fallback).encode(TEXT)
 
     def both(itos, **more):
@@ -241,17 +245,18 @@ def train_and_sample(folder, tmp_path, capsys):
 def test_shards_with_a_header_are_imported_and_train_and_sample(tmp_path, capsys, new_dataset):
     tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
     ids = np.concatenate([[tokenizer.eot_token], tokenizer.encode(TEXT)])
-    for name, part in (("train_0", ids[:2000]), ("train_1", ids[2000:3000]),
-                       ("val_0", ids[3000:3200])):
+    parts = {"train_0": ids[:2000], "train_1": ids[2000:3000], "val_0": ids[3000:3200]}
+    for name, part in parts.items():
         shard(tmp_path / f"{name}.bin", part)
     folder = new_dataset("shards")
     prepared = python(folder / "prepare.py", "-t", tmp_path / "train_*.bin", "-v",
                       tmp_path / "val_0.bin", "--method=tiktoken")
-    assert prepared.returncode == 0 and prepared.stdout.startswith(
-        "shards: train 3,000 tokens, val 200 tokens, vocab_size 50,257 (train_0.bin and 1 more); "), prepared.stderr
+    assert prepared.returncode == 0, prepared.stderr
+    says(prepared.stdout.removesuffix("\n"), "shards: train 3,000 tokens, val 200 tokens",
+         "vocab_size 50,257", "train_0.bin")
     dataset = open_dataset(f"{folder}/")
-    assert dataset.tokens("train").tolist() == ids[:3000].tolist() and dataset.meta[
-        "split_rule"] == "given"
+    assert dataset.tokens("train").tolist() == ids[:3000].tolist()
+    assert dataset.meta["split_rule"] == "given"
     assert dataset.meta["splits"]["train"]["documents"] == 1
     assert "all is well" in report(capsys, folder)
     train_and_sample(folder, tmp_path, capsys)
@@ -259,7 +264,7 @@ def test_shards_with_a_header_are_imported_and_train_and_sample(tmp_path, capsys
 
 def test_shards_of_another_vocabulary_are_refused(tmp_path):
     shard(tmp_path / "a.bin", [1, 2, 300])
-    with pytest.raises(ValueError, match="gave id 300, outside the vocabulary of 256 ids"):
+    with pytest.raises(ValueError, match="id 300.* 256 ids"):
         write_dataset(tmp_path, Shards([tmp_path / "a.bin"]), ByteTokenizer())
 
 
@@ -273,15 +278,16 @@ def test_the_arange_of_positions_is_all_well(capsys, tmp_path):
     ("cafÃ© â€™" * 100, "UTF-8 read"),
     ("a\x1b[31m" * 100, "control characters"), ("one\ufeff" * 100, "byte order marks")])
 @pytest.mark.parametrize("kind", [CharTokenizer.from_text, lambda text: ByteTokenizer()])
-def test_signs_of_a_wrong_encoding_are_told_and_all_is_not_called_well(tmp_path, capsys, text, what,
-                                                                       kind):
+def test_signs_of_a_wrong_encoding_are_told_and_all_is_not_called_well(
+        tmp_path, capsys, text, what, kind):
     write_dataset(tmp_path, text, kind(text))
     told = report(capsys, tmp_path)
-    assert re.search(rf"note: the text of train holds \d+ [^\n]*{re.escape(what)}",
-                     told) and "all is well" not in told
+    assert re.search(rf"note: the text of train holds \d+ [^\n]*{re.escape(what)}", told)
+    assert "all is well" not in told
 
 
 def test_text_of_any_language_has_no_signs_of_a_wrong_encoding(tmp_path, capsys):
-    text = "naïve “quotes” – Ärger, Ñandú, château; привет 你好 こんにちは 😀\r\n\tÂge Ã £5\n" * 50
+    text = ("naïve “quotes” – Ärger, Ñandú, château; привет 你好 こんにちは 😀\r\n\t"
+            "Âge Ã £5\n") * 50
     write_dataset(tmp_path, text, ByteTokenizer())
-    assert report(capsys, tmp_path).endswith("all is well: sizes, every id, hashes\n")
+    assert "all is well" in report(capsys, tmp_path).splitlines()[-1]

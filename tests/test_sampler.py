@@ -1,9 +1,10 @@
-"""The order of windows (data/sampler.py): each once an epoch, a pure function of seed and position,
-well mixed.
+"""The order of windows (pipeline/read/sampler.py): each once an epoch, a pure function of seed and
+position, well mixed.
 
-Run: python -m pytest tests/test_sampler.py            (with ten million windows: add -m "long or
-not long") The reference of every count is brute force over the windows; statistics use fixed seeds,
-so they don't flicker. """
+Run: python -m pytest tests/test_sampler.py    (with ten million windows: add -m "long or not long")
+Every count is compared with brute force over the windows; statistics use fixed seeds, so they don't
+flicker.
+"""
 import tracemalloc
 
 import numpy as np
@@ -29,12 +30,12 @@ from pipeline.read.sampler import (
 EPOCHAL = ("sequential", "without_replacement")
 
 
-def order(method, num_tokens, block_size, first, count, seed=0, name="x", block=1 << 16):
-    """Starts of draws first .. first + count - 1, computed `block` at a time."""
+def order(method, num_tokens, block_size, first, count, seed=0, name="x", at_once=1 << 16):
+    """Starts of draws first .. first + count - 1, computed `at_once` at a time."""
     return np.concatenate([
-        window_starts(method, np.arange(a, min(a + block, first + count)), num_tokens, block_size,
+        window_starts(method, np.arange(a, min(a + at_once, first + count)), num_tokens, block_size,
                       seed, name)
-        for a in range(first, first + count, block)])
+        for a in range(first, first + count, at_once)])
 
 
 def check_epoch(method, num_tokens, block_size, epoch, **kw):
@@ -152,13 +153,22 @@ def test_starts_lie_beyond_four_gigabytes_without_overflow():
         assert (starts > 2**32).any()
 
 
+@pytest.mark.parametrize("call", [
+    lambda: window_starts("shuffled", np.arange(3), 1000, 16, 0, "x"),
+    lambda: windows_per_epoch("shuffled", 1000, 16),
+    lambda: moved_fractions([3, 1], [1, 3], "shuffled", [0.5])])
+def test_an_unknown_method_or_transition_is_an_error_that_names_it(call):
+    with pytest.raises(ValueError, match="'shuffled'.*(random|linear)"):
+        call()
+
+
 # ---- a pure function of the position
 
 
 @given(st.sampled_from(SAMPLING_METHODS), st.lists(st.integers(0, 10**9), min_size=1, max_size=60),
        st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_draws_give_the_same_starts_alone_in_blocks_and_in_any_order(method, draws, rng):
+def test_draws_give_the_same_starts_alone_together_and_in_any_order(method, draws, rng):
     together = window_starts(method, np.array(draws), 1000, 16, 7, "x").tolist()
     alone = [window_starts(method, np.array([d]), 1000, 16, 7, "x").item() for d in draws]
     assert together == alone
@@ -170,7 +180,7 @@ def test_draws_give_the_same_starts_alone_in_blocks_and_in_any_order(method, dra
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_an_order_continues_where_it_stopped(method):
     whole = order(method, 5003, 8, 0, 3000)
-    assert (order(method, 5003, 8, 1234, 1000, block=77) == whole[1234:2234]).all()
+    assert (order(method, 5003, 8, 1234, 1000, at_once=77) == whole[1234:2234]).all()
 
 
 # of 1,003 tokens in windows of 16, seed 1337, name "shakespeare_char", draws 0, 1, 2, 3, 62, 63,
@@ -309,8 +319,8 @@ def keys_of(key, count):
 def test_permute_is_a_bijection_for_every_small_n():
     for n in range(1, 301):
         for key in (0, 1, 2**64 - 1):
-            assert sorted(permute(np.arange(n), n, keys_of(key, n)).tolist()) == list(range(n)), (n,
-                                                                                                  key)
+            permuted = permute(np.arange(n), n, keys_of(key, n))
+            assert sorted(permuted.tolist()) == list(range(n)), (n, key)
 
 
 @pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 999_983])
@@ -329,8 +339,8 @@ def test_permute_takes_a_key_for_each_index():
     keys = np.array([3, 9, 3, 9], dtype=np.uint64)
     out = permute(np.array([0, 0, 1, 1]), 1000, keys)
     pairs = ((0, 3), (0, 9), (1, 3), (1, 9))
-    assert out.tolist() == [permute(np.array([i]), 1000, keys_of(key, 1)).item() for i,
-                            key in pairs]
+    alone = [permute(np.array([i]), 1000, keys_of(key, 1)).item() for i, key in pairs]
+    assert out.tolist() == alone
 
 
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
@@ -357,14 +367,12 @@ def test_evaluation_windows_are_fixed_and_spread_over_the_split():
 
 @given(st.integers(1, 40), st.integers(1, 3000), st.integers(1, 400))
 @settings(max_examples=150, deadline=None)
-def test_evaluation_windows_are_distinct_whole_and_at_equal_distances(block_size, more_tokens,
-                                                                      max_windows):
-    num_tokens = block_size + more_tokens
-    starts, tail = eval_starts(num_tokens, block_size, max_windows)
-    assert len(starts) == min(max_windows, (num_tokens - 1) // block_size)
-    assert (starts % block_size ==
-            0).all() and starts[0] == 0 and starts[-1] + block_size < num_tokens
-    steps = np.diff(starts) // block_size
+def test_evaluation_windows_are_distinct_whole_and_at_equal_distances(T, more_tokens, max_windows):
+    num_tokens = T + more_tokens
+    starts, tail = eval_starts(num_tokens, T, max_windows)
+    assert len(starts) == min(max_windows, (num_tokens - 1) // T)
+    assert (starts % T == 0).all() and starts[0] == 0 and starts[-1] + T < num_tokens
+    steps = np.diff(starts) // T
     assert not len(steps) or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
 
 
@@ -381,13 +389,13 @@ def test_a_full_evaluation_covers_each_target_once_tail_included(block_size, mor
 # ---- mixtures
 
 
-def fixed(*shares):
-    return lambda blocks: np.tile(np.array(shares) / sum(shares), (len(blocks), 1))
+def fixed(*weights):
+    return lambda batches: np.tile(np.array(weights) / sum(weights), (len(batches), 1))
 
 
-def moving(method, num_blocks):
-    return lambda blocks: moved_fractions([0.8, 0.1, 0.1], [0.1, 0.2, 0.7], method,
-                                          blocks / num_blocks)
+def moving(method, num_batches):
+    return lambda batches: moved_fractions([0.8, 0.1, 0.1], [0.1, 0.2, 0.7], method,
+                                          batches / num_batches)
 
 
 def mixed(fractions_at, first, count, batch_size=64, seed=0):
@@ -396,7 +404,7 @@ def mixed(fractions_at, first, count, batch_size=64, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_batch_is_within_one_row_of_its_shares_and_the_total_within_five(seed):
+def test_each_batch_is_within_one_row_of_its_fractions_and_the_total_within_five(seed):
     member, _ = mixed(fixed(7, 2, 1), 0, 64_000, seed=seed)
     counts = np.stack([(member.reshape(1000, 64) == d).sum(1) for d in range(3)], axis=1)
     wanted = 64 * np.array([0.7, 0.2, 0.1])
@@ -405,34 +413,35 @@ def test_each_batch_is_within_one_row_of_its_shares_and_the_total_within_five(se
 
 
 @pytest.mark.parametrize("method", TRANSITIONS)
-def test_each_batch_follows_shares_that_move_and_the_total_within_the_root_of_the_number_of_batches(
-    method):
-    """Cuts that move fall into step with the golden ratio for a while: 18 sequences of 64,000 seen,
-    65 of 640,000."""
+def test_each_batch_follows_fractions_that_move_and_the_total_within_a_root(method):
+    """Within the root of the number of batches: moving cuts fall into step with the golden ratio
+    for a while, and 18 sequences of 64,000 were seen, 65 of 640,000."""
     fractions_at = moving(method, 1000)
     member, _ = mixed(fractions_at, 0, 64_000)
     counts = np.stack([(member.reshape(1000, 64) == d).sum(1) for d in range(3)], axis=1)
     wanted = 64 * fractions_at(np.arange(1000))
-    assert (abs(counts - wanted) < 1).all() and (abs((counts - wanted).cumsum(0)) < 1000**0.5).all()
+    assert (abs(counts - wanted) < 1).all()
+    assert (abs((counts - wanted).cumsum(0)) < 1000**0.5).all()
 
 
 def test_another_seed_mixes_the_rows_another_way():
-    assert (mixed(fixed(7, 2, 1), 0, 640, seed=0)[0] != mixed(fixed(7, 2, 1), 0, 640,
-                                                              seed=1)[0]).mean() > 0.2
+    one, other = (mixed(fixed(7, 2, 1), 0, 640, seed=seed)[0] for seed in (0, 1))
+    assert (one != other).mean() > 0.2
 
 
 def test_transitions_begin_and_end_where_they_should_and_differ_between():
-    half = [moved_fractions([3, 1], [1, 3], method, [0, 0.25, 1, 2]) for method in TRANSITIONS]
-    for shares in half:
-        assert np.allclose(shares[[0, 2, 3]], [[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
-    assert np.allclose([s[1, 0] for s in half], [0.625, 0.75 - 0.5 * (1 - np.cos(np.pi / 4)) / 2,
-                                                 3**0.5 / (3**0.5 + 1)])
+    moved = [moved_fractions([3, 1], [1, 3], method, [0, 0.25, 1, 2]) for method in TRANSITIONS]
+    for fractions in moved:
+        assert np.allclose(fractions[[0, 2, 3]], [[0.75, 0.25], [0.25, 0.75], [0.25, 0.75]])
+    cosine = 0.75 - 0.5 * (1 - np.cos(np.pi / 4)) / 2
+    exponential = 3**0.5 / (3**0.5 + 1)
+    assert np.allclose([fractions[1, 0] for fractions in moved], [0.625, cosine, exponential])
 
 
 def test_the_rows_of_a_batch_are_mixed_so_each_of_four_ranks_sees_every_member():
     member = mixed(fixed(7, 2, 1), 0, 64_000)[0].reshape(1000, 4, 16)
-    shares = np.stack([(member == d).mean((0, 2)) for d in range(3)], axis=1)
-    assert (abs(shares - [0.7, 0.2, 0.1]) < 0.02).all()
+    fractions = np.stack([(member == d).mean((0, 2)) for d in range(3)], axis=1)
+    assert (abs(fractions - [0.7, 0.2, 0.1]) < 0.02).all()
 
 
 @given(st.integers(0, 30_000), st.integers(1, 300), st.booleans())
@@ -444,7 +453,7 @@ def test_a_mixture_read_from_any_draw_on_is_the_mixture(first, count, moves):
         assert (part == all_of_it[first : first + count]).all()
 
 
-def test_a_members_draws_count_up_in_row_order_without_a_gap_however_the_shares_move():
+def test_a_members_draws_count_up_in_row_order_without_a_gap_however_the_fractions_move():
     member, own = mixed(moving("exponential", 300), 0, 30_000)
     for d in range(3):
         assert own[member == d].tolist() == list(range((member == d).sum()))

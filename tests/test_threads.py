@@ -1,5 +1,5 @@
-"""data/threads.py: cores by affinity and quota, what is set before torch is loaded, the threads of
-a run and of its resume, and the note of slow steps.
+"""pipeline/threads.py: cores by affinity and quota, what is set before torch is loaded, the threads
+of a run and of its resume, and the note on slow steps.
 
 Run: python -m pytest tests/test_threads.py
 """
@@ -112,7 +112,7 @@ def started(code=SET + PRINT, **more):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[0])
 
 
 def test_a_started_process_waits_shortly_and_has_the_threads_of_its_quota():
@@ -203,7 +203,7 @@ def test_a_run_keeps_its_number_of_threads_and_tells_of_another(one_iteration, e
     for i, (cores, flags, taken, told) in enumerate([
             (4, [], 2, None), (1, [], 1, "cores"), (4, [], 1, None),
             (1, ["--num_threads=2"], 2, "--num_threads")]):
-        environment.setattr(threads, "cores", lambda: cores)
+        environment.setattr(threads, "cores", lambda cores=cores: cores)
         capsys.readouterr()
         resume(one_iteration, f"--max_iters={i + 2}", *flags)
         notes = [n for n in capsys.readouterr().out.splitlines() if n.startswith("note")]

@@ -1,18 +1,18 @@
-"""Text <-> ids (data/tokenizer.py): round trips, what meta.pkl keeps of each tokenizer, messages,
-GPT-2's rank file.
+"""Text <-> ids (pipeline/tokenizers): round trips, what meta.pkl keeps of each tokenizer, messages,
+GPT-2's merge file.
 
-Run: python -m pytest tests/test_tokenizer.py            (all seven encodings of tiktoken: add -m
-"long or not long") The rank files come from tiktoken's cache, else from their address, else from
-the package index. """
+Run: python -m pytest tests/test_tokenizer.py    (all of tiktoken's: add -m "long or not long")
+The merge files come from tiktoken's cache, else from their address, else from the package index.
+"""
 import base64
 import hashlib
 import pickle
 import random
-import re
 
 import numpy as np
 import pytest
 import tiktoken
+from helpers import says
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -110,8 +110,8 @@ def test_tricky_texts_round_trip_in_each_tokenizer_and_in_its_copy_from_meta(gpt
     for tokenizer, copy in [(CharTokenizer.from_text(text, "x"),) * 2, (ByteTokenizer(),) * 2,
                             (gpt2, gpt2_copy)]:
         ids = ids_of(tokenizer, text)
-        assert tokenizer.decode(ids) == text and ids_of(copy,
-                                                        text) == ids and copy.decode(ids) == text
+        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids
+        assert copy.decode(ids) == text
 
 
 @pytest.fixture(scope="module")
@@ -134,39 +134,34 @@ def test_characters_are_numbered_in_code_point_order_over_all_the_texts():
 def test_a_character_outside_the_vocabulary_is_named_with_its_position(unknown):
     with pytest.raises(UserError) as error:
         CharTokenizer.from_text("ab").encode("ab" * 600 + unknown + "a")
-    assert str(error.value) == f"character {unknown!r} at position 1,200 is not in the 2-character vocabulary"
+    says(str(error.value), repr(unknown), "position 1,200 ", "2-character")
 
 
 @pytest.mark.parametrize("size", [2, 128, 254, 255, 256, 257, 65_537])
 def test_a_text_of_any_characters_is_encoded_by_a_vocabulary_of_any_size(size):
-    chars = [chr(i) for i in [*range(size - 2), 0xE9 if size < 0xE9 else 0x1F600, 0x10FFFE]
-             if not 0xD800 <= i < 0xE000]
+    codes = [*range(size - 2), 0xE9 if size < 0xE9 else 0x1F600, 0x10FFFE]
+    chars = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     tokenizer, id_of = CharTokenizer(chars), {c: i for i, c in enumerate(chars)}
     for text in ("".join(chars), chars[0] * 9, chars[-1] * 9, chars[0] + chars[-2] + chars[-1]):
         assert ids_of(tokenizer, text) == [id_of[c] for c in text]
         for unknown in {"z", "\u0101", "\uFFFF", "\U0010FFFD", "\U0010FFFF"} - set(chars):
-            with pytest.raises(UserError,
-                               match=f"at position {2 * len(text):,} is not in the {len(chars):,}".replace(",", ",?")):
+            with pytest.raises(UserError) as error:
                 tokenizer.encode(text + text + unknown + text)
+            says(str(error.value), f"position {2 * len(text):,} ", f" {len(chars)}-character")
 
 
 def test_an_empty_text_has_no_vocabulary_and_the_message_says_so():
-    with pytest.raises(UserError,
-                       match="^the text is empty, so it has no characters to make a vocabulary "
-                             "of$"):
+    with pytest.raises(UserError, match="text is empty.*vocabulary"):
         CharTokenizer.from_text("", "")
 
 
-@pytest.mark.parametrize("encode", [CharTokenizer.from_text, ByteTokenizer().encode,
-                                    TableTokenizer("ab").encode,
-                                    lambda text: TiktokenTokenizer("gpt2").encode(text)],
-                         ids=["char", "byte", "table", "gpt2"])
+@pytest.mark.parametrize("encode", [
+    CharTokenizer.from_text, ByteTokenizer().encode, TableTokenizer("ab").encode,
+    lambda text: TiktokenTokenizer("gpt2").encode(text)], ids=["char", "byte", "table", "gpt2"])
 def test_a_lone_surrogate_is_refused_with_its_position(encode):
     with pytest.raises(UserError) as error:
         encode("ab" * 1000 + "\udc80b")
-    assert str(error.value) == (
-        "the text has a lone surrogate, U+DC80, at position 2,000: it is not valid Unicode. "
-                                "Decode the source as UTF-8")
+    says(str(error.value), "surrogate", "U+DC80", "position 2,000", "UTF-8")
 
 
 # ---- bytes
@@ -220,15 +215,15 @@ def test_the_name_of_a_special_token_in_the_text_is_text(gpt2):
 def test_an_encoding_that_tiktoken_lacks_is_an_error_that_lists_those_it_has():
     with pytest.raises(UserError) as error:
         TiktokenTokenizer("gpt5")
-    assert str(error.value) == f"tiktoken has no encoding 'gpt5'; it has {', '.join(tiktoken.list_encoding_names())}"
+    says(str(error.value), "'gpt5'", ", ".join(tiktoken.list_encoding_names()))
 
 
 def test_an_id_outside_the_vocabulary_is_a_plain_error(gpt2):
-    with pytest.raises(UserError, match="^id .*50300.* is not a token of gpt2$"):
+    with pytest.raises(UserError, match="50300.*gpt2"):
         gpt2.decode([50300])
 
 
-def test_the_copy_from_meta_needs_no_rank_file(gpt2, monkeypatch):
+def test_the_copy_from_meta_needs_no_merge_file(gpt2, monkeypatch):
     meta = gpt2.to_meta()
     monkeypatch.setattr("pipeline.get.bpe_merges.get_encoding", refuse)
     copy = tokenizer_from_meta(meta)
@@ -243,8 +238,8 @@ def test_a_meta_of_another_program_that_only_names_the_encoding_is_enough(gpt2):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(name, monkeypatch,
-                                                                               forbid_network_after):
+def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(
+        name, forbid_network_after):
     tokenizer = TiktokenTokenizer(name)
     meta = tokenizer.to_meta()
     forbid_network_after()
@@ -264,7 +259,7 @@ def test_every_encoding_round_trips_is_complete_and_is_rebuilt_from_meta_alone(n
 
 @pytest.fixture
 def forbid_network_after(request, monkeypatch):
-    """A function: from its call on, reading a rank file or connecting anywhere fails the test."""
+    """A function: from its call on, reading a merge file or connecting anywhere fails the test."""
     def forbid():
         request.getfixturevalue("forbid_network")
         monkeypatch.setattr("pipeline.get.bpe_merges.get_encoding", refuse)
@@ -284,16 +279,16 @@ def test_a_list_of_tokens_with_byte_fallback_round_trips_any_text(tokens, text):
     tokenizer = TokenList(tokens, byte_fallback=True)
     assert tokenizer.decode(ids_of(tokenizer, text)) == text
     assert ids_of(reopened(tokenizer), text) == ids_of(tokenizer, text)
-    assert tokenizer.vocab_size <= len(tokens) + 256 and ids_of(tokenizer,
-                                                                "".join(tokens)[:0]) == []
+    assert tokenizer.vocab_size <= len(tokens) + 256
+    assert ids_of(tokenizer, "".join(tokens)[:0]) == []
 
 
 def test_a_list_of_tokens_is_numbered_in_its_order_takes_the_longest_and_keeps_spaces():
     tokenizer = TokenList(["a", " ", "ab", "ab "])
     assert ids_of(tokenizer, "ab aab") == [3, 0, 2] and isinstance(reopened(tokenizer), TokenList)
-    with pytest.raises(UserError,
-                       match="^no token of the vocabulary matches 'x{y}' at position 3$"):
+    with pytest.raises(UserError) as error:
         tokenizer.encode("ab x{y}")
+    says(str(error.value), "'x{y}' at position 3")
 
 
 def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
@@ -304,16 +299,15 @@ def test_a_file_of_tokens_is_lines_with_escapes_or_a_json_list(tmp_path):
     assert list(TokenList.from_file(tmp_path / "a.json").itos.values()) == ["the ", "\n"]
 
 
-@pytest.mark.parametrize("name, raw, told", [
-    ("a.txt", "a\nb\na\n", "the list of tokens has 'a' twice"),
-    ("a.txt", "\n", "the list of tokens is empty"),
-    ("a.json", '{"a": 1}', "must hold a JSON list of strings"), ("a.json", "[1", "is no JSON"),
-    ("a.json", "[" * 200_000, "is no JSON"),
-    ("a.json", '["\\ud83d"]', "holds half a character")])
-def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, told):
+@pytest.mark.parametrize("name, raw, fact", [
+    ("a.txt", "a\nb\na\n", "'a' twice"), ("a.txt", "\n", "empty"),
+    ("a.json", '{"a": 1}', "a.json must hold a JSON list"), ("a.json", "[1", "valid JSON"),
+    ("a.json", "[" * 200_000, "valid JSON"), ("a.json", '["\\ud83d"]', "surrogate")])
+def test_a_file_that_is_no_list_of_tokens_is_one_line(tmp_path, name, raw, fact):
     (tmp_path / name).write_text(raw)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError) as error:
         TokenList.from_file(tmp_path / name)
+    says(str(error.value), fact)
 
 
 def test_what_is_wrong_with_a_text_is_said_when_sentencepiece_learns_from_it():
@@ -330,10 +324,7 @@ def test_blanks_that_tiktoken_cannot_encode_are_named_with_their_position():
     tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
     with pytest.raises(UserError) as error:
         tokenizer.encode("a  b" + " " * 1_500_000 + "c")
-    assert str(error.value) == (
-        "tiktoken cannot encode the 1,500,000 blanks in a row at position 4. Make them fewer, or "
-        "take "
-                                "--backend gigatoken")
+    says(str(error.value), "1,500,000 blanks", "position 4.", "--backend gigatoken")
 
 
 # ---- more tokens on top of tiktoken's
@@ -345,22 +336,20 @@ def test_additional_tokens_are_tokens_everywhere_and_survive_meta():
     assert ids[0] == 50257 and 50300 in ids and tokenizer.eot_token not in ids
     assert tokenizer.vocab_size == 50301 and tokenizer.decode(ids) == "<|user|>hi §<|endoftext|>"
     copy = reopened(tokenizer)
-    assert ids_of(copy,
-                  "<|user|>hi §<|endoftext|>") == ids and copy.to_meta() == tokenizer.to_meta()
+    assert ids_of(copy, "<|user|>hi §<|endoftext|>") == ids
+    assert copy.to_meta() == tokenizer.to_meta()
     assert pickle.loads(pickle.dumps(tokenizer)).to_meta() == tokenizer.to_meta()
 
 
-@pytest.mark.parametrize("tokens, told", [
-    ({"<x>": 50256},
-     "additional token '<x>' has id 50256; it must be a whole number that is free, from 50,257 on"),
-    ({"<x>": 2**32},
-     "has id 4294967296; it must be a whole number that is free, from 50,257 on, below 2**32"),
-    ({"<x>": "7"}, "additional token '<x>' has id '7'"),
-    ({"<x>": 60000, "<y>": 60000}, "has id 60000"),
-    ({"<x": 60000, "<x>": 60001}, "'<x' is the beginning of '<x>'")])
-def test_additional_tokens_that_clash_are_one_line(tokens, told):
-    with pytest.raises(UserError, match=re.escape(told)):
+@pytest.mark.parametrize("tokens, facts", [
+    ({"<x>": 50256}, ["'<x>' has id 50256", "50,257"]),
+    ({"<x>": 2**32}, ["'<x>' has id 4294967296", "2**32"]), ({"<x>": "7"}, ["'<x>' has id '7'"]),
+    ({"<x>": 60000, "<y>": 60000}, ["has id 60000"]),
+    ({"<x": 60000, "<x>": 60001}, ["'<x' is the beginning of '<x>'"])])
+def test_additional_tokens_that_clash_are_one_line(tokens, facts):
+    with pytest.raises(UserError) as error:
         TiktokenTokenizer("gpt2", additional_tokens=tokens)
+    says(str(error.value), *facts)
 
 
 # ---- trained here: bpe, SentencePiece
@@ -377,14 +366,12 @@ def test_a_bpe_is_trained_to_the_size_asked_for_and_rebuilt_from_meta_alone(forb
     copy = reopened(tokenizer)
     for text in [*TRICKY, LESSON]:
         ids = ids_of(tokenizer, text)
-        assert tokenizer.decode(ids) == text and ids_of(copy, text) == ids and max(ids,
-                                                                                   default=0) < 299
+        assert tokenizer.decode(ids) == text and max(ids, default=0) < 299
+        assert ids_of(copy, text) == ids
     assert len(ids_of(tokenizer, LESSON)) < len(LESSON) / 2
-    assert copy.to_meta() == tokenizer.to_meta() == train_bpe([LESSON[:500], LESSON[500:]],
-                                                              300).to_meta() | {}
-    with pytest.raises(UserError,
-                       match="--vocab_size is 256; bpe has the 256 bytes and <|endoftext|>, so 257 "
-                             "and more"):
+    assert copy.to_meta() == tokenizer.to_meta()
+    assert train_bpe([LESSON[:500], LESSON[500:]], 300).to_meta() == tokenizer.to_meta()
+    with pytest.raises(UserError, match="--vocab_size.* 256.* 257"):
         train_bpe([LESSON], 256)
 
 
@@ -408,45 +395,42 @@ def test_sentencepiece_round_trips_any_text(pieces, text):
 
 
 def test_sentencepiece_is_trained_to_the_size_asked_for_and_ends_documents(pieces):
-    assert pieces.vocab_size == 400 and pieces.to_meta()["itos"][
-        pieces.eot_token] == "<|endoftext|>"
+    assert pieces.vocab_size == 400
+    assert pieces.to_meta()["itos"][pieces.eot_token] == "<|endoftext|>"
     assert len(ids_of(pieces, LESSON)) < len(LESSON) / 2
     assert pickle.loads(pickle.dumps(pieces)).to_meta() == pieces.to_meta()
     assert reopened(pieces).to_meta() == train_sentencepiece([LESSON], 400).to_meta()
 
 
-def test_a_given_sentencepiece_model_that_would_change_the_text_is_refused_at_that_place(pieces,
-                                                                                         tmp_path):
+def test_a_given_sentencepiece_model_that_would_change_the_text_is_refused_there(pieces, tmp_path):
     import io
 
     import sentencepiece
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(LESSON.split("\n")),
-                                             model_writer=model,
-                                             vocab_size=120, model_type="bpe", minloglevel=2)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LESSON.split("\n")), model_writer=model, vocab_size=120,
+        model_type="bpe", minloglevel=2)
     (tmp_path / "a.model").write_bytes(model.getvalue())
     given_model = make_tokenizer("sentencepiece", spm_model_file=tmp_path / "a.model")
     text = "The quick brown fox and  isn't it 1984?"
     assert given_model.decode(ids_of(given_model, text)) == text  # two spaces and all
     for bad, at in (("The lazy dog\n", 12), ("fox \ufb01x", 4), ("zебра", 1)):
-        with pytest.raises(UserError,
-                           match="the SentencePiece model would lose or change .* at position "
-                                 f"{at}$"):
+        with pytest.raises(UserError, match=f"SentencePiece model.* at position {at}$"):
             given_model.encode(bad)
 
 
 def test_a_model_that_cannot_be_trained_is_one_line():
     pytest.importorskip("sentencepiece", reason="the package sentencepiece is not installed")
-    with pytest.raises(UserError, match="sentencepiece cannot train 99,999 pieces on this text: "):
+    with pytest.raises(UserError, match="sentencepiece.* 99,999"):
         train_sentencepiece(["abc " * 100], 99_999)
 
 
-# ---- the rank files: cache, address, package
+# ---- the merge files: cache, address, package
 
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
-    """The address of the rank files cannot be reached; tiktoken's cache is an empty folder, which
+    """The address of the merge files cannot be reached; tiktoken's cache is an empty folder, which
     is returned."""
     def fail(url, path, **kw):
         raise DownloadError(f"{url}: no such host, or no network")
@@ -455,19 +439,17 @@ def unreachable(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-CACHED = hashlib.sha1(
-    b"https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken").hexdigest()
+ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
+CACHED = hashlib.sha1(ADDRESS.encode()).hexdigest()
 
 
-def test_gpt2s_ranks_come_from_a_package_where_their_address_is_out_of_reach(unreachable, capsys,
-                                                                             monkeypatch, gpt2):
+def test_gpt2s_merges_come_from_a_package_where_their_address_is_out_of_reach(
+        unreachable, capsys, monkeypatch, gpt2):
     encoding = get_encoding("gpt2")
     assert encoding.encode_ordinary("hello world") == ids_of(gpt2, "hello world")
     printed = capsys.readouterr()
-    assert printed.err == "" and printed.out.splitlines() == [
-        "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken: no such host, or "
-        "no network. Taking "
-        "the package mlx-whisper==0.4.3 from the package index instead"]
+    assert printed.err == ""
+    says(printed.out.removesuffix("\n"), ADDRESS, "mlx-whisper==0.4.3")
     assert hashlib.sha256((unreachable / CACHED).read_bytes()).hexdigest() == RANKS["r50k_base"][0]
     # and it is quiet where the file is there, for gpt2 and r50k_base alike
     monkeypatch.setattr("pipeline.get.download.download", refuse)
@@ -503,13 +485,13 @@ def test_text_that_no_token_matches_is_an_error_with_the_character_position():
     tokenizer = TableTokenizer(["é", " "])
     with pytest.raises(UserError) as error:
         tokenizer.encode("é " * 600 + "xyz" * 10)
-    assert str(error.value) == "no token of the vocabulary matches 'xyzxyzxyzx' at position 1,200"
+    says(str(error.value), "'xyzxyzxyzx' at position 1,200")
 
 
 def test_a_table_may_have_gaps_and_an_id_in_a_gap_is_a_plain_error():
     tokenizer = TableTokenizer({0: "a", 7: "b"})
     assert tokenizer.vocab_size == 8 and ids_of(tokenizer, "ba") == [7, 0]
-    with pytest.raises(UserError, match="^id .*3.* is not in itos$"):
+    with pytest.raises(UserError, match="^id .*3.*itos"):
         tokenizer.decode([3])
 
 
@@ -553,9 +535,7 @@ def test_a_tokenizer_without_itos_is_told_what_is_missing():
         encode = decode = None
     with pytest.raises(UserError) as error:
         tokenizer_meta(Silent())
-    assert str(error.value) == (
-        "Silent has no itos. Give your tokenizer an attribute itos: a list or dict, id -> "
-                                "token, so that sample.py can turn ids back into text")
+    says(str(error.value), "Silent has no itos", "sample.py")
 
 
 def test_nanogpts_character_meta_makes_a_character_tokenizer():
@@ -565,9 +545,25 @@ def test_nanogpts_character_meta_makes_a_character_tokenizer():
 
 
 def test_a_meta_without_itos_cannot_give_text_and_says_so():
-    with pytest.raises(UserError,
-                       match="^meta.pkl has no itos, so its ids cannot be turned into text$"):
+    with pytest.raises(UserError, match="meta.pkl has no itos"):
         tokenizer_from_meta({"vocab_size": 3})
+
+
+@pytest.mark.parametrize("meta", [
+    {"tokenizer": "words", **tables(["a", "b"])}, {"tokenizer": "bpe", **tables(["a", "b"])},
+    {"tokenizer": "char"}, {"tokenizer": "custom", "itos": {}}])
+def test_an_unknown_kind_or_one_without_its_table_is_refused_and_never_taken_for_another(meta):
+    with pytest.raises(UserError) as error:
+        tokenizer_from_meta(meta)
+    says(str(error.value), "meta.pkl")
+    if meta["tokenizer"] == "words":
+        says(str(error.value), "'words'", "custom")
+
+
+def test_a_text_that_holds_a_placeholder_is_named_as_it_is():
+    with pytest.raises(UserError) as error:
+        TableTokenizer(["a"]).encode("a{position}")
+    says(str(error.value), "'{position}' at position 1")
 
 
 def test_a_method_names_its_tokenizer():
@@ -587,9 +583,7 @@ def test_the_characters_of_lists_of_documents_are_those_of_all_their_texts():
 
 
 def test_the_characters_of_a_generator_are_refused_for_it_could_not_be_written_afterwards():
-    with pytest.raises(UserError,
-                       match="^a generator can be read only once.* Give a list, or take --method "
-                             "byte"):
+    with pytest.raises(UserError, match="read only once.* list.* --method byte"):
         CharTokenizer.from_text(text for text in ["ab", "c"])
 
 
