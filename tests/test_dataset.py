@@ -110,10 +110,8 @@ def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsy
     train, val = ids_in(folder)
     decode = tokenizer_from_meta(meta).decode
     assert (decode(train), decode(val)) == (text[:750], text[750:])
-    assert re.fullmatch(
-        r"mine: train 750 tokens, val 251 tokens, vocab_size 11 \(a text of prepare.py\); 1.00 "
-        r"bytes a token, "
-                        r"\d+\.\d s\n", capsys.readouterr().out)
+    says(capsys.readouterr().out.removesuffix("\n"), "mine: train 750 tokens, val 251 tokens",
+         "vocab_size 11", "prepare.py", "1.00 bytes a token")
     assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
 
 

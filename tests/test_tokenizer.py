@@ -38,7 +38,8 @@ ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200
              "o200k_harmony"]
 TRICKY = ["", " ", "a", "\x00", "\r\n\r\n", "\ufeffmark", "  two  spaces ", "\ttab\n",
           "It's 12345 o'clock", "naïve",
-          "日本語のテキスト", "👩‍👩‍👧 🤷🏽‍♀️", "\U0010ffff", "e\u0301 é", "<|endoftext|>", "<|im_start|>user",
+          "日本語のテキスト", "👩‍👩‍👧 🤷🏽‍♀️", "\U0010ffff", "e\u0301 é",
+          "<|endoftext|>", "<|im_start|>user",
           "a<|endoftext|>b<|fim_prefix|>", "x" * 300, "\u2028\u0085\x0b", "ÿþ\xff", "مرحبا",
           "\n" * 50]
 
