@@ -32,15 +32,8 @@ from pipeline.read.folder import (
     read_meta,
     token_dtype,
 )
-from pipeline.tokenizers import (
-    TiktokenTokenizer,
-    as_bytes,
-    table_hash,
-    tables,
-    token_text,
-    tokenizer_from_meta,
-    tokenizer_meta,
-)
+from pipeline.tokenizers import TiktokenTokenizer, as_bytes, tables, token_text, tokenizer_from_meta
+from pipeline.tokenizers.tables import table_hash
 
 CHUNK = 1 << 22  # tokens read at once
 MAX_ID = 1 << 22  # the largest id that is counted; each takes 32 bytes
@@ -112,10 +105,11 @@ def _chunks(tokens):
 # ---- the checks: each returns lines that say what is wrong
 
 
-def check_split(dataset, split):
+def check_bin(dataset, split):
     """(problems, how often each id occurs) of a bin, which is read once."""
     stated, path = dataset.meta.get("splits", {}).get(split, {}), dataset.path(split)
-    digest, counts, problems = hashlib.sha256(), np.zeros(0, dtype=np.int64), []
+    counts = np.zeros(min(dataset.vocab_size, MAX_ID + 1), dtype=np.int64)
+    digest, problems = hashlib.sha256(), []
     if not dataset.num_tokens[split]:
         return [f"{path} is empty"], counts
     tokens = dataset.tokens(split)
@@ -129,7 +123,7 @@ def check_split(dataset, split):
         if len(chunk) and chunk.max() > MAX_ID:
             raise UserError(f"{path} has id {chunk.max():,}, and ids are counted up to {MAX_ID:,}. "
                             f"Prepare the dataset again")
-        counts = _sum([counts, np.bincount(chunk)])
+        counts += np.bincount(chunk, minlength=len(counts))
     # what write_dataset() wrote always has a hash, and its dtype is right
     foreign = "source_sha256" not in dataset.meta
     if stated.get("sha256", digest.hexdigest() if foreign else "nothing") != digest.hexdigest():
@@ -142,14 +136,6 @@ def check_split(dataset, split):
         problems.append(f"{path}: every second id is 0, so these are ids of 4 bytes, read as "
                         f"{dataset.dtype.name}. State the width: --dtype uint32")
     return problems, counts
-
-
-def _sum(counts):
-    """The sum of arrays of counts, each as long as its largest id requires."""
-    total = np.zeros(max(map(len, counts)), dtype=np.int64)
-    for one in counts:
-        total[: len(one)] += one
-    return total
 
 
 def check_table(dataset):
@@ -167,7 +153,7 @@ def check_table(dataset):
     if stoi != meta.get("stoi"):
         return [f"{path} has a stoi that is not the inverse of its itos. Prepare the dataset again"]
     own_eot = meta["tokenizer"] in ("custom", "token_list")
-    if table_hash(tokenizer_meta(tokenizer)["itos"]) != table_hash(meta["itos"]) or (
+    if table_hash(tokenizer.to_meta()["itos"]) != table_hash(meta["itos"]) or (
             not own_eot and tokenizer.eot_token != meta["eot_token"]):
         return [f"{path} and its tokenizer ({meta['tokenizer']}) differ in the table of tokens or "
                 f"the eot_token. Prepare the dataset again"]
@@ -219,7 +205,7 @@ def look_at_text(dataset, at_most=1 << 24, pieces=16):
 
 def check_max_id(dataset, counts):
     """meta.pkl's max_id against the ids that occur."""
-    used = np.flatnonzero(_sum(list(counts.values())))
+    used = np.flatnonzero(sum(counts.values()))
     if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
         return [f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the largest id "
                 f"in the bins is {used[-1]:,}"]
@@ -266,29 +252,24 @@ def check_documents(dataset):
 def check_stream(first, stream, sample=1 << 20):
     """Whether two datasets can be read side by side: they must be equally long, and share the most
     information (mutual information) when they are not shifted."""
-    problems = []
-    for split in SPLITS:
-        a_len, b_len = first.num_tokens[split], stream.num_tokens[split]
-        if a_len != b_len:
-            problems.append(
-                f"{stream.path(split)} has {b_len:,} tokens, and {first.path(split)} has "
-                            f"{a_len:,}; aligned streams must be equally long")
-    if problems:
+    problems = [f"{stream.path(split)} has {stream.num_tokens[split]:,} tokens, and "
+                f"{first.path(split)} has {first.num_tokens[split]:,}; aligned streams must be "
+                f"equally long"
+                for split in SPLITS if stream.num_tokens[split] != first.num_tokens[split]]
+    edge = max(SHIFTS)
+    if problems or first.num_tokens["train"] <= 100 * edge:
         return problems
     a, b = (np.array(dataset.tokens("train")[:sample]).astype(np.int64)
             for dataset in (first, stream))
-    edge = max(SHIFTS)
-    if len(a) <= 100 * edge:
-        return []
     shared = {k: _mutual_information(a[edge:-edge], b[edge + k : len(b) - edge + k])
               for k in SHIFTS}
     best = max(shared, key=shared.get)
     print(f"  {stream.name}: shares {shared[0]:.3f} bits a token with {first.name}")
-    if best and shared[best] > shared[0] + 0.02:
-        return [f"{stream.path('train')} seems to be shifted by {best:+d} tokens against "
-                f"{first.path('train')}: shifted back, they share {shared[best]:.3f} bits a token, "
-                f"and as they are {shared[0]:.3f}"]
-    return []
+    if shared[best] <= shared[0] + 0.02:
+        return []
+    return [f"{stream.path('train')} seems to be shifted by {best:+d} tokens against "
+            f"{first.path('train')}: shifted back, they share {shared[best]:.3f} bits a token, and "
+            f"as they are {shared[0]:.3f}"]
 
 
 def _mutual_information(a, b):
@@ -304,7 +285,7 @@ def _mutual_information(a, b):
 
 def show(dataset, counts, num_windows, width, seed):
     """Print the most frequent tokens, how often ids occur, and windows of both splits."""
-    total = _sum(list(counts.values()))
+    total = sum(counts.values())
     top = [i for i in np.argsort(-total, kind="stable")[:12].tolist() if total[i]]
     top = ", ".join(f"{token_text(dataset.meta, i)} {total[i] / total.sum():.1%}" for i in top)
     print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: "
@@ -331,7 +312,7 @@ def check(dataset, streams=(), num_windows=3, width=24, seed=0):
           f"{provenance}")
     problems, counts = check_table(dataset), {}
     for split in SPLITS:
-        found, counts[split] = check_split(dataset, split)
+        found, counts[split] = check_bin(dataset, split)
         problems += found
     problems += check_max_id(dataset, counts)
     if not problems:

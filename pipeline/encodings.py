@@ -54,7 +54,8 @@ def utf8_chunks(chunks, path, encoding=None, flag="--encoding"):
 
     path: for messages. flag: how the user can state an encoding; None where the file must be
     converted instead. Raises UserError, with the offset of the first byte that is not text in that
-    encoding. """
+    encoding.
+    """
     chunks = iter(chunks)
     first = next(chunks, b"")
     chunks = itertools.chain([first], chunks, [b""])  # the empty one ends the file

@@ -61,13 +61,14 @@ class _Reader:
 
         member, starts: (B,) int64. length: block_size if not given.
         """
-        if self.windows_left <= 0:
+        if self.windows_left <= 0:  # forget the mappings; the next reads make new ones
             self.tokens, self.windows_left = {}, REMAP_AFTER
         self.windows_left -= len(starts)
         length = length or self.mixture.block_size
         if len(self.mixture.members) == 1:
             windows = self._of_member(0, starts, length)
         else:
+            # each member's rows are read at once and put in their places
             windows = np.empty((len(starts), length + 1), self.mixture.dtype)
             for d in range(len(self.mixture.members)):
                 mine = np.flatnonzero(member == d)
@@ -78,6 +79,7 @@ class _Reader:
 
     def _of_member(self, d, starts, length):
         streams = [self._of_dataset(ds, starts, length) for ds in self.mixture.members[d]]
+        # aligned streams are read at the same places, and become the last dimension
         return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
 
     def _of_dataset(self, dataset, starts, length):
@@ -114,9 +116,11 @@ class TrainBatches:
         self._mixture, self._reader = mixture, _Reader(mixture, "train")
         self._rank, self._num_ranks, self._pin_memory = rank, num_ranks, pin_memory
         self.wait_time = 0.0
+        # a full queue stops the thread, so it never reads far ahead
         self._queue = queue.Queue(maxsize=CHUNKS_AHEAD)
         self._chunk = iter(())  # the micro-batches of the current chunk that are left
         self._closed = threading.Event()
+        # a daemon does not keep the process alive after an error
         self._thread = threading.Thread(target=self._read_ahead, args=(iter_num, max_iters),
                                         daemon=True)
         self._thread.start()
@@ -127,7 +131,7 @@ class TrainBatches:
     def __next__(self):
         if (windows := next(self._chunk, None)) is not None:
             return windows
-        t0 = time.perf_counter()
+        t0 = time.perf_counter()  # the time that training waits for data is logged
         chunk = self._queue.get()
         self.wait_time += time.perf_counter() - t0
         if isinstance(chunk, BaseException):
@@ -159,6 +163,7 @@ class TrainBatches:
             iters_ahead = max(1, DRAWS_AHEAD // (self.micro_steps * self.rows))
             # draws of a chunk: whole micro-batches, at least one
             at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._mixture.block_size)) * self.rows
+            # a resumed run begins at iter_num, because the order follows from the numbers alone
             for first in range(iter_num, max_iters, iters_ahead):
                 draws = self.draws(first, min(iters_ahead, max_iters - first)).ravel()
                 member, starts = self._mixture.places(draws)
@@ -185,8 +190,9 @@ def eval_batches(mixture, split, member=0, *, eval_iters, rank=0, num_ranks=1):
     reader, batch_size = _Reader(mixture, split), mixture.batch_size
     num_tokens = mixture.members[member][0].num_tokens[split]
     starts, tail = eval_starts(num_tokens, mixture.block_size, eval_iters * batch_size)
+    # rank r takes batches r, r + num_ranks, ...
     for first in range(rank * batch_size, len(starts), num_ranks * batch_size):
         part = starts[first : first + batch_size]
         yield reader.read(np.full_like(part, member), part)
-    if tail and rank == 0:
+    if tail and rank == 0:  # the targets after the last complete window
         yield reader.read(np.array([member]), np.array([num_tokens - 1 - tail]), length=tail)

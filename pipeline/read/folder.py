@@ -65,6 +65,7 @@ class Dataset:
     def _check_unchanged(self, split):
         """Raise UserError when the file has another length than when it was opened, or was written
         to and now has another hash than meta.pkl states."""
+        # two numbers of the file system tell quickly whether a look at the bytes is needed
         path, now, before = self.path(split), written(self.files[split]), self.written[split]
         if now == before:
             return
@@ -89,6 +90,7 @@ class Dataset:
         """Yield the ids of a split in arrays of up to `size`, checked against vocab_size. What has
         been yielded takes no memory any more."""
         for start in range(0, self.num_tokens[split], size):
+            # a copy, so that the mapping, and what was read through it, can go
             ids = np.array(self.tokens(split)[start : start + size])
             check_ids(ids, self.vocab_size, self.path(split),
                       lambda i, start=start: start + i)
@@ -106,6 +108,7 @@ def dataset_folder(name):
     """data/<name>, relative to the working directory where possible. A name with a slash is a path
     to a folder anywhere."""
     name = str(name)
+    # Windows has \ for a slash, and takes / too
     return shown(Path(name) if os.sep in name or "/" in name else DATA / name)
 
 
@@ -123,6 +126,7 @@ def open_dataset(name):
     vocabulary. Raises UserError or FileNotFoundError that names the command that helps.
     """
     folder = dataset_folder(name)
+    # meta.pkl and the bins are opened one after the other, and must belong together
     while True:
         stamp, error = _stamp(folder), None
         try:
@@ -143,13 +147,13 @@ def open_dataset(name):
     if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
         # other programs count the merges, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
-    folder_name = Path(os.path.abspath(folder)).name
+    folder_name = Path(os.path.abspath(folder)).name  # of `.` too
     dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens, times)
     if meta.get("max_id", -1) >= vocab_size:
         raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size "
                         f"{vocab_size:,}, but every id must be below vocab_size. Prepare the "
                         f"dataset again")
-    if "max_id" not in meta:
+    if "max_id" not in meta:  # nobody has looked at the ids yet
         _scan(dataset)
     return dataset
 
@@ -169,6 +173,7 @@ def read_meta(folder):
             return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
     except FileNotFoundError:
         pass
+    # no meta.pkl: what else lies in the folder tells which command helps
     prepare = f"python {folder}/prepare.py"
     if (folder / "meta.pkl.new").exists():
         raise FileNotFoundError(
@@ -188,7 +193,7 @@ def read_meta(folder):
 def _no_such_dataset(folder):
     found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
     names, data = sorted(found - {"template"}), shown(DATA)
-    near = difflib.get_close_matches(folder.name, names, n=1)
+    near = difflib.get_close_matches(folder.name, names, n=1)  # a misspelt name
     hint = f"Did you mean {near[0]}?" if near else (
         f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}")
     return f"{folder} not found. {hint} (python {data}/list_datasets.py lists all {len(names)})"
@@ -197,6 +202,7 @@ def _no_such_dataset(folder):
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
         return np.dtype(meta["dtype"]).newbyteorder("<")
+    # 65,535 is the largest id of two bytes; some programs take four where vocab_size is above it
     if meta["vocab_size"] == 65_536:
         raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs "
                         f"disagree on the width of such ids. State it: python "
@@ -206,7 +212,7 @@ def _stated_dtype(meta, folder):
 
 def _stamp(folder):
     """What changes whenever a prepare.py replaces meta.pkl."""
-    try:
+    try:  # a renamed file has another inode, an edited one another time
         stat = (folder / "meta.pkl").stat()
         return stat.st_ino, stat.st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -229,6 +235,7 @@ def _count_tokens(file, dtype, meta, split):
         raise UserError(f"{file.name} has {size:,} bytes, which is not a multiple of "
                         f"{dtype.itemsize} ({dtype.name}). {again}")
     count = size // dtype.itemsize
+    # another program states no count, so any will do
     stated = meta["splits"][split]["tokens"] if "splits" in meta else count
     if count != stated:
         raise UserError(f"{file.name} has {count:,} tokens, and meta.pkl says {stated:,}. {again}")
@@ -238,6 +245,7 @@ def _count_tokens(file, dtype, meta, split):
 def check_ids(ids, vocab_size, path, position_of):
     """Raise UserError when an id is beyond vocab_size. ids: any shape. position_of(flat index) ->
     the position in the file, for the message."""
+    # the maximum is the fast test; where it fails, the first bad id is looked for
     if ids.size and (largest := int(ids.max())) >= vocab_size:
         i = int((ids >= vocab_size).argmax())
         raise UserError(f"{path}: the id at position {position_of(i):,} is {ids.flat[i]:,}, beyond "
@@ -250,5 +258,5 @@ def _scan(dataset):
     checked batch by batch in training."""
     for split in SPLITS:
         if dataset.num_tokens[split] * dataset.dtype.itemsize < SCAN_LIMIT:
-            for _ in dataset.chunks(split):
+            for _ in dataset.chunks(split):  # which checks them
                 pass

@@ -12,21 +12,16 @@ aligned streams, whose tokens stand side by side and are read together.
     multicontext  one member of K aligned streams: one order, the same windows of each
 
 Datasets with vocabularies of their own share one embedding table, in which the vocabularies lie one
-after the other. The id that a model sees is the dataset's own id plus that dataset's offset. """
+after the other. The id that a model sees is the dataset's own id plus that dataset's offset.
+"""
 import bisect
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.read import sampler
 from pipeline.read.folder import SPLITS, open_dataset, token_dtype
-from pipeline.read.sampler import (
-    ORDER_VERSION,
-    mixture_counts,
-    mixture_draws,
-    moved_fractions,
-    window_starts,
-    windows_per_epoch,
-)
+from pipeline.read.sampler import ORDER_VERSION, windows_per_epoch
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
 LOOKED_AT = 1 << 20  # tokens of a vocabulary that start_tokens() counts
@@ -39,7 +34,8 @@ class Mixture:
     members there, each row of sum 1; a batch is batch_size draws. weights: one for each dataset,
     for the mean of their losses (default: equal). own_vocabularies: whether each dataset has a part
     of the embedding table to itself; otherwise one tokenizer made them all, and they share one
-    part. order_version: the version of the sampler's order that the run began with. """
+    part. order_version: the version of the sampler's order that the run began with.
+    """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0,
                  fractions_at=None, weights=None, own_vocabularies=True,
@@ -51,12 +47,15 @@ class Mixture:
         self.order_version = order_version
         weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
         self.weights = weights / weights.sum()
+        # a split that is too short is reported before the model is built
         for dataset in self.datasets:
             for split in SPLITS:
                 check_split(dataset, split, block_size)
+        # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
         self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
+        # each vocabulary begins where the one before it ends
         offsets = np.cumsum([0, *self.vocab_sizes]).tolist()
         if not own_vocabularies:
             self.vocab_sizes, offsets = [max(self.vocab_sizes)], [0] * len(self.datasets)
@@ -74,14 +73,15 @@ class Mixture:
         of its train split at which the window begins."""
         member, own = np.zeros_like(draws), draws
         if len(self.members) > 1:
+            # how many draws each member has had decides which of its windows comes next
             before = self.counts(int(draws.min()) // self.batch_size)
-            member, own = mixture_draws(draws, self.batch_size, self.fractions_at, self.seed,
-                                        before)
+            member, own = sampler.mixture_draws(
+                draws, self.batch_size, self.fractions_at, self.seed, before)
         starts = np.empty_like(draws)
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
             # aligned streams are equally long, so the order of the first is that of all
-            starts[mine] = window_starts(
+            starts[mine] = sampler.window_starts(
                 self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
                 self.seed, dataset.name, self.order_version)
         return member, starts
@@ -91,10 +91,10 @@ class Mixture:
         if len(self.members) == 1:
             return np.array([num_batches * self.batch_size])
         known, counts = self._counted  # read once, because the thread that reads ahead asks too
-        if known > num_batches:
+        if known > num_batches:  # an earlier place is asked for: count from the beginning
             known, counts = 0, 0
-        counts = counts + mixture_counts(known, num_batches, self.batch_size, self.fractions_at,
-                                         self.seed)
+        counts = counts + sampler.mixture_counts(
+            known, num_batches, self.batch_size, self.fractions_at, self.seed)
         self._counted = num_batches, counts
         return counts
 
@@ -119,6 +119,7 @@ class Mixture:
         whole split; NaN where meta.pkl has no count of bytes."""
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
         tokens_per_byte = [c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts]
+        # dividing nats by ln 2 gives bits
         return np.asarray(losses) * np.array(tokens_per_byte) / np.log(2)
 
 
@@ -127,6 +128,7 @@ def sample_ids(dataset, most, num_pieces=16):
     last of which is its end."""
     num_tokens = dataset.num_tokens["train"]
     size = num_tokens if num_tokens <= most else most // num_pieces
+    # a small split gives the same start 16 times, of which one is kept
     for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
         yield dataset.read("train", start[None], size)[0]
 
@@ -148,10 +150,12 @@ def start_tokens(mixture):
         # ids beyond the vocabulary are left to the check of each batch
         return np.bincount(ids[ids < dataset.vocab_size], minlength=1)
 
+    # members that share a vocabulary are counted together, others each on its own
     for group in [mixture.members] if shared else [[member] for member in mixture.members]:
         firsts = [ids_of(member[0], LOOKED_AT // len(group)) for member in group]
         first, *others = group[0]
         start = starts[first.name] = _start_of(first.meta, counts(np.concatenate(firsts), first))
+        # a further stream starts with what stands beside the first one's start token
         for stream in others:
             ids = ids_of(stream, LOOKED_AT)[firsts[0] == start]
             starts[stream.name] = int(counts(ids, stream).argmax())
@@ -163,11 +167,12 @@ def _start_of(meta, counts):
     stoi = meta.get("stoi")
     if not stoi and meta.get("tokenizer") == "tiktoken":  # other programs store only its name
         stoi = tokenizer_from_meta(meta).to_meta()["stoi"]
+    # by preference: the end of a document, a newline as text, as bytes, as SentencePiece writes it
     ends = ("<|endoftext|>", "\n", b"\n", "<0x0A>")
     for i in (meta.get("eot_token"), *map((stoi or {}).get, ends)):
         if i is not None and i < len(counts) and counts[i]:
             return i
-    return int(counts.argmax())
+    return int(counts.argmax())  # the most frequent token has certainly been an input
 
 
 def check_split(dataset, split, block_size):
@@ -197,15 +202,16 @@ def open_mixture(args, order_version=ORDER_VERSION):
         if dataset.name in [other.name for other in datasets[:i]]:
             raise UserError(f"two of the datasets are called {dataset.name}. The log names each "
                             f"dataset by its folder, so the names must differ: rename a folder")
+    # what every mode's Mixture is given
     order = dict(block_size=args.block_size, batch_size=args.batch_size, seed=args.seed,
                  sampling_method=args.sampling_method, order_version=order_version)
-    if args.training_mode == "single":
+    if args.training_mode == "single":  # one member of one dataset
         return Mixture([datasets], **order)
     if args.training_mode == "multicontext":
-        refuse_unaligned(datasets)
+        refuse_unaligned(datasets)  # one member of K streams
         return Mixture([datasets], weights=args.multicontext_loss_weights, **order)
     if not args.multidataset_wte:
-        refuse_other_tokenizers(datasets)
+        refuse_other_tokenizers(datasets)  # ids mean the same only under one tokenizer
     fractions_at, final = fractions_of(args, datasets)
     mixture = Mixture([[dataset] for dataset in datasets], fractions_at=fractions_at, weights=final,
                       own_vocabularies=args.multidataset_wte, **order)
@@ -222,20 +228,22 @@ def fractions_of(args, datasets):
         weights = weights / weights.max()
     else:
         sizes = np.array([dataset.num_tokens["train"] for dataset in datasets], dtype=np.float64)
+        # alpha 1 samples by size, alpha 0 all alike
         weights = (sizes / sizes.max()) ** args.dataset_sampling_alpha
-    if not args.dataset_sampling_probs_final:
+    if not args.dataset_sampling_probs_final:  # the same fractions in every batch
         fractions = weights / weights.sum()
         return lambda batches: np.tile(fractions, (len(batches), 1)), fractions
     final = np.array(args.dataset_sampling_probs_final)
     final, method = final / final.max(), args.dataset_sampling_probs_transition_method
     # the length of the transition in batches of draws, not in iterations
     length = args.dataset_sampling_probs_transition_iters * args.gradient_accumulation_steps
-    return lambda batches: moved_fractions(weights, final, method, batches / length), final
+    return lambda batches: sampler.moved_fractions(weights, final, method, batches / length), final
 
 
 def refuse_unaligned(streams):
     """Raise UserError unless all streams are as long as the first in both splits, and each that was
     made from another of them was made from the bins that are there now."""
+    # a stream that was made from a text that has changed since would be shifted against it
     texts = {stream.name: stream for stream in streams}
     for stream in streams:
         made_of = stream.meta.get("stream", {})
@@ -276,6 +284,7 @@ def refuse_more_epochs(mixture, args):
 
     if not too_often(args.max_iters).any():
         return
+    # the epochs only grow with the iterations, so the longest run that fits is found by bisection
     first_too_long = bisect.bisect_left(range(args.max_iters), True,
                                         key=lambda iters: too_often(iters).any())
     fits = f"Lower --max_iters to {first_too_long - 1}," if first_too_long > 1 else (

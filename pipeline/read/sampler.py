@@ -57,14 +57,16 @@ def window_starts(method, draws, num_tokens, block_size, seed, name, version=ORD
         # the draw number indexes into a sequence of random numbers, so no generator is stored
         numbers = _random(_key(seed, name, "random"), draws)
         return (numbers % np.uint64(num_tokens - block_size)).astype(np.int64)
+    # draws count on from one epoch into the next
     epochs, index = np.divmod(draws, num_windows)
     if method == "sequential":
         return index * block_size
     # each epoch has a key of its own; usually these draws touch one or two epochs
     distinct, which = np.unique(epochs, return_inverse=True)
     keys = np.array([_key(seed, name, "epoch", e) for e in distinct.tolist()], dtype=np.uint64)
+    # the grid of windows may begin at 0 or anywhere up to where its last target is the last token
     num_phases = num_tokens - num_windows * block_size
-    if version == 1:
+    if version == 1:  # kept for runs that were begun with it
         num_phases = min(block_size, num_phases)
     # numbers 0 .. ROUNDS - 1 of the key's sequence serve the permutation, the next one the phase
     phases = (_random(keys, ROUNDS) % np.uint64(num_phases)).astype(np.int64)
@@ -77,17 +79,18 @@ def permute(index, n, keys):
     keys: (m,) uint64, one for each index. A Feistel network permutes the numbers below a*a, a =
     ceil(sqrt(n)), as pairs of digits in base a. A result of n or more is sent through again until
     it is below n, which the first pass gives for all but at most 2 / sqrt(n) of the indices (Black
-    and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). """
+    and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+    """
     a = np.uint64(isqrt(n - 1) + 1)
     out, todo = np.asarray(index).astype(np.uint64), slice(None)
-    while True:
+    while True:  # all indices go through once, then those that have landed at n or beyond
         left, right = np.divmod(out[todo], a)
         for r in range(ROUNDS):
             # a round adds a hash of one digit to the other, which can be undone, so no two collide
             hashed = _scrambled(right + _random(keys[todo], r)) >> np.uint64(32)
             # scaling the high 32 bits gives 0 .. a - 1, without the slow division of %
             left, right = right, left + ((hashed * a) >> np.uint64(32))
-            right -= a * (right >= a)
+            right -= a * (right >= a)  # both digits are below a, so this is the sum modulo a
         out[todo] = left * a + right
         todo = np.flatnonzero(out >= n)
         if not todo.size:
@@ -104,11 +107,13 @@ def mixture_draws(draws, batch_size, fractions_at, seed, before):
 
     Each batch is within one row of its fractions, and the total stays within five rows, or, while
     the fractions move, within about the square root of the number of batches. A member's draws are
-    numbered in the order of the rows, so its windows are those of a run on that member alone. """
+    numbered in the order of the rows, so its windows are those of a run on that member alone.
+    """
     batches, rows = np.divmod(np.asarray(draws, dtype=np.int64), batch_size)
     first = int(batches.min())
     every = np.arange(first, int(batches.max()) + 1, dtype=np.int64)
     fractions = fractions_at(every)
+    # all rows of these batches are computed, even if few are asked for, to number them in order
     member = _mixed_rows(every, batch_size, fractions, seed)
     own = np.empty_like(member)
     for d in range(fractions.shape[1]):
@@ -118,9 +123,9 @@ def mixture_draws(draws, batch_size, fractions_at, seed, before):
 
 
 def mixture_counts(first_batch, end_batch, batch_size, fractions_at, seed, at_once=1 << 16):
-    """(D,) int64: the draws of each of the D members in the batches first_batch .. end_batch -
-    1."""
+    """(D,) int64: the draws of each of the D members in batches first_batch .. end_batch - 1."""
     counts = np.zeros(fractions_at(np.zeros(1)).shape[1], dtype=np.int64)
+    # the cuts tell how many rows a member has in a batch, without mixing them
     for first in range(first_batch, end_batch, at_once):
         batches = np.arange(first, min(first + at_once, end_batch), dtype=np.int64)
         counts += np.diff(_cuts(batches, batch_size, fractions_at(batches), seed), axis=1).sum(0)
@@ -131,12 +136,13 @@ def moved_fractions(start, end, method, progress):
     """(n, D) fractions, each row of sum 1, on the way from start to end.
 
     start, end: (D,) weights above 0. progress: (n,), 0 at the start, 1 at the end. Raises
-    ValueError for an unknown method. """
+    ValueError for an unknown method.
+    """
     t = np.clip(np.asarray(progress, dtype=np.float64), 0, 1)[:, None]
     start, end = np.asarray(start) / np.sum(start), np.asarray(end) / np.sum(end)
     if method == "cosine":
         t = (1 - np.cos(np.pi * t)) / 2
-    if method == "exponential":
+    if method == "exponential":  # each fraction changes by a constant factor
         fractions = start ** (1 - t) * end**t
     elif method in ("linear", "cosine"):
         fractions = (1 - t) * start + t * end
@@ -150,7 +156,8 @@ def _cuts(batches, batch_size, fractions, seed):
 
     Member d ends at row ceil(batch_size * c_d - u), c_d the sum of the fractions up to d. The
     offset u of batch b is frac(u_0 + b * golden ratio): such offsets spread evenly over 0 .. 1, so
-    the errors of rounding cancel out over the batches. """
+    the errors of rounding cancel out over the batches.
+    """
     step = (np.asarray(batches).astype(np.uint64) + np.uint64(1)) * GOLDEN
     step += np.uint64(_key(seed, "mixture"))
     u = (step >> np.uint64(11)) * 2.0**-53  # a float holds 53 bits exactly, so u stays below 1
@@ -163,7 +170,9 @@ def _mixed_rows(batches, batch_size, fractions, seed):
     """(n, batch_size) int64: the member of each row, mixed so that every rank sees all members."""
     cuts = _cuts(batches, batch_size, fractions, seed)
     keys = np.repeat(_random(_key(seed, "mixture rows"), batches), batch_size)
+    # slot i of a batch moves to a random row, so a member's rows don't stand together
     rows = permute(np.tile(np.arange(batch_size), len(cuts)), batch_size, keys)
+    # the member is the number of inner cuts at or below the slot
     return (rows.reshape(-1, batch_size, 1) >= cuts[:, None, 1:-1]).sum(2)
 
 
@@ -183,10 +192,11 @@ def eval_starts(num_tokens, block_size, max_windows):
 def seed_of(*parts):
     """A 63-bit hash of the parts. Sums collide (seed 0, epoch 2 and seed 1, epoch 1); these
     don't."""
-    return _key(*parts) >> 1
+    return _key(*parts) >> 1  # torch takes signed seeds
 
 
 def _key(*parts):
+    # repr() tells (0, 2) from ("0", 2), and Python's own hash() differs from run to run
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 

@@ -7,14 +7,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.tokenizers.fast_bpe import fast_encoder
-from pipeline.tokenizers.tables import (
-    UnknownText,
-    as_bytes,
-    as_token,
-    table_of,
-    tables,
-    to_utf8,
-)
+from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, table_of, tables, to_utf8
 
 # sha256 (its beginning) of the patterns, regular expressions that cut a text into words, of
 # tiktoken's encodings, now and in its older versions; --method bpe has that of gpt2
