@@ -48,8 +48,7 @@ SHIFTS = range(-3, 4)  # tokens by which a stream is shifted against the first t
 
 
 def adopt(folder, encoding, dtype):
-    """Write folder's meta.pkl: for a tiktoken encoding where there is none, or with dtype
-    stated."""
+    """Write a missing meta.pkl for a tiktoken encoding, or state dtype in an existing one."""
     path = folder / "meta.pkl"
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found")
@@ -213,8 +212,7 @@ def check_max_id(dataset, counts):
 
 
 def documents(dataset, split):
-    """(lengths in tokens, 64-bit hashes) of the documents of a split, which eot_token ends (or
-    begins)."""
+    """(lengths in tokens, 64-bit hashes) of a split's documents, which eot_token ends or begins."""
     eot = dataset.meta["eot_token"]
     lengths, hashes, rest = [], [], np.zeros(0, dataset.dtype)
     # one more end closes a last document that has none; empty documents don't count

@@ -117,8 +117,7 @@ def _unlike_text(raw):
 
 
 def _in_ascii(raw):
-    """The encoding, "utf-7" or "hz", that writes other characters in ASCII and is followed by all
-    of raw; else None."""
+    """"utf-7" or "hz", which write all characters in ASCII, if raw is in one; else None."""
     for guess, mark in (("utf-7", b"+"), ("hz", b"~{")):
         if mark in raw and raw.isascii():
             text = _try(raw, guess) or ""
@@ -172,12 +171,11 @@ def _remedy(guess, path, flag):
     if flag:
         return f"Add {flag} {guess}"
     name = re.sub("-(le|be)$", r"\1", guess).replace("_", "-")  # as iconv spells it
-    return f"Convert it by: iconv -f {name} -t UTF-8 {path} > utf8.txt"
+    return f"Convert it by: iconv -f {name} -t UTF-8 {shlex.quote(str(path))} > utf8.txt"
 
 
 def _try(raw, encoding):
-    """The text, of which the last character may be cut off; None where raw is not in that
-    encoding."""
+    """The text, perhaps without its last character; None where raw is not in that encoding."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(raw)
     except UnicodeError:
@@ -194,8 +192,8 @@ def _wide(raw):
         common = sum(map(text.count, " \n\r\t,.\u3000\u3002\u3001"))
         common += sum(c.isalnum() for c in text if c.isascii())
         common += sum(c > "\x7f" and ord(c) >> 8 == script for c in text)
-        if common > most and not _has_unassigned(text) and not re.search("[\0-\x08\x0e-\x1f]",
-                                                                         text):
+        unlike_text = re.search("[\0-\x08\x0e-\x1f]", text) or _has_unassigned(text)
+        if common > most and not unlike_text:
             most, found = common, encoding
     return found
 
@@ -205,8 +203,7 @@ def _has_unassigned(text):
 
 
 def _guesses(raw, at):
-    """The likeliest encodings, two at most, the best first, of text that is not UTF-8 at
-    raw[at]."""
+    """The likeliest encodings of text that is not UTF-8 at raw[at]: two at most, the best first."""
     start = raw.rfind(b"\n", 0, at) + 1
     sample = raw[start : start + SAMPLE]
     sample = sample[: sample.rfind(b"\n") + 1] or sample

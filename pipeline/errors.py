@@ -26,8 +26,7 @@ class UserError(ValueError):
 
 
 def optional(package, needed_for, install=None):
-    """Import a package that not everybody needs; where it is missing, UserError says how to get
-    it."""
+    """Import a package that not everybody needs; without it, UserError says how to get it."""
     try:
         return importlib.import_module(package)
     except ImportError:

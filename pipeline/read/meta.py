@@ -28,8 +28,7 @@ PLAIN = ("only plain values (dict, list, str, bytes, int, float, bool, None) are
 
 
 def _steps(*more):
-    """[for each instruction: its bytes; minus the bytes of its length where data follow; or
-    None]."""
+    """[the bytes of each instruction; minus those of its length where data follow; or None]."""
     table = (("(N.aesu\x88\x89\x94", 1), ("Khq\x80", 2), ("M", 3), ("Jj", 5), ("G", 9),
              ("\x8cC\x8aU", -1), ("XBT", -4), ("\x8d\x8e", -8), *more)
     steps = {ord(name): size for names, size in table for name in names}

@@ -250,8 +250,8 @@ def refuse_unaligned(streams):
         text = texts.get(made_of.get("text"))
         if text and made_of.get("text_sha256") != text.fingerprint():
             raise UserError(
-                f"{stream.folder} was made from another version of {text.name} than the "
-                            f"one that is there now. Run: python {stream.folder}/prepare.py")
+                f"{stream.folder} was made from another version of {text.name} than the one that "
+                f"is there now. Run: python {stream.folder}/prepare.py")
     for split in SPLITS:
         first = streams[0].num_tokens[split]
         for other in streams[1:]:
@@ -264,8 +264,7 @@ def refuse_unaligned(streams):
 
 
 def refuse_other_tokenizers(datasets):
-    """Raise UserError unless one tokenizer made all datasets, so that an id means the same in
-    each."""
+    """Raise UserError unless one tokenizer made all datasets, so that an id means one thing."""
     first = datasets[0]
     for other in datasets[1:]:
         if hash_of_table(other.meta) != hash_of_table(first.meta):

@@ -190,8 +190,7 @@ def eval_starts(num_tokens, block_size, max_windows):
 
 
 def seed_of(*parts):
-    """A 63-bit hash of the parts. Sums collide (seed 0, epoch 2 and seed 1, epoch 1); these
-    don't."""
+    """A 63-bit hash of the parts. A sum would take seed 0, epoch 2 for seed 1, epoch 1."""
     return _key(*parts) >> 1  # torch takes signed seeds
 
 
@@ -201,15 +200,13 @@ def _key(*parts):
 
 
 def _random(key, i):
-    """Number i of the SplitMix64 sequence that key seeds (Steele, Lea and Flood, 2014), as
-    uint64."""
+    """uint64 number i of the SplitMix64 sequence of a key (Steele, Lea and Flood, 2014)."""
     steps = (np.atleast_1d(i).astype(np.uint64) + np.uint64(1)) * GOLDEN
     return _scrambled(np.asarray(key, dtype=np.uint64) + steps)
 
 
 def _scrambled(x):
-    """SplitMix64's output function on (n,) uint64: each bit of x influences every bit of the
-    result."""
+    """SplitMix64's output function, (n,) uint64: each bit of x changes every bit of the result."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -68,8 +68,7 @@ class StreamMap:
         return self.table[ids, (positions - 1) % len(POSITIONS)], positions
 
     def __call__(self, ids, position=0):
-        """Consecutive characters: ids (n,) -> (ids of the symbols (n,) uint8, the last
-        position)."""
+        """Consecutive characters: ids (n,) -> (ids of symbols (n,) uint8, last position)."""
         ids = np.asarray(ids)
         if not len(ids):
             return np.zeros(0, np.uint8), position

@@ -83,8 +83,7 @@ def tokenizer_from_meta(meta):
 
 
 def tokenizer_meta(tokenizer):
-    """What meta.pkl holds of a tokenizer: its to_meta(), or the tables of one that has just
-    itos."""
+    """What meta.pkl holds of a tokenizer: its to_meta(), or the tables made from its itos."""
     if hasattr(tokenizer, "to_meta"):
         return tokenizer.to_meta()
     if not getattr(tokenizer, "itos", None):

@@ -29,8 +29,7 @@ def named_encoding(name):
 
 
 class TiktokenTokenizer:
-    """A byte-pair encoding: one of OpenAI's (gpt2, cl100k_base, o200k_base, ...), or one trained
-    here.
+    """A byte-pair encoding: one of OpenAI's (gpt2, cl100k_base, ...), or one trained here.
 
     additional_tokens: {token: id} on top; wherever their names stand in a text they are the tokens.
     backend: tiktoken; or gigatoken, which gives the same ids many times as fast (see fast_bpe.py);
@@ -53,8 +52,7 @@ class TiktokenTokenizer:
         self.backend = self._fast.name if self._fast else "tiktoken"
 
     def encode(self, text):
-        """(n,) uint32. The name of a special token in the text is text, except
-        additional_tokens."""
+        """(n,) uint32. A special token's name is text, unless it is one of additional_tokens."""
         return self.encode_utf8(to_utf8(text))
 
     def encode_utf8(self, raw):
@@ -95,8 +93,7 @@ class TiktokenTokenizer:
         return at
 
     def decode(self, ids):
-        """Ids that spell no UTF-8 become U+FFFD. Raises UserError for ids in a gap of the
-        vocabulary."""
+        """Ids that spell no UTF-8 become U+FFFD; UserError for ids in a gap of the vocabulary."""
         try:
             return self._encoding.decode(np.asarray(ids).tolist())
         except KeyError as error:
@@ -119,8 +116,7 @@ class TiktokenTokenizer:
 
 
 def refuse_unknown_pattern(pattern):
-    """Raise UserError for a regular expression that is not tiktoken's: it might take hours, or
-    panic."""
+    """Raise UserError for a pattern that is not tiktoken's: it might take hours, or panic."""
     if hashlib.sha256(pattern.encode()).hexdigest()[:16] not in PATTERNS:
         raise UserError("the byte-pair tokenizer of this dataset cuts words by a pattern (pat_str) "
                         "that is not one of tiktoken's. Prepare the dataset again, with --method "

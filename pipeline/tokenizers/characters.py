@@ -61,8 +61,7 @@ class CharTokenizer:
         return cls(sorted(seen))
 
     def encode(self, text):
-        """(len(text),) integers. Raises UnknownText at the first character that the vocabulary
-        lacks."""
+        """(len(text),) integers; UnknownText at the first character outside the vocabulary."""
         return self.encode_utf8(text.encode("utf-8", "surrogatepass"))
 
     def encode_utf8(self, raw):

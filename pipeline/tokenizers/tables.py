@@ -43,8 +43,7 @@ def codes_of(text):
 
 
 def as_token(raw):
-    """A token's bytes as itos holds them: str where they are valid UTF-8 on their own, else
-    bytes."""
+    """A token's bytes as itos holds them: str where they are valid UTF-8, else bytes."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -56,8 +55,7 @@ def as_bytes(token):
 
 
 def tables(itos):
-    """vocab_size, stoi and itos as meta.pkl holds them. itos: a list or dict of str or bytes
-    tokens."""
+    """meta.pkl's vocab_size, stoi and itos, from a list or dict of str or bytes tokens."""
     items = itos.items() if isinstance(itos, dict) else enumerate(itos)
     itos = {int(i): bytes(token) if isinstance(token, bytes) else str(token) for i, token in items}
     stoi = {}
@@ -74,8 +72,7 @@ def table_of(meta):
 
 
 def table_hash(itos):
-    """sha256 of an id -> token table; two datasets have the same exactly when their ids mean the
-    same."""
+    """sha256 of an id -> token table: equal exactly where the ids mean the same."""
     tokens = [(i, as_bytes(itos[i])) for i in sorted(itos)]
     table = b"".join([b"%d %d %b" % (i, len(raw), raw) for i, raw in tokens])
     return hashlib.sha256(table).hexdigest()

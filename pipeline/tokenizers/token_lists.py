@@ -34,8 +34,7 @@ class TableTokenizer:
         self._lengths = {first: sorted(some, reverse=True) for first, some in lengths.items()}
 
     def encode(self, text):
-        """(n,) int64: at each place the longest token that matches. Raises UnknownText where none
-        does."""
+        """(n,) int64: at each place the longest token that matches; UnknownText where none does."""
         raw, at, ids = to_utf8(text), 0, []
         while at < len(raw):
             for length in self._lengths.get(raw[at], ()):
