@@ -43,6 +43,11 @@ def folder(tmp_path):
     return char_dataset(tmp_path / "mine")
 
 
+@pytest.fixture(scope="module")
+def gpt2():
+    return TiktokenTokenizer("gpt2", backend="tiktoken")
+
+
 def found(capsys, folder, *facts, argv=()):
     """The line on what is wrong with a folder, which holds the facts."""
     says(one_line_error(capsys, check_dataset.main, [str(arg) for arg in (folder, *argv)]), *facts)
@@ -108,21 +113,17 @@ def test_a_max_id_that_does_not_occur_is_found(capsys, folder):
     found(capsys, folder, "meta.pkl", "max_id 27", " 28")
 
 
-def test_a_document_of_val_that_is_in_train_too_is_found(capsys, tmp_path):
-    tokenizer = TiktokenTokenizer("gpt2")
+@pytest.mark.parametrize("chunk", [check_dataset.CHUNK, 7])  # tokens read at once
+def test_a_document_of_val_that_is_in_train_too_is_found(
+        capsys, tmp_path, monkeypatch, gpt2, chunk):
+    monkeypatch.setattr(check_dataset, "CHUNK", chunk)
     documents = [f"a story, number {i}, of some length" for i in range(50)]
-    write_dataset(tmp_path, documents, tokenizer, val_text=["another", "and one more"])
+    write_dataset(tmp_path, documents, gpt2, val_text=["another", "and one more"])
     told = report(capsys, tmp_path)
     assert re.search(r"train: 50 documents; .*: 9, 9, 9, 9, 9\n", told), told
     val_text = ["another", documents[7], "and one more"]
-    write_dataset(tmp_path, documents, tokenizer, val_text=val_text)
+    write_dataset(tmp_path, documents, gpt2, val_text=val_text)
     found(capsys, tmp_path, "val.bin", "1 of 3 documents", "number 2")
-
-
-def test_documents_are_found_over_the_borders_of_what_is_read_at_once(
-        capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check_dataset, "CHUNK", 7)
-    test_a_document_of_val_that_is_in_train_too_is_found(capsys, tmp_path)
 
 
 def stream(folder, text, shift=0):
@@ -162,14 +163,15 @@ def test_a_folder_of_data_is_known_by_its_name_and_a_wrong_one_is_one_line(repo,
 TOKENS = ["the ", "quick ", "brown ", "fox ", "jumps ", "over ", "lazy ", "dog.", "\n"]
 
 
-def foreign_folders():
+@pytest.fixture(scope="module")
+def foreign_folders(gpt2):
     """{name: (meta, ids of TEXT, dtype)} as nanoGPT and ReaLLM-Forge write them, each of its
     methods."""
     chars = sorted(set(TEXT))
     char = {"vocab_size": len(chars), "stoi": {c: i for i, c in enumerate(chars)},
             "itos": dict(enumerate(chars))}
     char_ids = [chars.index(c) for c in TEXT]
-    gpt2 = TiktokenTokenizer("gpt2", backend="tiktoken").encode(TEXT)
+    gpt2 = gpt2.encode(TEXT)
     cl100k = TiktokenTokenizer("cl100k_base", backend="tiktoken").encode(TEXT)
     # of val's tokens only, as it is there
     val_itos = {int(i): "x" for i in set(gpt2.tolist()[:20])}
@@ -209,14 +211,12 @@ def foreign_folders():
     }
 
 
-@pytest.mark.parametrize("name", ["nanogpt_char", "forge_char", "forge_custom", "forge_gpt2",
-                                  "forge_added",
-                                  "forge_cl100k", "forge_sentencepiece", "forge_byte_fallback",
-                                  "forge_json"])
-def test_folders_of_nanogpt_and_of_the_older_forge_train_sample_and_decode_as_they_are(tmp_path,
-                                                                                       capsys,
-                                                                                       name):
-    meta, ids, dtype = foreign_folders()[name]
+@pytest.mark.parametrize("name", [
+    "nanogpt_char", "forge_char", "forge_custom", "forge_gpt2", "forge_added", "forge_cl100k",
+    "forge_sentencepiece", "forge_byte_fallback", "forge_json"])
+def test_folders_of_nanogpt_and_of_the_older_forge_train_sample_and_decode_as_they_are(
+        tmp_path, capsys, foreign_folders, name):
+    meta, ids, dtype = foreign_folders[name]
     folder = tmp_path / name
     folder.mkdir()
     for split in ("train", "val"):
@@ -242,9 +242,9 @@ def train_and_sample(folder, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("the quick ")
 
 
-def test_shards_with_a_header_are_imported_and_train_and_sample(tmp_path, capsys, new_dataset):
-    tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken")
-    ids = np.concatenate([[tokenizer.eot_token], tokenizer.encode(TEXT)])
+def test_shards_with_a_header_are_imported_and_train_and_sample(
+        tmp_path, capsys, new_dataset, gpt2):
+    ids = np.concatenate([[gpt2.eot_token], gpt2.encode(TEXT)])
     parts = {"train_0": ids[:2000], "train_1": ids[2000:3000], "val_0": ids[3000:3200]}
     for name, part in parts.items():
         shard(tmp_path / f"{name}.bin", part)
