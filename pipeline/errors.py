@@ -64,10 +64,11 @@ class Parser(argparse.ArgumentParser):
         words = [word for before, word in zip(["", *unknown], unknown)
                  if word.startswith("-") or not before.startswith("-") or "=" in before]
         if words:
-            self.error("; ".join(map(self._unknown_flag, words)))
+            self.error("; ".join(map(self.no_flag, words)))
         return args
 
-    def _unknown_flag(self, word):
+    def no_flag(self, word):
+        """What to say of a word that is not a flag."""
         name, flags = word.split("=")[0], list(self._option_string_actions)
         near = [f"--{name}"] if f"--{name}" in flags else []
         if word.startswith("-"):
@@ -86,7 +87,7 @@ def resumable():
     try:
         yield
     except KeyboardInterrupt as stop:
-        stop.args = stop.args or ("The same command continues where this one stopped",)
+        stop.args = stop.args or ("The same command goes on where this one stopped",)
         raise
 
 

@@ -41,8 +41,8 @@ def open_regular(path):
     """An ordinary file, open for its bytes. Raises UserError for a folder, a pipe or a device,
     which it does not open, since that might wait forever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UserError(f"{path} is a folder, a pipe or a device instead of an ordinary file. Move "
-                        f"it away")
+        raise UserError(f"{path} is a folder, a pipe or a device, and no ordinary file. Move it "
+                        f"away")
     return Path(path).open("rb")
 
 
