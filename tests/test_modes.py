@@ -576,4 +576,4 @@ def test_resuming_with_other_bins_of_one_member_names_it(data, tmp_path, capsys)
         "--out_dir=x")
     char_dataset(tmp_path / "mine", "abdc" * 500)
     says(one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=x", "--max_iters=4"]),
-         "mine ", "data")
+         "error: mine ")
