@@ -5,8 +5,7 @@ from pathlib import Path
 
 from pipeline import prepare
 
-# the folder, for data.check_dataset and the like
-__path__ = [str(Path(__file__).with_name("data"))]
+__path__ = [str(Path(__file__).with_name("data"))]  # the folder, for data.check_dataset and the like
 for _name in ("catalogue", "dataset", "errors", "files", "inputs", "prepare_args", "streams",
               "tokenizer"):
     sys.modules[f"{__name__}.{_name}"] = prepare

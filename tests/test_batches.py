@@ -350,7 +350,7 @@ def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remed
     with pytest.raises(UserError) as error:
         check_split(dataset, split, T)
     says(str(error.value), f"{folder}/{split}.bin has 8 tokens", "block_size 8 needs 9",
-         "--block_size to 7", remedy)
+         "--block_size 7", remedy)
 
 
 RSS_CHILD = """

@@ -179,7 +179,7 @@ def check_split(dataset, split, block_size):
     """Raise UserError when the split is shorter than one window."""
     num_tokens = dataset.num_tokens[split]
     if num_tokens <= block_size:
-        lower = f"Lower --block_size to {num_tokens - 1}, or give" if num_tokens > 1 else "Give"
+        lower = f"Use --block_size {num_tokens - 1}, or give" if num_tokens > 1 else "Give"
         more = "this dataset more text" if split == "train" else (
             "val more text (-p or -v of prepare.py)")
         raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
