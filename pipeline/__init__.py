@@ -1,14 +1,19 @@
 """From a text to a batch.
 
     errors.py      a user's mistake becomes one line       files.py      all-or-nothing files, locks
-    encodings.py   bytes -> text, strictly                 threads.py    cores, quota, how threads wait
-    tokenizers/    text <-> ids
+    encodings.py   bytes -> text, strictly                 threads.py    cores, quota, how to wait
+    tokenizers/    text <-> ids, one module for each family
     get/           download and verify: addresses, the Hugging Face hub, the package index
-    prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports from here
+    prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports this
     read/          a folder -> a mixture -> the sampler's order -> batches
 
-Imports run one way: read and get -> tokenizers; prepare -> read, get and tokenizers. read never
-imports prepare.
+Imports run one way: prepare -> read, get and tokenizers; read -> tokenizers. read never imports
+prepare or get. A tokenizer that is asked for by name and has no table is the only one that uses
+get, to download its BPE merge file.
+
+A batch takes four files of read/, in the order of the data: folder.py opens a dataset, mixture.py
+decides which datasets a run reads, sampler.py which windows in which order, and batches.py reads
+them as tensors. train.py is the fifth, and computes the loss. meta.py checks what meta.pkl holds.
 
 One word, one meaning:
 
@@ -19,11 +24,13 @@ One word, one meaning:
     window               block_size + 1 tokens, which make one row of a batch
     context length       block_size: the tokens a prediction may look back on
     draw                 the number of a row in the order of the run
+    batch                batch_size consecutive draws, and the tensors of their windows
+    micro-batch          the rows of one forward pass; iteration: one step of the optimizer
+    chunk                a run of bytes, tokens or windows that is handled at once
     unit                 a piece of text that is encoded as one job
     rank                 a process of torchrun
     BPE merge file       the table of byte pairs that an encoding merges, in order
     provenance           where a text came from
     generated tokens     what a model writes
     block                a layer of the model
-    micro-batch          the rows of one forward pass; iteration: one step of the optimizer
 """

@@ -63,7 +63,7 @@ class RangeTokenizer:
         return np.arange(*map(int, text.split(":")), dtype=np.int64)
 
     def to_meta(self):
-        return {"tokenizer": "range", **tables({0: "0", self.vocab_size - 1: "last"})}
+        return {"tokenizer": None, **tables({0: "0", self.vocab_size - 1: "last"})}
 
 
 def arange_dataset(folder, num_train, num_val=100, vocab_size=None):
@@ -105,6 +105,12 @@ def one_line_error(capsys, main, argv):
     assert exit.value.code == 2
     assert not warned, [str(w.message) for w in warned]  # each would be lines on stderr too
     return only_line(capsys.readouterr().err)
+
+
+def says(message, *facts):
+    """A message is one line that holds the facts: the file, the numbers, the command to type."""
+    missing = [fact for fact in map(str, facts) if fact not in message]
+    assert not missing and "\n" not in message, (missing, message)
 
 
 def only_line(stderr):

@@ -444,7 +444,7 @@ def test_end_of_text_in_a_prompt_is_the_token_and_no_prompt_begins_with_it(
 
 def test_a_bpe_checkpoint_needs_neither_the_network_nor_tiktokens_cache(
         bpe_run, text_of, monkeypatch):
-    monkeypatch.setattr("pipeline.tokenizers.get_encoding",
+    monkeypatch.setattr("pipeline.get.merge_files.get_encoding",
                         lambda name: pytest.fail("asked tiktoken for its ranks"))
     assert text_of(f"--out_dir={bpe_run}", "--start=the q").startswith("the q")
 

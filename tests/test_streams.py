@@ -109,7 +109,7 @@ def test_a_folder_has_the_whole_alphabet_equal_lengths_and_what_it_was_made_of(
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_goes_on_from_block_to_block_and_from_train_to_val(tmp_path, monkeypatch, name):
     text = "".join(f"{'long' * (i % 40)} words {i}\n" for i in range(300))
-    monkeypatch.setattr(Dataset, "blocks", functools.partialmethod(Dataset.blocks, size=1000))
+    monkeypatch.setattr(Dataset, "chunks", functools.partialmethod(Dataset.chunks, size=1000))
     folders = [tmp_path / "whole", tmp_path / "documents"]
     char_dataset(folders[0], text)
     folders[1].mkdir()

@@ -1,5 +1,5 @@
-"""data/threads.py: cores by affinity and quota, what is set before torch is loaded, the threads of
-a run and of its resume, and the note of slow steps.
+"""pipeline/threads.py: cores by affinity and quota, what is set before torch is loaded, the threads
+of a run and of its resume, and the note on slow steps.
 
 Run: python -m pytest tests/test_threads.py
 """
@@ -102,7 +102,7 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, allowed, quota, core
 # ---- the environment
 
 
-SET = "import json, os; from data import threads; threads.set_environment(); "
+SET = "import json, os; from pipeline import threads; threads.set_environment(); "
 PRINT = "print(json.dumps(dict(os.environ)))"
 
 
@@ -112,11 +112,11 @@ def started(code=SET + PRINT, **more):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True,
                           text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[0])
 
 
 def test_a_started_process_waits_shortly_and_has_the_threads_of_its_quota():
-    env = started("from data import threads; threads.quota = lambda: 0.5; " + SET +
+    env = started("from pipeline import threads; threads.quota = lambda: 0.5; " + SET +
                   "import torch; threads.take_threads(); "
                   "os.environ['torch'] = str(torch.get_num_threads()); " + PRINT)
     assert {name: env[name] for name in threads.WAITING} == threads.WAITING
@@ -164,8 +164,10 @@ def test_the_one_thread_that_torchrun_sets_is_told_from_the_users(user):
 
 @pytest.mark.parametrize("cores, ranks, wanted, before, taken", [
     (8, 1, None, None, 4), (2, 1, None, None, 2), (8, 2, None, None, 2), (2, 4, None, None, 1),
-    (8, 1, 7, 3, 7), (8, 1, None, 6, 6), (8, 1, None, 1, 1), (2, 1, None, 6, 2), (8, 4, None, 6, 2)])
-def test_threads_follow_cores_ranks_wish_and_the_run(environment, cores, ranks, wanted, before, taken):
+    (8, 1, 7, 3, 7), (8, 1, None, 6, 6), (8, 1, None, 1, 1), (2, 1, None, 6, 2),
+    (8, 4, None, 6, 2)])
+def test_threads_follow_cores_ranks_wish_and_the_run(environment, cores, ranks, wanted, before,
+                                                     taken):
     environment.setattr(threads, "cores", lambda: cores)
     environment.setenv("LOCAL_WORLD_SIZE", str(ranks))
     torch.set_num_threads(4)  # as torch counts real cores, without hyperthreads
@@ -201,7 +203,7 @@ def test_a_run_keeps_its_number_of_threads_and_tells_of_another(one_iteration, e
     for i, (cores, flags, taken, told) in enumerate([
             (4, [], 2, None), (1, [], 1, "cores"), (4, [], 1, None),
             (1, ["--num_threads=2"], 2, "--num_threads")]):
-        environment.setattr(threads, "cores", lambda: cores)
+        environment.setattr(threads, "cores", lambda cores=cores: cores)
         capsys.readouterr()
         resume(one_iteration, f"--max_iters={i + 2}", *flags)
         notes = [n for n in capsys.readouterr().out.splitlines() if n.startswith("note")]
@@ -273,7 +275,8 @@ def test_a_delayed_run_says_so_and_evaluations_do_not_count(tmp_path, environmen
     environment.setattr(train.time, "perf_counter", lambda: now)
     environment.setattr(train, "update", slow_update)
     environment.setattr(train, "estimate_loss", slow_estimate)
-    run(f"--dataset={char_dataset(tmp_path / 'd')}", f"--out_dir={tmp_path / 'o'}", "--max_iters=100",
+    run(f"--dataset={char_dataset(tmp_path / 'd')}", f"--out_dir={tmp_path / 'o'}",
+        "--max_iters=100",
         "--log_interval=2", "--eval_interval=20", "--eval_iters=1")
     lines = capsys.readouterr().out.splitlines()
     told = [i for i, line in enumerate(lines) if line.startswith("note")]

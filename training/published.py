@@ -12,9 +12,6 @@ import torch
 
 from model import GPT, GPTConfig
 from pipeline.errors import UserError, optional
-from pipeline.get.addresses import hub_endpoint
-from pipeline.get.download import DownloadError, RemoteFile, download_all
-from pipeline.get.hub import hub_tree, unexpected_answer
 from pipeline.tokenizers import hash_of_table
 from train_args import GPT2, GPT2_BLOCK_SIZE
 
@@ -24,6 +21,10 @@ GPT2_TOKENS = "f1573bd1679edbb0d65b9edd171f5d26199d5d84cb6f4ee1819e1f77ccaab9ec"
 
 def fetch(name):
     """The path of the published file, which is downloaded if it is missing. Raises UserError."""
+    # imported here, since most runs never download
+    from pipeline.get.addresses import hub_endpoint
+    from pipeline.get.download import DownloadError, RemoteFile, download_all
+    from pipeline.get.hub import hub_tree, unexpected_answer
     repo = f"openai-community/{name}"
     path = Path("out/pretrained") / name / "model.safetensors"
     if path.exists():

@@ -36,7 +36,7 @@ def _one_after_another(members, split, eot_token):
     """The ids of a split of all members, in arrays; eot_token between two where it is missing."""
     for i, member in enumerate(members):
         ids = ()
-        for ids in member.blocks(split):
+        for ids in member.chunks(split):
             yield ids
         is_last = i + 1 == len(members)
         if eot_token is not None and not is_last and len(ids) and ids[-1] != eot_token:

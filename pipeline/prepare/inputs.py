@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encodings import check_encoding, encoding_of_mark, utf8_blocks
+from pipeline.encodings import check_encoding, encoding_of_mark, utf8_chunks
 from pipeline.errors import UserError
 from pipeline.files import give_memory_back, num_characters, open_input
 from pipeline.prepare.compression import CHUNK, compression_of, unpacked
@@ -157,7 +157,7 @@ class _Files(_NotAString):
 
     def utf8(self, path):
         """The text of a file as UTF-8, in chunks of whole characters."""
-        return utf8_blocks(self.chunks(path), path, self.encoding)
+        return utf8_chunks(self.chunks(path), path, self.encoding)
 
     def text(self, path):
         return "".join(map(bytes.decode, self.utf8(path)))

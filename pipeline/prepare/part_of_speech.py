@@ -54,7 +54,7 @@ def write_part_of_speech(folder, text_of, tagger="auto"):
     id_of[[ord(symbol) for symbol in ALPHABET]] = range(len(ALPHABET))
 
     def arrays(split):
-        for piece in _pieces(tokenizer.decode(ids) for ids in text.blocks(split)):
+        for piece in _pieces(tokenizer.decode(ids) for ids in text.chunks(split)):
             yield id_of[codes_of(symbols_of(piece, tag(piece)))]
 
     return write_symbols(folder, text, ALPHABET, arrays,

@@ -49,7 +49,7 @@ def write_stream(folder, name, text_of):
 
     def arrays(split):  # train is read before val
         position = begin[split]
-        for ids in text.blocks(split):
+        for ids in text.chunks(split):
             symbols, position = stream(ids, position)
             yield symbols
         if split == "train" and continues:

@@ -1,11 +1,11 @@
-"""Windows of a mixture as tensors: (B, T + 1) ids, or (B, T + 1, K) where the mixture has K streams.
+"""Windows of a mixture as tensors: (B, T + 1) ids, or (B, T + 1, K) of K aligned streams.
 
-    to_xy(windows, device)       x, y (B, T) or (B, T, K) int64 on the device
-    TrainBatches(mixture, ...)    the run's batches from any iteration on, read ahead by a thread
-    eval_batches(mixture, ...)    the fixed windows of an evaluation
+    to_xy(windows, device)       x and y, (B, T) or (B, T, K) int64, on the device
+    TrainBatches(mixture, ...)   the micro-batches of a run from any iteration on, read ahead
+    eval_batches(mixture, ...)   the fixed windows of an evaluation
 
-Iteration i takes the draws i*G .. i*G + G - 1, G = batch_size * gradient_accumulation_steps, whatever the number of
-ranks. So a position is an iteration, and resuming is starting there.
+Iteration i takes the draws i*G .. i*G + G - 1, G = batch_size * gradient_accumulation_steps,
+whatever the number of ranks. So an iteration is all that a run must remember to go on from there.
 """
 import queue
 import threading
@@ -18,62 +18,68 @@ from pipeline.errors import UserError
 from pipeline.read.folder import check_ids
 from pipeline.read.sampler import eval_starts
 
-DRAWS_AHEAD = 4096  # draws ordered at once: the arithmetic of sampler.py costs 30 times less a draw in blocks
-REMAP_AFTER = 1024  # windows read through one mapping; each may pull 64 KB of file into our resident memory
-TOKENS_AT_ONCE = 1 << 18  # tokens the thread reads and hands over in one piece: waking a thread costs more than a batch
-PIECES_AHEAD = 2  # pieces in the queue
+DRAWS_AHEAD = 4096  # draws ordered at once, which makes the sampler's arithmetic 30 times cheaper
+REMAP_AFTER = 1024  # windows read through one mapping; each may hold 64 KB of the file in memory
+TOKENS_AT_ONCE = 1 << 18  # read and handed over together: waking a thread costs more than a batch
+CHUNKS_AHEAD = 2  # such chunks of windows that wait in the queue
 
 
 def to_xy(windows, device):
-    """x, y (B, T[, K]) int64 on device, from (B, T + 1[, K]) windows on the CPU. The ids travel narrow and are widened
-    there."""
+    """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
+    token later than x. The ids are widened on the device, so fewer bytes travel."""
     wide = windows.to(device, non_blocking=True).to(torch.int64)
     if windows.dtype == torch.int16:
-        wide &= 0xFFFF  # the ids are unsigned
+        wide &= 0xFFFF  # ids are unsigned, and large ones look negative in int16
     elif windows.dtype == torch.int32:
         wide &= 0xFFFFFFFF
     return wide[:, :-1], wide[:, 1:]
 
 
 def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
-    """(micro_steps, rows) of each rank, so that micro_steps * rows * num_ranks = G. Raises UserError if G won't divide."""
+    """(micro_steps, rows) of each rank, so that micro_steps * rows * num_ranks = G. Raises
+    UserError where G cannot be divided so."""
     sequences = batch_size * gradient_accumulation_steps
-    micro_steps = -(-gradient_accumulation_steps // num_ranks)
+    micro_steps = -(-gradient_accumulation_steps // num_ranks)  # rounded up
     if sequences % (micro_steps * num_ranks):
         each = f", each in {micro_steps} micro-batches" if micro_steps > 1 else ""
-        raise UserError(f"batch_size {batch_size} * gradient_accumulation_steps {gradient_accumulation_steps} = "
-                        f"{sequences} sequences cannot be shared out evenly to {num_ranks} ranks{each}. Change one of them")
+        raise UserError(
+            f"batch_size {batch_size} * gradient_accumulation_steps {gradient_accumulation_steps} "
+            f"= {sequences} sequences cannot be divided evenly among {num_ranks} ranks{each}. "
+            f"Change one of them")
     return micro_steps, sequences // (micro_steps * num_ranks)
 
 
 class _Reader:
-    """Checked windows of one split of a mixture. The files are mapped anew now and then, so resident memory stays flat."""
+    """Reads checked windows of one split of a mixture. It maps the files anew now and then, because
+    what was read through a mapping stays in memory as long as the mapping."""
 
     def __init__(self, mixture, split):
         self.mixture, self.split, self.windows_left = mixture, split, 0
 
     def read(self, member, starts, length=None):
-        """(B, length + 1[, K]) int16 or int32 tensor of ids by the mixture's table (the bits are unsigned).
+        """(B, length + 1[, K]) int16 or int32 tensor of ids in the mixture's table, bits unsigned.
 
         member, starts: (B,) int64. length: block_size if not given.
         """
-        if self.windows_left <= 0:
+        if self.windows_left <= 0:  # forget the mappings; the next reads make new ones
             self.tokens, self.windows_left = {}, REMAP_AFTER
         self.windows_left -= len(starts)
         length = length or self.mixture.block_size
         if len(self.mixture.members) == 1:
             windows = self._of_member(0, starts, length)
         else:
+            # each member's rows are read at once and put in their places
             windows = np.empty((len(starts), length + 1), self.mixture.dtype)
             for d in range(len(self.mixture.members)):
                 mine = np.flatnonzero(member == d)
                 if mine.size:
                     windows[mine] = self._of_member(d, starts[mine], length)
-        # signed twins: torch does little with unsigned integers
+        # the same bits as signed integers, because torch does little with unsigned ones
         return torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
 
     def _of_member(self, d, starts, length):
-        streams = [self._of_dataset(dataset, starts, length) for dataset in self.mixture.members[d]]
+        streams = [self._of_dataset(ds, starts, length) for ds in self.mixture.members[d]]
+        # aligned streams are read at the same places, and become the last dimension
         return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
 
     def _of_dataset(self, dataset, starts, length):
@@ -81,93 +87,112 @@ class _Reader:
             if dataset.name not in self.tokens:
                 self.tokens[dataset.name] = dataset.tokens(self.split)
             windows = dataset.read(self.split, starts, length + 1, self.tokens[dataset.name])
-            # ids that fill their dtype need no look
+            # a vocabulary that fills the dtype needs no check: any bits are a valid id
             if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
                 check_ids(windows, dataset.vocab_size, dataset.path(self.split),
                           lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
         except UserError as error:
-            error.of_one_rank = True  # the others read other windows
+            error.of_one_rank = True  # other ranks read other windows and meet no error
             raise
+        # ids of several vocabularies become ids of the one table that holds them all
+        offset = self.mixture.dtype.type(self.mixture.offsets[dataset.name])
         windows = windows.astype(self.mixture.dtype, copy=False)
-        offset = self.mixture.offsets[dataset.name]
-        return windows + self.mixture.dtype.type(offset) if offset else windows
+        return windows + offset if offset else windows
 
 
 class TrainBatches:
-    """An iterator over the windows of this rank's micro-batches, (rows, T + 1[, K]), from iteration `iter_num` to `max_iters`.
+    """Iterator over this rank's micro-batches, (rows, T + 1[, K]), of iterations iter_num to
+    max_iters.
 
-    Row j of micro-step m of rank r in iteration i is draw i*G + (m * num_ranks + r) * rows + j of the mixture. A thread
-    orders and reads ahead; wait_time counts the seconds that next() stood waiting for it. close() when done.
+    Row j of micro-step m of rank r in iteration i is draw i*G + (m * num_ranks + r) * rows + j of
+    the mixture. A thread orders and reads ahead. wait_time: the seconds that next() has waited for
+    that thread. Call close() at the end.
     """
 
-    def __init__(self, mixture, *, gradient_accumulation_steps=1, iter_num=0, max_iters, rank=0, num_ranks=1,
-                 pin_memory=False):
-        self.micro_steps, self.rows = split_iteration(mixture.batch_size, gradient_accumulation_steps, num_ranks)
+    def __init__(self, mixture, *, gradient_accumulation_steps=1, iter_num=0, max_iters, rank=0,
+                 num_ranks=1, pin_memory=False):
+        self.micro_steps, self.rows = split_iteration(
+            mixture.batch_size, gradient_accumulation_steps, num_ranks)
         self._mixture, self._reader = mixture, _Reader(mixture, "train")
         self._rank, self._num_ranks, self._pin_memory = rank, num_ranks, pin_memory
-        self.wait_time = 0.0  # seconds
-        self._queue = queue.Queue(maxsize=PIECES_AHEAD)
-        self._piece = iter(())  # what is left of the piece at hand
+        self.wait_time = 0.0
+        # a full queue stops the thread, so it never reads far ahead
+        self._queue = queue.Queue(maxsize=CHUNKS_AHEAD)
+        self._chunk = iter(())  # the micro-batches of the current chunk that are left
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._read_ahead, args=(iter_num, max_iters), daemon=True)
+        # a daemon does not keep the process alive after an error
+        self._thread = threading.Thread(target=self._read_ahead, args=(iter_num, max_iters),
+                                        daemon=True)
         self._thread.start()
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if (windows := next(self._piece, None)) is not None:
+        if (windows := next(self._chunk, None)) is not None:
             return windows
-        t0 = time.perf_counter()
-        piece = self._queue.get()
+        t0 = time.perf_counter()  # the time that training waits for data is logged
+        chunk = self._queue.get()
         self.wait_time += time.perf_counter() - t0
-        if isinstance(piece, BaseException):
-            self._queue.put(piece)  # for whoever asks again
-            raise piece
-        self._piece = iter(piece)
-        return next(self._piece)
+        if isinstance(chunk, BaseException):
+            self._queue.put(chunk)  # every later call raises it again
+            raise chunk
+        self._chunk = iter(chunk)
+        return next(self._chunk)
 
     def close(self):
         self._closed.set()
-        while not self._queue.empty():  # a put that waits for room goes through and sees the flag
+        # emptying the queue lets a put that waits for room return, after which the thread ends
+        while not self._queue.empty():
             self._queue.get_nowait()
         self._thread.join()
 
     def draws(self, first_iter, num_iters):
-        """(num_iters * micro_steps, rows) int64: the draw numbers of this rank."""
+        """(num_iters * micro_steps, rows) int64: the draw numbers of this rank's rows."""
+        iters = np.arange(first_iter, first_iter + num_iters, dtype=np.int64)[:, None, None]
+        # the G draws of an iteration go to micro-step 0 of each rank, then to micro-step 1, ...
+        micro = np.arange(self.micro_steps)[:, None] * self._num_ranks + self._rank
         per_iter = self.micro_steps * self._num_ranks * self.rows
-        iters = np.arange(first_iter, first_iter + num_iters, dtype=np.int64)[:, None, None] * per_iter
-        micro = (np.arange(self.micro_steps)[:, None] * self._num_ranks + self._rank) * self.rows
-        return (iters + micro + np.arange(self.rows)).reshape(-1, self.rows)
+        draws = iters * per_iter + micro * self.rows + np.arange(self.rows)
+        return draws.reshape(-1, self.rows)
 
     def _read_ahead(self, iter_num, max_iters):
+        """The thread: put lists of micro-batches into the queue, and at the end the exception that
+        next() is to raise."""
         try:
             iters_ahead = max(1, DRAWS_AHEAD // (self.micro_steps * self.rows))
-            at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._mixture.block_size)) * self.rows  # draws
+            # draws of a chunk: whole micro-batches, at least one
+            at_once = max(1, TOKENS_AT_ONCE // (self.rows * self._mixture.block_size)) * self.rows
+            # a resumed run begins at iter_num, because the order follows from the numbers alone
             for first in range(iter_num, max_iters, iters_ahead):
                 draws = self.draws(first, min(iters_ahead, max_iters - first)).ravel()
                 member, starts = self._mixture.places(draws)
                 for k in range(0, len(draws), at_once):
-                    windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once]).unflatten(0, (-1, self.rows))
-                    self._queue.put((windows.pin_memory() if self._pin_memory else windows).unbind())
+                    windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
+                    windows = windows.unflatten(0, (-1, self.rows))
+                    # a copy from pinned memory to a GPU runs beside the GPU's work
+                    self._queue.put(
+                        (windows.pin_memory() if self._pin_memory else windows).unbind())
                     if self._closed.is_set():
                         return
             self._queue.put(StopIteration())
-        except BaseException as error:  # raised where the batch is asked for
+        except BaseException as error:  # raised by next(), in the caller's thread
             self._queue.put(error)
 
 
 def eval_batches(mixture, split, member=0, *, eval_iters, rank=0, num_ranks=1):
-    """The windows of an evaluation of one member, (<= batch_size, T + 1[, K]) each, the last one perhaps shorter than
-    T + 1; this rank's share.
+    """Yield this rank's part of an evaluation of one member, (<= batch_size, T + 1[, K]) windows
+    each.
 
-    At most eval_iters * batch_size windows, the same ones each time; when that covers the split, every target of it once.
+    All ranks together read at most eval_iters * batch_size windows, the same ones each time. Where
+    that covers the split, each of its targets is read once, the last ones in a shorter window.
     """
     reader, batch_size = _Reader(mixture, split), mixture.batch_size
     num_tokens = mixture.members[member][0].num_tokens[split]
     starts, tail = eval_starts(num_tokens, mixture.block_size, eval_iters * batch_size)
+    # rank r takes batches r, r + num_ranks, ...
     for first in range(rank * batch_size, len(starts), num_ranks * batch_size):
         part = starts[first : first + batch_size]
         yield reader.read(np.full_like(part, member), part)
-    if tail and rank == 0:
+    if tail and rank == 0:  # the targets after the last complete window
         yield reader.read(np.array([member]), np.array([num_tokens - 1 - tail]), length=tail)

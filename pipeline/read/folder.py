@@ -1,5 +1,4 @@
-"""A prepared dataset folder: opened and checked. See data/README.md for the format.
-"""
+"""A prepared dataset folder, opened and checked. data/README.md describes the format."""
 import difflib
 import hashlib
 import os
@@ -14,11 +13,9 @@ from pipeline.files import open_regular, written
 from pipeline.read.meta import MAX_BYTES, load_plain
 from pipeline.tokenizers import tokenizer_from_meta
 
-DATA = Path(os.path.abspath(__file__)).parents[2] / "data"  # perhaps a link to a big disk
+DATA = Path(os.path.abspath(__file__)).parents[2] / "data"  # it may be a link to a big disk
 SPLITS = ("train", "val")
-
-
-SCAN_LIMIT = 1 << 30  # bytes; foreign bins up to this size are read once, whole, to find their largest id
+SCAN_LIMIT = 1 << 30  # bytes; bins of other programs up to this size are scanned when opened
 
 
 def token_dtype(vocab_size):
@@ -28,7 +25,8 @@ def token_dtype(vocab_size):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared folder, checked. It holds its files open: a prepare.py that runs meanwhile changes nothing here."""
+    """A prepared folder, checked. It holds its files open, so a prepare.py that replaces them
+    meanwhile changes nothing here."""
     name: str
     folder: Path
     meta: dict
@@ -42,152 +40,179 @@ class Dataset:
         return self.folder / f"{split}.bin"
 
     def tokens(self, split):
-        """(num_tokens[split],) read-only memmap of the ids, mapped anew at each call."""
+        """(num_tokens[split],) read-only memmap of the ids; each call maps the file anew."""
         try:
-            return np.memmap(self.files[split], dtype=self.dtype, mode="r", shape=(self.num_tokens[split],))
+            return np.memmap(self.files[split], dtype=self.dtype, mode="r",
+                             shape=(self.num_tokens[split],))
         except ValueError:  # the file has become too short
             self._check_unchanged(split)
             raise
 
     def read(self, split, starts, length, tokens=None):
-        """(B, length) ids, those from each of starts (B,) int64 on, each at most num_tokens - length.
+        """(B, length) ids: those from each of starts on, (B,) int64, at most num_tokens - length.
 
-        tokens: tokens(split), where the caller keeps it for several reads. UserError where the file
-        has been cut short or written over since it was opened.
+        tokens: the result of tokens(split), if the caller keeps one for several reads. Raises
+        UserError when the file has been cut short or overwritten since it was opened.
         """
         assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
         self._check_unchanged(split)
         tokens = self.tokens(split) if tokens is None else tokens
+        # the view costs no copy; indexing it copies just the windows asked for
         windows = sliding_window_view(tokens, length)[starts]
-        self._check_unchanged(split)  # what was cut meanwhile reads as zeros, to the end of its page
+        self._check_unchanged(split)  # bytes that were cut off meanwhile would have read as zeros
         return windows
 
     def _check_unchanged(self, split):
-        """UserError where the file has another length than when it was opened, or was written to
-        and has lost its hash."""
-        path, now = self.path(split), written(self.files[split])
-        size = now[0]
-        if now == self.written[split]:
+        """Raise UserError when the file has another length than when it was opened, or was written
+        to and now has another hash than meta.pkl states."""
+        # two numbers of the file system tell quickly whether a look at the bytes is needed
+        path, now, before = self.path(split), written(self.files[split]), self.written[split]
+        if now == before:
             return
-        before, changed = self.written[split][0], f"{path} has changed since it was opened"
-        as_it_was = (f"Prepare it as it was: python {self.folder}/prepare.py; then go on from the "
-                     f"last checkpoint")
-        if size != before:
-            raise UserError(f"{changed}: it has {size:,} bytes and had {before:,}. {as_it_was}")
-        # other programs state none
+        size, changed = now[0], f"{path} has changed since it was opened"
+        restore = (f"Prepare it as it was: python {self.folder}/prepare.py; then resume from the "
+                   f"last checkpoint")
+        if size != before[0]:
+            raise UserError(f"{changed}: it has {size:,} bytes and had {before[0]:,}. {restore}")
         stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
-        digest = hashlib.sha256()
-        for start in range(0, self.num_tokens[split] if stated else 0, 1 << 24):
-            digest.update(self.tokens(split)[start : start + (1 << 24)])
-        if stated and digest.hexdigest() != stated:
-            raise UserError(f"{changed}: its {size:,} bytes are others (sha256 "
-                            f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
-                            f"{as_it_was}")
-        self.written[split] = now  # a copy, a network file system or touch may set a new time
+        if stated:  # other programs state no hash
+            digest = hashlib.sha256()
+            for start in range(0, self.num_tokens[split], 1 << 24):
+                digest.update(self.tokens(split)[start : start + (1 << 24)])
+            if digest.hexdigest() != stated:
+                raise UserError(f"{changed}: its {size:,} bytes differ (sha256 "
+                                f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
+                                f"{restore}")
+        # a copy, a network file system or `touch` may set a new time on the same bytes
+        self.written[split] = now
 
-    def blocks(self, split, size=1 << 20):
-        """The ids of a split in arrays of up to `size`; what has been read is not kept in memory."""
+    def chunks(self, split, size=1 << 20):
+        """Yield the ids of a split in arrays of up to `size`, checked against vocab_size. What has
+        been yielded takes no memory any more."""
         for start in range(0, self.num_tokens[split], size):
+            # a copy, so that the mapping, and what was read through it, can go
             ids = np.array(self.tokens(split)[start : start + size])
-            check_ids(ids, self.vocab_size, self.path(split), lambda i: start + i)
+            check_ids(ids, self.vocab_size, self.path(split),
+                      lambda i, start=start: start + i)
             yield ids
 
     def fingerprint(self):
-        """What a checkpoint keeps to know its data again: a hash (or, for foreign bins, the size) of each split."""
-        counts = self.meta.get("splits", {})
-        return {s: counts.get(s, {}).get("sha256") or f"{self.num_tokens[s]} tokens" for s in SPLITS}
+        """{split: sha256, or the number of tokens where meta.pkl states no hash}: a checkpoint
+        keeps it, so that a resumed run recognises its data."""
+        stated = self.meta.get("splits", {})
+        return {split: stated.get(split, {}).get("sha256") or f"{self.num_tokens[split]} tokens"
+                for split in SPLITS}
 
 
 def dataset_folder(name):
-    """data/<name>, shown from the working directory where it lies below; a name with a slash is a path to a folder."""
+    """data/<name>, relative to the working directory where possible. A name with a slash is a path
+    to a folder anywhere."""
     name = str(name)
-    if os.sep in name or "/" in name:
-        return shown(Path(name))
-    return shown(DATA / name)
+    # Windows has \ for a slash, and takes / too
+    return shown(Path(name) if os.sep in name or "/" in name else DATA / name)
 
 
 def shown(path):
-    """A path as seen from the working directory, where it lies below; commands we print work from there."""
+    """The path relative to the working directory if it lies below it, so that a printed command
+    works when typed there."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def open_dataset(name):
-    """Check data/<name> and return its Dataset. The checks read meta.pkl and the files' sizes, not the tokens.
+    """Check data/<name>, or a path to a folder, and return its Dataset.
 
-    Bins that another program wrote (no max_id in their meta.pkl) are scanned for ids beyond the vocabulary when they
-    are under 1 GB. Raises UserError or FileNotFoundError, naming the command that helps.
+    This reads meta.pkl and the sizes of the files, and no tokens, except for bins that another
+    program wrote (their meta.pkl has no max_id): those under 1 GB are scanned for ids beyond the
+    vocabulary. Raises UserError or FileNotFoundError that names the command that helps.
     """
     folder = dataset_folder(name)
+    # meta.pkl and the bins are opened one after the other, and must belong together
     while True:
-        stamp = _stamp(folder)
+        stamp, error = _stamp(folder), None
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
             files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
             times = {split: written(file) for split, file in files.items()}
-            num_tokens = {split: _count_tokens(files[split], dtype, meta, split) for split in SPLITS}
-            error = None
+            num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
+                          for split in SPLITS}
         except (UserError, FileNotFoundError) as caught:
             error = caught
+        # a prepare.py may have replaced meta.pkl or the bins in between; then look again
         if stamp == _stamp(folder):
-            break  # else a prepare.py has come between: look again
+            break
     if error:
         raise error
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
-        # other programs count the ranks, which leaves out <|endoftext|>
+        # other programs count the merges, which leaves out <|endoftext|>
         vocab_size = max(vocab_size, tokenizer_from_meta(meta).vocab_size)
-    folder_name = Path(os.path.abspath(folder)).name
+    folder_name = Path(os.path.abspath(folder)).name  # of `.` too
     dataset = Dataset(folder_name, folder, meta, vocab_size, dtype, files, num_tokens, times)
-    if "max_id" in meta:
-        if meta["max_id"] >= vocab_size:
-            raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size {vocab_size:,}; an id "
-                            f"must be below vocab_size. Prepare the dataset again")
-    else:
+    if meta.get("max_id", -1) >= vocab_size:
+        raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size "
+                        f"{vocab_size:,}, but every id must be below vocab_size. Prepare the "
+                        f"dataset again")
+    if "max_id" not in meta:  # nobody has looked at the ids yet
         _scan(dataset)
     return dataset
 
 
 def read_meta(folder):
+    """The checked dict of the folder's meta.pkl; otherwise an error that names the next command."""
     path = folder / "meta.pkl"
     if folder.is_file():
-        raise UserError(f"{folder} is a file; a dataset is a folder. Did you mean {folder.parent}?")
+        raise UserError(f"{folder} is a file, and a dataset is a folder. Did you mean "
+                        f"{folder.parent}?")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     try:
-        with open_regular(path) as file:  # to ask for more than is there takes that much memory
-            return load_plain(file.read(min(MAX_BYTES, os.fstat(file.fileno()).st_size) + 1), path)
+        # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
     except FileNotFoundError:
         pass
-    prepare = f"bash {folder}/get_dataset.sh" if (folder / "get_dataset.sh").exists() else f"python {folder}/prepare.py"
+    # no meta.pkl: what else lies in the folder tells which command helps
+    prepare = f"python {folder}/prepare.py"
     if (folder / "meta.pkl.new").exists():
-        raise FileNotFoundError(f"{folder} is half-written: prepare.py is at work, or was stopped. Run: python "
-                                f"{folder}/prepare.py")
+        raise FileNotFoundError(
+            f"{folder} is half-written: its prepare.py is still running, or was "
+                                f"stopped. Run: {prepare}")
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
-        again = f"Run: python {folder}/prepare.py. Or, if" if (folder / "prepare.py").exists() else "If"
-        raise FileNotFoundError(f"{path} not found beside train.bin and val.bin. {again} these are GPT-2 tokens (nanoGPT "
-                                f"writes no meta.pkl for them), run: python {shown(DATA)}/check_dataset.py {folder} --adopt gpt2")
+        again = f"Run: {prepare}. Or, if" if (folder / "prepare.py").exists() else "If"
+        raise FileNotFoundError(
+            f"{path} not found beside train.bin and val.bin. {again} these are GPT-2 tokens "
+            f"(nanoGPT writes no meta.pkl for them), run: python {shown(DATA)}/check_dataset.py "
+            f"{folder} --adopt gpt2")
+    if (folder / "get_dataset.sh").exists():
+        prepare = f"bash {folder}/get_dataset.sh"
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 
 
 def _no_such_dataset(folder):
-    names = {p.parent.name for what in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{what}")} - {"template"}
-    near = difflib.get_close_matches(folder.name, sorted(names), n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Make it: bash {shown(DATA)}/create_new_dataset.sh {folder.name}"
-    return f"{folder} not found. {hint} (python {shown(DATA)}/list_datasets.py lists the {len(names)} there are)"
+    found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
+    names, data = sorted(found - {"template"}), shown(DATA)
+    near = difflib.get_close_matches(folder.name, names, n=1)  # a misspelt name
+    hint = f"Did you mean {near[0]}?" if near else (
+        f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}")
+    return f"{folder} not found. {hint} (python {data}/list_datasets.py lists all {len(names)})"
 
 
 def _stated_dtype(meta, folder):
     if "dtype" in meta:
         return np.dtype(meta["dtype"]).newbyteorder("<")
+    # 65,535 is the largest id of two bytes; some programs take four where vocab_size is above it
     if meta["vocab_size"] == 65_536:
-        raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs disagree on the width of "
-                        f"such ids. State it: python {shown(DATA)}/check_dataset.py {folder} --dtype uint16 (or uint32)")
+        raise UserError(f"{folder}/meta.pkl has vocab_size 65,536 and no dtype, and programs "
+                        f"disagree on the width of such ids. State it: python "
+                        f"{shown(DATA)}/check_dataset.py {folder} --dtype uint16 (or uint32)")
     return token_dtype(meta["vocab_size"])
 
 
 def _stamp(folder):
-    try:
+    """What changes whenever a prepare.py replaces meta.pkl."""
+    try:  # a renamed file has another inode, an edited one another time
         stat = (folder / "meta.pkl").stat()
         return stat.st_ino, stat.st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -198,35 +223,40 @@ def _open_bin(path):
     try:
         return open_regular(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found, though meta.pkl is there. Run: python {path.parent}/prepare.py"
-                                ) from None
+        raise FileNotFoundError(f"{path} not found, although meta.pkl is there. Run: python "
+                                f"{path.parent}/prepare.py") from None
 
 
 def _count_tokens(file, dtype, meta, split):
-    size, again = os.fstat(file.fileno()).st_size, f"python {Path(file.name).parent}/prepare.py"
+    """The number of ids in an open bin. Raises UserError where meta.pkl states another."""
+    size = os.fstat(file.fileno()).st_size
+    again = f"Prepare the dataset again: python {Path(file.name).parent}/prepare.py"
     if size % dtype.itemsize:
-        raise UserError(f"{file.name} has {size:,} bytes, no multiple of {dtype.itemsize} ({dtype.name}). Prepare the "
-                        f"dataset again: {again}")
+        raise UserError(f"{file.name} has {size:,} bytes, which is not a multiple of "
+                        f"{dtype.itemsize} ({dtype.name}). {again}")
     count = size // dtype.itemsize
+    # another program states no count, so any will do
     stated = meta["splits"][split]["tokens"] if "splits" in meta else count
     if count != stated:
-        raise UserError(f"{file.name} has {count:,} tokens, meta.pkl says {stated:,}. Prepare the dataset again: {again}")
+        raise UserError(f"{file.name} has {count:,} tokens, and meta.pkl says {stated:,}. {again}")
     return count
 
 
 def check_ids(ids, vocab_size, path, position_of):
-    """Raise UserError when an id is beyond vocab_size. ids: any shape; position_of(flat index) -> token position."""
-    if ids.size and (high := int(ids.max())) >= vocab_size:
-        at = position_of(int((ids >= vocab_size).argmax()))
-        raise UserError(f"{path}: the id at position {at:,} is {ids[ids >= vocab_size][0]:,}, beyond vocab_size "
-                        f"{vocab_size:,} (largest seen: {high:,}). The file is damaged, or meta.pkl belongs to "
-                        f"another: prepare the dataset again")
+    """Raise UserError when an id is beyond vocab_size. ids: any shape. position_of(flat index) ->
+    the position in the file, for the message."""
+    # the maximum is the fast test; where it fails, the first bad id is looked for
+    if ids.size and (largest := int(ids.max())) >= vocab_size:
+        i = int((ids >= vocab_size).argmax())
+        raise UserError(f"{path}: the id at position {position_of(i):,} is {ids.flat[i]:,}, beyond "
+                        f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
+                        f"damaged, or meta.pkl belongs to another one: prepare the dataset again")
 
 
-def _scan(dataset, chunk=1 << 24):
-    """Read foreign bins once for ids beyond the vocabulary; larger ones are checked batch by batch in training."""
+def _scan(dataset):
+    """Read the bins of another program once, which checks every id. In larger ones the ids are
+    checked batch by batch in training."""
     for split in SPLITS:
-        tokens = dataset.tokens(split) if dataset.num_tokens[split] else np.zeros(0, dataset.dtype)
-        if tokens.nbytes < SCAN_LIMIT:
-            for start in range(0, len(tokens), chunk):
-                check_ids(tokens[start : start + chunk], dataset.vocab_size, dataset.path(split), lambda i: start + i)
+        if dataset.num_tokens[split] * dataset.dtype.itemsize < SCAN_LIMIT:
+            for _ in dataset.chunks(split):  # which checks them
+                pass

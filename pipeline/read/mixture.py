@@ -1,170 +1,189 @@
-"""What a run reads, and in which order: one dataset, a mixture of several, or several aligned ones.
+"""What a run reads, and in which order: one dataset, a mixture of several, or aligned streams.
 
-    open_mixture(args) -> Mixture    by --training_mode, checked
-    mixture.places(draws)           whose window each draw is, and where it begins: a pure function of seed and draw
-    mixture.counts(blocks)          how many draws each member has had after that many blocks
+    open_mixture(args) -> Mixture    the datasets of --training_mode, opened and checked
+    mixture.places(draws)            which member each draw reads, and from which token on
+    mixture.counts(num_batches)      the draws of each member in the first batches of the order
 
-A mixture has members, which draws are shared out to, and each member has streams, whose tokens stand side by side:
+Draws are distributed over the members of a mixture. A member is a list of datasets: one, or K
+aligned streams, whose tokens stand side by side and are read together.
 
-    single        one member of one stream
-    multidataset  a member of one stream for each of --dataset_list
-    multicontext  one member of K streams: one order, the same windows in each
+    single        one member, which is one dataset
+    multidataset  one member for each dataset of --dataset_list
+    multicontext  one member of K aligned streams: one order, the same windows of each
 
-All vocabularies lie in one table, one behind the other, and ids are handed out by that table: an id is the dataset's own
-plus its offset.
+Datasets with vocabularies of their own share one embedding table, in which the vocabularies lie one
+after the other. The id that a model sees is the dataset's own id plus that dataset's offset.
 """
+import bisect
+
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.read import sampler
 from pipeline.read.folder import SPLITS, open_dataset, token_dtype
-from pipeline.read.sampler import (
-    ORDER_VERSION,
-    mixture_counts,
-    mixture_draws,
-    moved_fractions,
-    window_starts,
-    windows_per_epoch,
-)
+from pipeline.read.sampler import ORDER_VERSION, windows_per_epoch
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
-LOOKED_AT = 1 << 20  # tokens that the start of a sample is chosen by
+LOOKED_AT = 1 << 20  # tokens of a vocabulary that start_tokens() counts
 
 
 class Mixture:
-    """members: lists of Datasets. weights: one for each dataset, for the mean of their losses (default: equal).
+    """Members, and the order in which their windows are read.
 
-    fractions_at: (m,) numbers of blocks, a block being batch_size draws, -> (m, D) shares of the members, rows of sum 1.
-    own_vocabularies: each member has its own part of the table; else they share one, as one tokenizer made them all.
-    order_version: of sampler.py, the one that the run began with.
+    members: lists of Datasets. fractions_at: (m,) batch numbers -> (m, D) fractions of the D
+    members there, each row of sum 1; a batch is batch_size draws. weights: one for each dataset,
+    for the mean of their losses (default: equal). own_vocabularies: whether each dataset has a part
+    of the embedding table to itself; otherwise one tokenizer made them all, and they share one
+    part. order_version: the version of the sampler's order that the run began with.
     """
 
-    def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0, fractions_at=None, weights=None,
-                 own_vocabularies=True, order_version=ORDER_VERSION):
+    def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0,
+                 fractions_at=None, weights=None, own_vocabularies=True,
+                 order_version=ORDER_VERSION):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
         self.block_size, self.batch_size = block_size, batch_size
         self.sampling_method, self.seed, self.fractions_at = sampling_method, seed, fractions_at
         self.order_version = order_version
-        self.weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, dtype=np.float64)
-        self.weights = self.weights / self.weights.sum()
+        weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
+        self.weights = weights / weights.sum()
+        # a split that is too short is reported before the model is built
         for dataset in self.datasets:
             for split in SPLITS:
                 check_split(dataset, split, block_size)
+        # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
         self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
+        # each vocabulary begins where the one before it ends
+        offsets = np.cumsum([0, *self.vocab_sizes]).tolist()
         if not own_vocabularies:
-            self.vocab_sizes = [max(self.vocab_sizes)]
-        offsets = np.cumsum([0, *self.vocab_sizes]).tolist() if own_vocabularies else [0] * len(self.datasets)
+            self.vocab_sizes, offsets = [max(self.vocab_sizes)], [0] * len(self.datasets)
         self.offsets = dict(zip(self.names, offsets))
-        self.dtype = token_dtype(sum(self.vocab_sizes))  # of ids by the table
-        self._counted = 0, np.zeros(len(members), dtype=np.int64)  # the last answer of counts(), to count on from
+        self.dtype = token_dtype(sum(self.vocab_sizes))  # wide enough for an id plus any offset
+        # the last answer of counts(): (number of batches, counts); the next one continues from it
+        self._counted = 0, np.zeros(len(members), dtype=np.int64)
 
     @property
     def num_streams(self):
         return len(self.members[0])
 
     def places(self, draws):
-        """(member, start), (n,) int64 each: whose window each of draws (n,) is, and where in its train split it begins."""
+        """(member, start), (n,) int64 each: the member that each of draws (n,) reads, and the token
+        of its train split at which the window begins."""
         member, own = np.zeros_like(draws), draws
         if len(self.members) > 1:
+            # how many draws each member has had decides which of its windows comes next
             before = self.counts(int(draws.min()) // self.batch_size)
-            member, own = mixture_draws(draws, self.batch_size, self.fractions_at, self.seed, before)
+            member, own = sampler.mixture_draws(
+                draws, self.batch_size, self.fractions_at, self.seed, before)
         starts = np.empty_like(draws)
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
-            starts[mine] = window_starts(self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
-                                         self.seed, dataset.name, self.order_version)
+            # aligned streams are equally long, so the order of the first is that of all
+            starts[mine] = sampler.window_starts(
+                self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
+                self.seed, dataset.name, self.order_version)
         return member, starts
 
-    def counts(self, blocks):
-        """(D,) int64: the draws of each member in the first `blocks` blocks of the order."""
+    def counts(self, num_batches):
+        """(D,) int64: the draws of each member in the first num_batches batches of the order."""
         if len(self.members) == 1:
-            return np.array([blocks * self.batch_size])
-        known, counts = self._counted  # read once: the thread that reads ahead asks too
-        if known > blocks:
+            return np.array([num_batches * self.batch_size])
+        known, counts = self._counted  # read once, because the thread that reads ahead asks too
+        if known > num_batches:  # an earlier place is asked for: count from the beginning
             known, counts = 0, 0
-        counts = counts + mixture_counts(known, blocks, self.batch_size, self.fractions_at, self.seed)
-        self._counted = blocks, counts
+        counts = counts + sampler.mixture_counts(
+            known, num_batches, self.batch_size, self.fractions_at, self.seed)
+        self._counted = num_batches, counts
         return counts
 
     def epochs(self, counts):
-        """(D,) float64: how often each member has been gone through after that many draws (D,) of it."""
-        return counts / [windows_per_epoch(self.sampling_method, member[0].num_tokens["train"], self.block_size)
-                         for member in self.members]
+        """(D,) float64: the epochs that so many draws (D,) are of each member's train split."""
+        return counts / [windows_per_epoch(self.sampling_method, member[0].num_tokens["train"],
+                                           self.block_size) for member in self.members]
 
-    def consumed(self, blocks):
-        """{name of each dataset: (tokens, epochs)} that the first `blocks` blocks of the order hold."""
-        counts = self.counts(blocks)
-        return {dataset.name: (int(count) * self.block_size, float(epochs)) for member, count, epochs in
-                zip(self.members, counts, self.epochs(counts)) for dataset in member}
+    def consumed(self, num_batches):
+        """{name of a dataset: (tokens, epochs)} read in the first num_batches batches."""
+        counts = self.counts(num_batches)
+        return {dataset.name: (int(count) * self.block_size, float(epochs))
+                for member, count, epochs in zip(self.members, counts, self.epochs(counts))
+                for dataset in member}
 
     def fingerprint(self):
-        """What a checkpoint keeps to know its data again."""
+        """{name: Dataset.fingerprint()}, by which a resumed run recognises its data."""
         return {dataset.name: dataset.fingerprint() for dataset in self.datasets}
 
     def bits_per_byte(self, losses, split):
-        """losses (L,) in nats a token -> bits a byte of text (the whole split's), NaN where meta.pkl has no byte counts."""
+        """losses (L,) of the datasets, in nats a token -> bits a byte of text, by the counts of the
+        whole split; NaN where meta.pkl has no count of bytes."""
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
-        tokens_per_byte = np.array([c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts])
-        return np.asarray(losses) * tokens_per_byte / np.log(2)
+        tokens_per_byte = [c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts]
+        # dividing nats by ln 2 gives bits
+        return np.asarray(losses) * np.array(tokens_per_byte) / np.log(2)
 
 
 def sample_ids(dataset, most, num_pieces=16):
-    """Arrays of ids of train, whole or in pieces from all over it, `most` of them together; the
-    last piece is its end."""
+    """Yield arrays of ids of train, `most` ids together: all of it, or pieces spread over it, the
+    last of which is its end."""
     num_tokens = dataset.num_tokens["train"]
     size = num_tokens if num_tokens <= most else most // num_pieces
+    # a small split gives the same start 16 times, of which one is kept
     for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
         yield dataset.read("train", start[None], size)[0]
 
 
 def start_tokens(mixture):
-    """{dataset of each vocabulary: id}: what a sample without a prompt starts from, each an input
-    that training has.
+    """{dataset of each vocabulary: id}: the token from which a sample without a prompt starts.
 
-    The token that ends documents, if train has it, else a newline, else the most frequent token; of
-    further streams, what stands most often beside that of the first. By LOOKED_AT tokens a
-    vocabulary.
+    The model has been trained on each of them as an input: the token that ends documents if train
+    has it, else a newline, else the most frequent token. For a further stream it is the token that
+    stands most often beside the start token of the first. LOOKED_AT tokens a vocabulary decide.
     """
     starts, shared = {}, len(mixture.metas) < len(mixture.datasets)
 
-    def ids_of(dataset, most):  # without the last token, which is a target alone
+    def ids_of(dataset, most):
+        # the last token of a split is a target, and never an input
         return np.concatenate(list(sample_ids(dataset, most)))[:-1]
 
-    def counts(ids, dataset):  # a batch that meets an id beyond the vocabulary refuses it
+    def counts(ids, dataset):
+        # ids beyond the vocabulary are left to the check of each batch
         return np.bincount(ids[ids < dataset.vocab_size], minlength=1)
 
+    # members that share a vocabulary are counted together, others each on its own
     for group in [mixture.members] if shared else [[member] for member in mixture.members]:
         firsts = [ids_of(member[0], LOOKED_AT // len(group)) for member in group]
-        first, *beside = group[0]
+        first, *others = group[0]
         start = starts[first.name] = _start_of(first.meta, counts(np.concatenate(firsts), first))
-        for stream in beside:
+        # a further stream starts with what stands beside the first one's start token
+        for stream in others:
             ids = ids_of(stream, LOOKED_AT)[firsts[0] == start]
             starts[stream.name] = int(counts(ids, stream).argmax())
     return starts
 
 
 def _start_of(meta, counts):
-    """The id to start from, by how often each id occurs."""
+    """The id to start from. counts: how often each id occurs."""
     stoi = meta.get("stoi")
-    if not stoi and meta.get("tokenizer") == "tiktoken":  # another program names the encoding alone
+    if not stoi and meta.get("tokenizer") == "tiktoken":  # other programs store only its name
         stoi = tokenizer_from_meta(meta).to_meta()["stoi"]
-    stoi = stoi or {}
-    for i in (meta.get("eot_token"), *map(stoi.get, ("<|endoftext|>", "\n", b"\n", "<0x0A>"))):
+    # by preference: the end of a document, a newline as text, as bytes, as SentencePiece writes it
+    ends = ("<|endoftext|>", "\n", b"\n", "<0x0A>")
+    for i in (meta.get("eot_token"), *map((stoi or {}).get, ends)):
         if i is not None and i < len(counts) and counts[i]:
             return i
-    return int(counts.argmax())
+    return int(counts.argmax())  # the most frequent token has certainly been an input
 
 
 def check_split(dataset, split, block_size):
-    """Raises UserError when the split is shorter than one window."""
-    if dataset.num_tokens[split] < block_size + 1:
-        num_tokens = dataset.num_tokens[split]
-        lower = f"--block_size {num_tokens - 1} would do; or " if num_tokens > 1 else ""
-        remedy = "give it more text" if split == "train" else "give val more text (-p or -v of prepare.py)"
-        raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} needs {block_size + 1}. "
-                        f"{lower}{remedy}")
+    """Raise UserError when the split is shorter than one window."""
+    num_tokens = dataset.num_tokens[split]
+    if num_tokens <= block_size:
+        lower = f"Use --block_size {num_tokens - 1}, or give" if num_tokens > 1 else "Give"
+        more = "this dataset more text" if split == "train" else (
+            "val more text (-p or -v of prepare.py)")
+        raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
+                        f"needs {block_size + 1}. {lower} {more}")
 
 
 def dataset_names(args):
@@ -174,89 +193,102 @@ def dataset_names(args):
 
 
 def open_mixture(args, order_version=ORDER_VERSION):
-    """The Mixture that the arguments of train.py name. Raises UserError or FileNotFoundError for what cannot be read so."""
+    """The Mixture that the arguments of train.py name.
+
+    Raises UserError or FileNotFoundError where a dataset cannot be read, or they don't go together.
+    """
     datasets = [open_dataset(name) for name in dataset_names(args)]
     for i, dataset in enumerate(datasets):
         if dataset.name in [other.name for other in datasets[:i]]:
-            raise UserError(f"two of the datasets are called {dataset.name}; each is logged by its name, so they must differ. "
-                            f"Rename a folder")
-    order = dict(block_size=args.block_size, batch_size=args.batch_size, sampling_method=args.sampling_method,
-                 seed=args.seed, order_version=order_version)
-    if args.training_mode == "single":
+            raise UserError(f"two of the datasets are called {dataset.name}. The log names each "
+                            f"dataset by its folder, so the names must differ: rename a folder")
+    # what every mode's Mixture is given
+    order = dict(block_size=args.block_size, batch_size=args.batch_size, seed=args.seed,
+                 sampling_method=args.sampling_method, order_version=order_version)
+    if args.training_mode == "single":  # one member of one dataset
         return Mixture([datasets], **order)
     if args.training_mode == "multicontext":
-        refuse_unaligned(datasets)
+        refuse_unaligned(datasets)  # one member of K streams
         return Mixture([datasets], weights=args.multicontext_loss_weights, **order)
     if not args.multidataset_wte:
-        refuse_other_tokenizers(datasets)
+        refuse_other_tokenizers(datasets)  # ids mean the same only under one tokenizer
     fractions_at, final = fractions_of(args, datasets)
     mixture = Mixture([[dataset] for dataset in datasets], fractions_at=fractions_at, weights=final,
-                    own_vocabularies=args.multidataset_wte, **order)
+                      own_vocabularies=args.multidataset_wte, **order)
     if args.max_epochs_per_dataset:
         refuse_more_epochs(mixture, args)
     return mixture
 
 
 def fractions_of(args, datasets):
-    """(fractions_at, final weights (D,)) of a mixture, by its flags."""
+    """(fractions_at, final weights (D,)) of the members, from the flags."""
+    # dividing by the largest first keeps enormous weights from overflowing
     if args.dataset_sampling_alpha is None:
         weights = np.array(args.dataset_sampling_probs or [1.0] * len(datasets))
         weights = weights / weights.max()
     else:
         sizes = np.array([dataset.num_tokens["train"] for dataset in datasets], dtype=np.float64)
+        # alpha 1 samples by size, alpha 0 all alike
         weights = (sizes / sizes.max()) ** args.dataset_sampling_alpha
-    if not args.dataset_sampling_probs_final:
-        shares = weights / weights.sum()
-        return lambda blocks: np.broadcast_to(shares, (len(blocks), len(shares))), shares
-    final, method = np.array(args.dataset_sampling_probs_final), args.dataset_sampling_probs_transition_method
-    final = final / final.max()
-    last = args.dataset_sampling_probs_transition_iters * args.gradient_accumulation_steps  # blocks
-    return lambda blocks: moved_fractions(weights, final, method, blocks / last), final
+    if not args.dataset_sampling_probs_final:  # the same fractions in every batch
+        fractions = weights / weights.sum()
+        return lambda batches: np.tile(fractions, (len(batches), 1)), fractions
+    final = np.array(args.dataset_sampling_probs_final)
+    final, method = final / final.max(), args.dataset_sampling_probs_transition_method
+    # the length of the transition in batches of draws, not in iterations
+    length = args.dataset_sampling_probs_transition_iters * args.gradient_accumulation_steps
+    return lambda batches: sampler.moved_fractions(weights, final, method, batches / length), final
 
 
 def refuse_unaligned(streams):
-    """Raises UserError unless the streams have as many tokens as the first, in both splits, and those that were made of
-    another of them were made of it as it is here."""
+    """Raise UserError unless all streams are as long as the first in both splits, and each that was
+    made from another of them was made from the bins that are there now."""
+    # a stream that was made from a text that has changed since would be shifted against it
     texts = {stream.name: stream for stream in streams}
     for stream in streams:
         made_of = stream.meta.get("stream", {})
         text = texts.get(made_of.get("text"))
         if text and made_of.get("text_sha256") != text.fingerprint():
-            raise UserError(f"{stream.folder} was made of another {text.name} than the one that is here now. Run: python "
-                            f"{stream.folder}/prepare.py")
+            raise UserError(
+                f"{stream.folder} was made from another version of {text.name} than the one that "
+                f"is there now. Run: python {stream.folder}/prepare.py")
     for split in SPLITS:
         first = streams[0].num_tokens[split]
         for other in streams[1:]:
             if difference := other.num_tokens[split] - first:
-                raise UserError(f"{other.path(split)} has {abs(difference):,} tokens {'more' if difference > 0 else 'fewer'} "
-                                f"than {streams[0].path(split)} ({first:,}); the streams of multicontext must have one "
-                                f"token for each of the first's. Prepare it from the same text")
+                more = "more" if difference > 0 else "fewer"
+                raise UserError(
+                    f"{other.path(split)} has {abs(difference):,} tokens {more} than "
+                    f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
+                    f"equally long, token by token: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
-    """Raises UserError unless all datasets were made by one tokenizer: ids must mean the same."""
+    """Raise UserError unless one tokenizer made all datasets, so that an id means one thing."""
+    first = datasets[0]
     for other in datasets[1:]:
-        if hash_of_table(other.meta) != hash_of_table(datasets[0].meta):
-            raise UserError(f"{datasets[0].name} and {other.name} have different tokenizers ({datasets[0].vocab_size:,} and "
-                            f"{other.vocab_size:,} tokens), so an id means one thing here, another there. Prepare both "
-                            f"with one (prepare.py --method, or --reuse_vocab_of), or give each a vocabulary of its own: "
-                            f"--multidataset_wte")
+        if hash_of_table(other.meta) != hash_of_table(first.meta):
+            raise UserError(
+                f"{first.name} and {other.name} have different tokenizers ({first.vocab_size:,} "
+                f"and {other.vocab_size:,} tokens), so one id means different things in them. "
+                f"Prepare both with the same tokenizer (prepare.py --method, or "
+                f"--reuse_vocab_of), or give each its own vocabulary: --multidataset_wte")
 
 
 def refuse_more_epochs(mixture, args):
-    """Raises UserError when a member would be gone through more than --max_epochs_per_dataset times."""
-    def too_often(iters):
-        epochs = mixture.epochs(mixture.counts(iters * args.gradient_accumulation_steps))
-        return np.flatnonzero(epochs > args.max_epochs_per_dataset)
+    """Raise UserError when a member would be read more than --max_epochs_per_dataset times."""
+    def too_often(iters):  # (D,) bool
+        counts = mixture.counts(iters * args.gradient_accumulation_steps)
+        return mixture.epochs(counts) > args.max_epochs_per_dataset
 
-    if not (over := too_often(args.max_iters)).size:
+    if not too_often(args.max_iters).any():
         return
-    low, high = 0, args.max_iters  # the run of `low` iterations fits
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if too_often(middle).size else (middle, high)
-    fits = f"--max_iters {low} would fit; or" if low else "Not one iteration fits:"
-    names = ", ".join(mixture.names[d] for d in over)
-    first = mixture.names[too_often(high)[0]]
-    raise UserError(f"{names} would be gone through more than {args.max_epochs_per_dataset:g} times, {first} first. "
-                    f"{fits} change the weights, or raise --max_epochs_per_dataset")
+    # the epochs only grow with the iterations, so the longest run that fits is found by bisection
+    first_too_long = bisect.bisect_left(range(args.max_iters), True,
+                                        key=lambda iters: too_often(iters).any())
+    fits = f"Lower --max_iters to {first_too_long - 1}," if first_too_long > 1 else (
+        "Not even one iteration fits:")
+    names = ", ".join(np.array(mixture.names)[too_often(args.max_iters)])
+    first = mixture.names[too_often(first_too_long).argmax()]
+    raise UserError(f"{names} would be read more than {args.max_epochs_per_dataset:g} times, "
+                    f"{first} first. {fits} change the weights, or raise --max_epochs_per_dataset")

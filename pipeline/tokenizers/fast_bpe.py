@@ -1,11 +1,13 @@
-"""gigatoken (Rust, optional) in tiktoken's place: the same ids at 10 to 20 times the speed, so far as that is proven.
+"""gigatoken (in Rust, optional) in place of tiktoken: the same ids at 10 to 20 times the speed.
 
-gigatoken cuts a text into words with code of its own, tiktoken with a regular expression, and the two know different
-versions of Unicode. So gigatoken gets only stretches made of PROVEN characters; tiktoken encodes all else, and the bins
-are the same with and without it. tests/test_fast_bpe.py tries each of these characters in every kind of neighbourhood.
+gigatoken cuts a text into words by code of its own, tiktoken by a regular expression, and the two
+know different versions of Unicode. So gigatoken gets only stretches of PROVEN characters, and
+tiktoken encodes the rest. The bins are the same with and without gigatoken. tests/test_fast_bpe.py
+tries each proven character in every kind of neighbourhood.
 """
 import base64
 import contextlib
+import importlib.metadata
 import tempfile
 import threading
 from pathlib import Path
@@ -14,19 +16,22 @@ import numpy as np
 
 from pipeline.errors import UserError
 
-VERSION = "0.10.0"  # the one that was tried
-PRETOKENIZER = {"gpt2": "gpt2", "r50k_base": "gpt2", "bpe": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k",
-                "o200k_harmony": "o200k"}  # by encoding; the p50k ones have gaps in their ranks, which it refuses
-# Latin to Arabic; Indic, Thai; Latin and Greek with marks, punctuation, symbols; kana, Chinese characters, Hangul; forms,
-# full width; emoji
-PROVEN = ((0x0000, 0x07FF), (0x0900, 0x097F), (0x0E00, 0x0E7F), (0x1E00, 0x27BF), (0x3000, 0x30FF), (0x4E00, 0x9FFF),
-          (0xAC00, 0xD7A3), (0xFE00, 0xFE0F), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF))
+VERSION = "0.10.0"  # the version that was tried
+# name of an encoding: gigatoken's rule for words. The p50k encodings are missing because gigatoken
+# refuses gaps among the merges
+PRETOKENIZER = {"gpt2": "gpt2", "r50k_base": "gpt2", "bpe": "gpt2", "cl100k_base": "cl100k",
+                "o200k_base": "o200k", "o200k_harmony": "o200k"}
+PROVEN = (
+    (0x0000, 0x07FF), (0x0900, 0x097F), (0x0E00, 0x0E7F),  # Latin to Arabic; Devanagari; Thai
+    (0x1E00, 0x27BF),  # Latin and Greek with marks, punctuation, symbols
+    (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3),  # kana, Chinese characters, Hangul
+    (0xFE00, 0xFE0F), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF))  # variants, full width, emoji
 ASCII = bytes(range(128))
-PIECE = 1 << 16  # characters; one strange character sends so many to tiktoken
+PIECE = 1 << 16  # characters that one character outside PROVEN sends to tiktoken
 
 
 class FastBPE:
-    """A tiktoken encoding, its text encoded by gigatoken where that is proven to give the same ids."""
+    """A tiktoken encoding whose text gigatoken encodes where the ids are proven to be the same."""
     name = f"gigatoken {VERSION}"
 
     def __init__(self, encoding, pretokenizer):
@@ -35,14 +40,15 @@ class FastBPE:
         self.proven = np.zeros(0x110000, dtype=bool)
         for first, last in PROVEN:
             self.proven[first : last + 1] = True
-        ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
-        lines = (b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks)
+        merges = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
+        lines = (b"%s %d\n" % (base64.b64encode(token), i) for token, i in merges)
         with _as_file(b"".join(lines)) as path:
             self.fast = gigatoken.Tokenizer.from_tiktoken(path, pretokenizer, {})
-        self.one_at_a_time = threading.Lock()  # it refuses a second thread, and lets no other one run meanwhile
+        # gigatoken refuses a second thread, and while it works no other thread runs
+        self.one_at_a_time = threading.Lock()
 
     def encode(self, raw, border):
-        """(n,) uint32. raw: a text in UTF-8; border: as a tokenizer's, where the text may be cut."""
+        """(n,) uint32. raw: a text in UTF-8. border: the tokenizer's, which says where to cut."""
         if self._is_proven(raw):
             return self._fast(raw)
         text, found, at = raw.decode("utf-8"), [], 0
@@ -70,8 +76,8 @@ class FastBPE:
 
 @contextlib.contextmanager
 def _as_file(raw):
-    """A path to read raw from: gigatoken takes ranks from files only. A kill leaves nothing, where
-    the system has files without a name."""
+    """A path from which raw can be read, because gigatoken takes merges from files only. Where the
+    system has files without a name, a kill leaves nothing behind."""
     with tempfile.TemporaryFile() as file:
         file.write(raw)
         file.seek(0)
@@ -80,32 +86,33 @@ def _as_file(raw):
             yield path
             return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ranks.tiktoken"
+        path = Path(folder) / "merges.tiktoken"
         path.write_bytes(raw)
         yield path
 
 
-def fast_bpe(backend, name, encoding, additional_tokens):
-    """A FastBPE for the encoding, or None where tiktoken is to do it. backend: auto, tiktoken or gigatoken.
+def fast_encoder(backend, name, encoding, additional_tokens):
+    """A FastBPE for the encoding, or None where tiktoken encodes. backend: auto, tiktoken,
+    gigatoken.
 
-    Raises UserError where gigatoken is asked for by name and cannot do it.
+    Raises UserError where gigatoken is asked for by name and cannot encode it.
     """
     if backend == "tiktoken":
         return None
-    import importlib.metadata
     try:
         version = importlib.metadata.version("gigatoken")
     except importlib.metadata.PackageNotFoundError:
         version = None
     if additional_tokens:
-        why = "gigatoken does not take additional tokens"
+        why = "gigatoken supports no additional tokens"
     elif name not in PRETOKENIZER:
-        why = f"gigatoken does not do {name}"
+        why = f"gigatoken does not support the encoding {name}"
     elif version != VERSION:
-        why = f"only gigatoken {VERSION} is proven to give tiktoken's ids, here is {version or 'none'}. Run: " \
-              f"pip install gigatoken=={VERSION}"
+        why = (f"only gigatoken {VERSION} is proven to give tiktoken's ids, and the version "
+               "installed "
+               f"here is {version or 'none'}. Run: pip install gigatoken=={VERSION}")
     else:
         return FastBPE(encoding, PRETOKENIZER[name])
     if backend == "gigatoken":
-        raise UserError(f"{why}. Or take --backend tiktoken")
+        raise UserError(f"{why}. Or use --backend tiktoken")
     return None

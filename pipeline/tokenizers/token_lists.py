@@ -1,0 +1,103 @@
+"""Tokenizers that are a list or table of tokens: text is encoded by the longest match."""
+import numpy as np
+
+from pipeline.errors import UserError, typed
+from pipeline.files import read_text
+from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, read_json, tables, to_utf8
+
+
+class TableTokenizer:
+    """A table of tokens, str or bytes: it decodes by the table and encodes by the longest match.
+
+    It also stands in for a tokenizer of the user's own, of which meta.pkl holds just the table.
+    """
+    kind = "custom"
+    workers = "processes"
+
+    def __init__(self, itos, eot_token=None):
+        self.eot_token = eot_token
+        self.itos = tables(itos)["itos"]
+        self.vocab_size = max(self.itos) + 1
+        self._id_of = {}
+        # (256, 256): whether the second byte follows the first inside some token
+        self._inside = np.zeros((256, 256), dtype=bool)
+        for i, token in self.itos.items():
+            raw = as_bytes(token)
+            if i != eot_token:
+                self._id_of.setdefault(raw, i)
+            codes = np.frombuffer(raw, dtype=np.uint8)
+            self._inside[codes[:-1], codes[1:]] = True
+        # first byte -> the lengths of the tokens that begin with it, longest first
+        lengths = {}
+        for raw in filter(None, self._id_of):
+            lengths.setdefault(raw[0], set()).add(len(raw))
+        self._lengths = {first: sorted(some, reverse=True) for first, some in lengths.items()}
+
+    def encode(self, text):
+        """(n,) int64: at each place the longest token that matches; UnknownText where none does."""
+        raw, at, ids = to_utf8(text), 0, []
+        while at < len(raw):
+            for length in self._lengths.get(raw[at], ()):
+                if (token_id := self._id_of.get(raw[at : at + length])) is not None:
+                    ids.append(token_id)
+                    at += length
+                    break
+            else:
+                before = len(raw[:at].decode("utf-8", errors="ignore"))
+                raise UnknownText((f"no token of the vocabulary matches {text[before:][:10]!r}",
+                                   ""),
+                                  before)
+        return np.array(ids, dtype=np.int64)
+
+    def border(self, text):
+        """The last place between two characters whose bytes follow one another in no token."""
+        raw = np.frombuffer(to_utf8(text), dtype=np.uint8)
+        is_border = ~self._inside[raw[:-1], raw[1:]] & (raw[1:] & 0xC0 != 0x80)
+        if not is_border.any():
+            return 0
+        last = len(raw) - 1 - int(is_border[::-1].argmax())
+        return len(raw[:last].tobytes().decode("utf-8"))
+
+    def decode(self, ids):
+        try:
+            raw = b"".join(as_bytes(self.itos[i]) for i in np.asarray(ids).tolist())
+            return raw.decode("utf-8", errors="replace")
+        except KeyError as error:
+            raise UserError(f"id {error} is not in itos") from None
+
+    def to_meta(self):
+        return {"tokenizer": self.kind, **tables(self.itos)}
+
+
+class TokenList(TableTokenizer):
+    """Strings, in the order of their ids.
+
+    byte_fallback: add those of the 256 bytes that are not in the list, so that any text can be
+    encoded. Without it, text that the tokens do not cover raises UnknownText and is never left out.
+    """
+    kind = "token_list"
+
+    def __init__(self, tokens, byte_fallback=False):
+        tokens = list(tokens)
+        in_order = sorted(tokens, key=as_bytes)
+        if twice := [one for one, other in zip(in_order, in_order[1:]) if one == other]:
+            raise UserError(f"the list of tokens has {twice[0]!r} twice")
+        if not tokens or "" in tokens:
+            raise UserError("the list of tokens is empty, or holds an empty token")
+        if byte_fallback:
+            known = {as_bytes(token) for token in tokens}
+            tokens += [as_token(bytes([i])) for i in range(256) if bytes([i]) not in known]
+        super().__init__(tokens)
+
+    @classmethod
+    def from_file(cls, path, byte_fallback=False):
+        r"""A JSON list (.json), or a file with one token a line, in which spaces count and
+        \n \t \r \\ stand for those characters."""
+        if str(path).endswith(".json"):
+            tokens = read_json(path)
+            if not isinstance(tokens, list) or {*map(type, tokens)} - {str}:
+                raise UserError(f"{path} must hold a JSON list of strings")
+        else:
+            tokens = [typed(line.removesuffix("\r")) for line in read_text(path).split("\n")]
+            tokens = list(filter(None, tokens))
+        return cls(tokens, byte_fallback)
