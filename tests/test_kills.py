@@ -27,7 +27,7 @@ from pipeline.prepare import journal as journal_module
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import ByteTokenizer
-from training.run_folder import save_checkpoint
+from training.checkpoint import save_checkpoint
 
 SPLITS = ("train", "val")
 TEXTS = {name: "".join(random.Random(name).choices("abcdefgh \n", k=k)) for name, k in

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, arange_dataset, char_dataset, one_line_error, one_thread, resume, run  # noqa: F401
+from helpers import (  # noqa: F401
+    TINY,
+    arange_dataset,
+    char_dataset,
+    one_line_error,
+    one_thread,
+    resume,
+    run,
+)
 
 import train
 from pipeline.prepare.streams import write_stream

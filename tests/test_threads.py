@@ -207,7 +207,8 @@ def test_a_run_keeps_its_number_of_threads_and_tells_of_another(one_iteration, e
         capsys.readouterr()
         resume(one_iteration, f"--max_iters={i + 2}", *flags)
         notes = [n for n in capsys.readouterr().out.splitlines() if n.startswith("note")]
-        assert len(notes) == bool(told) and all(told in n and "to the bit" in n for n in notes)
+        assert len(notes) == bool(told) and all(
+            told in n and "--num_threads=" in n for n in notes)
         assert saved_args(one_iteration)["num_threads"] == taken
         assert torch.get_num_threads() == before  # of the notebook that calls main()
 
@@ -260,20 +261,20 @@ def test_the_note_is_a_line_that_says_where_to_look(device, words):
 
 
 def test_a_delayed_run_says_so_and_evaluations_do_not_count(tmp_path, environment, capsys):
-    now, calls, update, estimate_loss = 0.0, 0, train.update, train.estimate_loss
+    now, calls, train_step, estimate_loss = 0.0, 0, train.train_step, train.estimate_loss
 
-    def slow_update(*args):
+    def slow_step(*args):
         nonlocal now, calls
         now += 5.0 if 60 < calls < 80 else 0.1
         calls += 1
-        return update(*args)
+        return train_step(*args)
 
     def slow_estimate(*args):
         nonlocal now
         now += 1000.0
         return estimate_loss(*args)
     environment.setattr(train.time, "perf_counter", lambda: now)
-    environment.setattr(train, "update", slow_update)
+    environment.setattr(train, "train_step", slow_step)
     environment.setattr(train, "estimate_loss", slow_estimate)
     run(f"--dataset={char_dataset(tmp_path / 'd')}", f"--out_dir={tmp_path / 'o'}",
         "--max_iters=100",
