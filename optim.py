@@ -130,6 +130,8 @@ def configure_optimizer(model, args):
     in_blocks = set(matrices)
     tables = [p for p in model.parameters() if p.dim() == 2 and p not in in_blocks]
     vectors = [p for p in model.parameters() if p.dim() < 2]
+    if len(matrices) + len(tables) + len(vectors) != len(list(model.parameters())):
+        raise ValueError("a parameter of more than two dimensions has no optimizer yet")
     if args.optimizer == "adamw":
         return Optimizer([{**adamw, "params": matrices + tables, "weight_decay": args.weight_decay},
                           {**adamw, "params": vectors, "weight_decay": 0.0}])

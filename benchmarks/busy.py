@@ -44,6 +44,8 @@ GROUPS = {  # version 1, version 2
     Path("/sys/fs/cgroup/benchmark"): {"cpu.max": "50000 100000"}}
 # steps at the head of a turn that don't count: the first holds the time that the run was stopped
 WARM = 2
+STARTS = 3  # of each run
+
 
 
 class Run:
@@ -99,8 +101,9 @@ def ours(folder, group=None, **env):
 def nanogpt(checkout, folder):
     """A Run of nanoGPT's train.py, by the times that it prints; its evaluation is in none."""
     copy = folder / "nanogpt"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
-    shutil.copytree(folder / "data", copy / "data/race")
+    if not copy.exists():
+        shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
+        shutil.copytree(folder / "data", copy / "data/race")
 
     def times():
         told = (copy / "benchmark.out").read_text()
@@ -143,17 +146,20 @@ def half_a_core():
 def compare(what, legs, rounds, seconds):
     """Let the legs take turns; print their speeds, and the ratios of the first leg to the others.
 
-    legs: name -> function that starts a Run."""
-    runs, speeds = {}, {name: [] for name in legs}
-    try:
-        for name, start in legs.items():
-            runs[name] = start()
-        for _ in range(rounds):
-            for name, run in runs.items():
-                speeds[name].append(run.turn(seconds))
-    finally:
-        for run in runs.values():
-            run.stop()
+    legs: name -> function that starts a Run. Each is started several times, because a process keeps
+    the luck that it had with its memory: two equal ones differ by up to 5% from start to end."""
+    speeds = {name: [] for name in legs}
+    for _ in range(STARTS):
+        runs = {}
+        try:
+            for name, start in legs.items():
+                runs[name] = start()
+            for _ in range(-(-rounds // STARTS)):
+                for name, run in runs.items():
+                    speeds[name].append(run.turn(seconds))
+        finally:
+            for run in runs.values():
+                run.stop()
     told = (f"{name} {statistics.median(each):,.0f}" for name, each in speeds.items())
     print(f"{what}: {', '.join(told)} tokens/s")
     first, *others = speeds.values()

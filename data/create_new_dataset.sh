@@ -3,6 +3,8 @@
 #
 #   bash data/create_new_dataset.sh NAME     data/NAME for your own text: a copy of data/template
 #   bash data/create_new_dataset.sh PATH     the same somewhere else, for example /big/disk/mine
+#   bash data/create_new_dataset.sh NAME --hub OWNER/REPO     a dataset from the Hugging Face hub: a
+#       prepare.py like that of data/tiny-stories, in which one line names the files
 #   bash data/create_new_dataset.sh NAME --streams_of TEXT [--part_of_speech]
 #       the aligned streams of data/TEXT, prepared: NAME_cvp, NAME_in_word_position,
 #       NAME_since_newline, and with --part_of_speech also NAME_part_of_speech
@@ -12,17 +14,21 @@ root=$(dirname "$data")
 fail() { echo "error: $1" >&2; exit 2; }
 usage="give the new dataset one name: bash data/create_new_dataset.sh NAME"
 
-names=() text="" tagged=""
+names=() text="" tagged="" hub=""
 while [ $# -gt 0 ]; do
     case $1 in
         --streams_of) [ -n "${2:-}" ] || fail "--streams_of needs the name of a prepared dataset"
             text=$2; shift ;;
         --part_of_speech) tagged=yes ;;
+        --hub) hub=${2:-}; shift
+            case $hub in *[!A-Za-z0-9._/-]* | */*/* | /* | */ | "") hub=- ;; */*) ;; *) hub=- ;; esac
+            [ "$hub" != - ] || fail "--hub needs a repository of the hub, such as --hub roneneldan/TinyStories" ;;
         *) names+=("$1") ;;
     esac
     shift
 done
 [ ${#names[@]} -eq 1 ] && [ -n "${names[0]}" ] || fail "$usage"
+[ -z "$text" ] || [ -z "$hub" ] || fail "--hub and --streams_of make different datasets. Choose one of them"
 [ -n "$text" ] || [ -z "$tagged" ] || fail "--part_of_speech goes with --streams_of"
 
 refuse_odd() {
@@ -65,16 +71,24 @@ if [ -z "$text" ]; then
         outside="s|^root=.*|root='$root'|; s|os.getcwd()]|os.getcwd(), \"$root\"]|"
     fi
     for file in prepare.py get_dataset.sh README.md; do
-        sed "s|data/NAME|@FOLDER@|g; s|dataset=NAME|dataset=@DATASET@|g; s|NAME|$name|g; $outside
+        from=$data/template/$file like=""
+        if [ -n "$hub" ] && [ "$file" != README.md ]; then
+            from=$data/tiny-stories/$file
+            like="s|^TinyStories: .*|NAME: the rows of $hub on the Hugging Face hub, as GPT-2 tokens.|
+                  s|roneneldan/TinyStories|$hub|; s|tiny-stories|NAME|g;"
+        fi
+        sed "$like s|data/NAME|@FOLDER@|g; s|dataset=NAME|dataset=@DATASET@|g; s|NAME|$name|g; $outside
              s|@FOLDER@|${folder//\\/\\\\}|g; s|@DATASET@|${dataset//\\/\\\\}|g" \
-            "$data/template/$file" > "$temporary/$file"
+            "$from" > "$temporary/$file"
     done
     mv "$temporary" "$place/$name"
     here=""
     [ "$PWD" -ef "$root" ] || here="
   0. cd $(printf %q "$root")"
+    first="put your text in $folder/input.txt (or fill in $folder/get_dataset.sh)"
+    [ -z "$hub" ] || first="look at the call prepare(...) in $folder/prepare.py: are these the files of $hub?"
     echo "Made $folder. Next:$here
-  1. put your text in $folder/input.txt (or fill in $folder/get_dataset.sh)
+  1. $first
   2. python $folder/prepare.py          (--help lists the choices; edit it for anything else)
   3. python train.py --dataset=$dataset"
     exit

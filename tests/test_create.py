@@ -49,6 +49,27 @@ def test_a_dataset_can_lie_anywhere_and_the_printed_commands_work(repo, tmp_path
     assert "train.py --dataset=" in made.stdout and made.stdout.strip().endswith("one/mine")
 
 
+def test_a_dataset_of_the_hub_is_one_line_to_change(repo):
+    try:
+        made = create(repo, "mystories", "--hub", "someone/some-stories", cwd=repo)
+        folder = repo / "data/mystories"
+        assert made.returncode == 0 and "python data/mystories/prepare.py" in made.stdout
+        text = (folder / "prepare.py").read_text()
+        assert text.count("someone/some-stories") == 2 and "TinyStories" not in text
+        assert "tiny-stories" not in text + (folder / "get_dataset.sh").read_text()
+        run = run_lines("bash data/mystories/get_dataset.sh --offline", repo)
+        assert run.returncode == 2 and "someone/some-stories" in only_line(run.stderr)
+    finally:
+        shutil.rmtree(repo / "data/mystories", ignore_errors=True)
+
+
+@pytest.mark.parametrize("hub", ["", "stories", "a/b/c", "a/", "a b/c", "https://x.y/z"])
+def test_what_is_no_repository_of_the_hub_is_one_line(repo, hub):
+    made = create(repo, "mystories", "--hub", hub, cwd=repo)
+    assert made.returncode == 2 and "--hub" in only_line(made.stderr)
+    assert not (repo / "data/mystories").exists()
+
+
 def test_a_path_into_data_is_the_same_as_a_name(repo):
     try:
         made = create(repo, "data/by_path", cwd=repo)
