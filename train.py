@@ -137,7 +137,7 @@ def open_data(args, saved, ranks):
     for dataset in mixture.datasets if saved else ():
         if saved["data"].get(dataset.name) != dataset.fingerprint():
             raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
-                            f"val.bin is another). Prepare it as it was, or start a new run")
+                            f"val.bin differs). Prepare it as it was, or start a new run")
     return mixture
 
 
@@ -262,7 +262,7 @@ def begin(run, argv, stack):
         describe_run(run, argv)
         trackers = open_trackers(run, stack)
     log = RunLog(run, trackers)
-    ranks.say(f"run    iterations {run.iter_num:,} to {args.max_iters:,} of "
+    ranks.say(f"run    iterations {run.iter_num:,} to {args.max_iters:,}, each of "
               f"{run.tokens_per_iter:,} tokens, {args.sampling_method}\n       on {ranks} in "
               f"{args.dtype}{', compiled' if args.compile == 'true' else ''}, into {run.out_dir}/")
     batches = TrainBatches(
@@ -283,8 +283,8 @@ def finite_loss(run, loss_sum, bad_iter):
     loss, num_bad = run.ranks.sum(values).tolist()
     if num_bad:
         checkpoint.refuse_not_finite(
-            f"the loss is not finite since iteration {bad:,}" if bad >= 0 else
-            "the loss of another rank is not finite", run.out_dir)
+            f"the loss is infinite or NaN since iteration {bad:,}" if bad >= 0 else
+            "the loss of another rank is infinite or NaN", run.out_dir)
     return loss / run.ranks.count  # every rank has as many rows
 
 

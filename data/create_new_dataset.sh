@@ -20,6 +20,7 @@ while [ $# -gt 0 ]; do
         --streams_of) [ -n "${2:-}" ] || fail "--streams_of needs the name of a prepared dataset"
             text=$2; shift ;;
         --part_of_speech) tagged=yes ;;
+        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
         --hub) hub=${2:-}; shift
             case $hub in *[!A-Za-z0-9._/-]* | */*/* | /* | */ | "") hub=- ;; */*) ;; *) hub=- ;; esac
             [ "$hub" != - ] || fail "--hub needs a repository of the hub, such as --hub roneneldan/TinyStories" ;;
@@ -29,11 +30,11 @@ while [ $# -gt 0 ]; do
 done
 [ ${#names[@]} -eq 1 ] && [ -n "${names[0]}" ] || fail "$usage"
 [ -z "$text" ] || [ -z "$hub" ] || fail "--hub and --streams_of make different datasets. Choose one of them"
-[ -n "$text" ] || [ -z "$tagged" ] || fail "--part_of_speech goes with --streams_of"
+[ -n "$text" ] || [ -z "$tagged" ] || fail "--part_of_speech needs --streams_of TEXT"
 
 refuse_odd() {
     case $1 in [!A-Za-z0-9]* | *[!A-Za-z0-9._-]*)
-        fail "'$1' cannot be a name. A dataset's name has letters, digits and . _ - only, and begins with a letter or digit" ;;
+        fail "'$1' cannot be a name. A name may hold only letters, digits, . _ and -, and must begin with a letter or digit" ;;
     esac
 }
 refuse_taken() {
@@ -51,7 +52,7 @@ case $name in
     */*)  # a path
         [ -z "$text" ] || fail "$name is a path. With --streams_of, give a name: the streams are made in $data"
         case $name in *[\"\'\\\$\`\|\&]* | *$'\n'*)
-            fail "$name has a character that a shell would take for something else. Choose another folder" ;;
+            fail "$name contains a character that is special in a shell (a quote, \\ \$ \` | & or a newline). Choose another folder" ;;
         esac
         while [ "$name" != / ] && [ "${name%/}" != "$name" ]; do name=${name%/}; done
         parent=$(dirname -- "$name") name=$(basename -- "$name")
@@ -72,7 +73,9 @@ if [ -z "$text" ]; then
     fi
     for file in prepare.py get_dataset.sh README.md; do
         from=$data/template/$file like=""
-        if [ -n "$hub" ] && [ "$file" != README.md ]; then
+        if [ -n "$hub" ] && [ "$file" = README.md ]; then
+            like="s| *# or put a text in .*||;"
+        elif [ -n "$hub" ]; then
             from=$data/tiny-stories/$file
             like="s|^TinyStories: .*|NAME: the rows of $hub on the Hugging Face hub, as GPT-2 tokens.|
                   s|roneneldan/TinyStories|$hub|; s|tiny-stories|NAME|g;"
@@ -86,10 +89,10 @@ if [ -z "$text" ]; then
     [ "$PWD" -ef "$root" ] || here="
   0. cd $(printf %q "$root")"
     first="put your text in $folder/input.txt (or fill in $folder/get_dataset.sh)"
-    [ -z "$hub" ] || first="look at the call prepare(...) in $folder/prepare.py: are these the files of $hub?"
+    [ -z "$hub" ] || first="check in $folder/prepare.py that prepare(...) names the files of $hub"
     echo "Made $folder. Next:$here
   1. $first
-  2. python $folder/prepare.py          (--help lists the choices; edit it for anything else)
+  2. python $folder/prepare.py          (flags: --help; for anything else, edit prepare.py)
   3. python train.py --dataset=$dataset"
     exit
 fi

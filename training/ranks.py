@@ -180,10 +180,9 @@ def pick_device(name, local_rank=0, num_ranks=1):
             device = torch.device("cuda", local_rank if device.index is None else device.index)
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, AttributeError) as error:
-        raise UserError(f"--device {name} cannot be used here ({type(error).__name__}). Choose "
-                        f"auto, cpu, cuda or mps; CUDA needs a GPU, its driver, and a torch that "
-                        f"was built for it") from None
+    except (RuntimeError, AssertionError, AttributeError):
+        raise UserError(f"--device {name} cannot be used here. Choose auto, cpu, cuda or mps; CUDA "
+                        f"needs a GPU, its driver, and a torch that was built for it") from None
     return device
 
 
