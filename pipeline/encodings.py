@@ -74,9 +74,8 @@ def utf8_chunks(chunks, path, encoding=None, flag="--encoding"):
         try:  # the beginning of a character waits for the next chunk
             _, end = codecs.utf_8_decode(raw, "strict", not chunk)
         except UnicodeDecodeError as error:
-            message = _not_utf8(before + raw, len(before) + error.start, offset - len(before),
-                                path, flag)
-            raise UserError(message) from None
+            seen, at = before + raw, len(before) + error.start
+            raise UserError(_not_utf8(seen, at, offset - len(before), path, flag)) from None
         yield raw[:end] if offset else raw[:end].removeprefix(codecs.BOM_UTF8)
         # a guess also looks at what came before
         rest, offset, before = raw[end:], offset + end, raw[:end][-SAMPLE:]

@@ -71,8 +71,9 @@ def plot(out_dirs, path):
     figure = Figure(figsize=(9, 7), layout="constrained")
     over_tokens, over_time, rate, speed = axes = figure.subplots(2, 2).ravel()
     longest = max(log["seconds"][-1] for log in logs)
-    unit, seconds = next(unit for unit in (("hours", 3600), ("minutes", 60), ("seconds", 1))
-                         if longest > 2 * unit[1] or unit[1] == 1)
+    unit, seconds = ("minutes", 60) if longest > 120 else ("seconds", 1)
+    if longest > 7200:
+        unit, seconds = "hours", 3600
     settled = []  # losses after the first tenth of a run: the fall before would flatten the rest
     for i, (log, label) in enumerate(zip(logs, labels)):
         tokens, time = log["tokens"], [s / seconds for s in log["seconds"]]

@@ -65,22 +65,20 @@ class _Reader:
             self.tokens, self.windows_left = {}, REMAP_AFTER
         self.windows_left -= len(starts)
         length = length or self.mixture.block_size
-        if len(self.mixture.members) == 1:
-            windows = self._of_member(0, starts, length)
+        if len(self.mixture.datasets) == 1:
+            windows = self._of_dataset(self.mixture.datasets[0], starts, length)
+        elif len(self.mixture.members) == 1:
+            # aligned streams are read at the same places, and become the last dimension
+            windows = np.stack([self._of_dataset(dataset, starts, length)
+                                for dataset in self.mixture.datasets], axis=-1)
         else:
             # each member's rows are read at once and put in their places
             windows = np.empty((len(starts), length + 1), self.mixture.dtype)
-            for d in range(len(self.mixture.members)):
-                mine = np.flatnonzero(member == d)
-                if mine.size:
-                    windows[mine] = self._of_member(d, starts[mine], length)
+            for d, (dataset,) in enumerate(self.mixture.members):
+                if (mine := np.flatnonzero(member == d)).size:
+                    windows[mine] = self._of_dataset(dataset, starts[mine], length)
         # the same bits as signed integers, because torch does little with unsigned ones
         return torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
-
-    def _of_member(self, d, starts, length):
-        streams = [self._of_dataset(ds, starts, length) for ds in self.mixture.members[d]]
-        # aligned streams are read at the same places, and become the last dimension
-        return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
 
     def _of_dataset(self, dataset, starts, length):
         try:
@@ -89,8 +87,7 @@ class _Reader:
             windows = dataset.read(self.split, starts, length + 1, self.tokens[dataset.name])
             # a vocabulary that fills the dtype needs no check: any bits are a valid id
             if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
-                check_ids(windows, dataset.vocab_size, dataset.path(self.split),
-                          lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+                check_ids(windows, dataset.vocab_size, dataset.path(self.split), starts)
         except UserError as error:
             error.of_one_rank = True  # other ranks read other windows and meet no error
             raise

@@ -92,8 +92,7 @@ class Dataset:
         for start in range(0, self.num_tokens[split], size):
             # a copy, so that the mapping, and what was read through it, can go
             ids = np.array(self.tokens(split)[start : start + size])
-            check_ids(ids, self.vocab_size, self.path(split),
-                      lambda i, start=start: start + i)
+            check_ids(ids, self.vocab_size, self.path(split), start)
             yield ids
 
     def fingerprint(self):
@@ -128,7 +127,7 @@ def open_dataset(name):
     folder = dataset_folder(name)
     # meta.pkl and the bins are opened one after the other, and must belong together
     while True:
-        stamp, error = _stamp(folder), None
+        stamp = _stamp(folder)
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
@@ -136,13 +135,13 @@ def open_dataset(name):
             times = {split: written(file) for split, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
                           for split in SPLITS}
-        except (UserError, FileNotFoundError) as caught:
-            error = caught
-        # a prepare.py may have replaced meta.pkl or the bins in between; then look again
-        if stamp == _stamp(folder):
-            break
-    if error:
-        raise error
+        except (UserError, FileNotFoundError):
+            if stamp == _stamp(folder):
+                raise
+        else:
+            if stamp == _stamp(folder):
+                break
+        # a prepare.py has replaced meta.pkl or the bins in between, so look again
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
         # other programs count the merges, which leaves out <|endoftext|>
@@ -242,13 +241,15 @@ def _count_tokens(file, dtype, meta, split):
     return count
 
 
-def check_ids(ids, vocab_size, path, position_of):
-    """Raise UserError when an id is beyond vocab_size. ids: any shape. position_of(flat index) ->
-    the position in the file, for the message."""
+def check_ids(ids, vocab_size, path, starts):
+    """Raise UserError when an id is beyond vocab_size. ids: (n,), or (B, n) windows. starts: where
+    they begin in the file, one number or (B,)."""
     # the maximum is the fast test; where it fails, the first bad id is looked for
     if ids.size and (largest := int(ids.max())) >= vocab_size:
         i = int((ids >= vocab_size).argmax())
-        raise UserError(f"{path}: the id at position {position_of(i):,} is {ids.flat[i]:,}, beyond "
+        row, column = divmod(i, ids.shape[-1])
+        position = int(np.atleast_1d(starts)[row]) + column
+        raise UserError(f"{path}: the id at position {position:,} is {ids.flat[i]:,}, beyond "
                         f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
                         f"damaged, or meta.pkl belongs to another one: prepare the dataset again")
 

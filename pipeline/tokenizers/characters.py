@@ -39,10 +39,9 @@ class CharTokenizer:
         """
         for text in texts:
             if iter(text) is text:
-                raise UserError(
-                    "a generator can be read only once, and the vocabulary must be known "
-                                "before the text is written. Give a list of documents, or use "
-                                "--method byte or tiktoken")
+                raise UserError("a generator can be read only once, and the vocabulary must be "
+                                "known before the text is written. Give a list of documents, or "
+                                "use --method byte or tiktoken")
         seen = set()
         for text in texts:
             if hasattr(text, "characters"):
