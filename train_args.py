@@ -6,6 +6,7 @@ uses it reads args.<flag>.
 import argparse
 import contextlib
 import difflib
+import itertools
 import math
 import os
 import shlex
@@ -81,7 +82,7 @@ def dataset(text):
     return text
 
 
-datasets, positives = _several(dataset), _several(positive)
+SEVERAL = datasets, positives = _several(dataset), _several(positive)
 METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", datasets: "NAME",
             boolean: "true"}  # else X
 
@@ -206,8 +207,7 @@ FLAGS = {
     },
 }
 DEFAULTS = {name: default for rows in FLAGS.values() for name, _, default in rows}
-LISTS = [f"--{name}" for rows in FLAGS.values() for name, kind, _ in rows
-         if kind in (datasets, positives)]
+LISTS = [f"--{name}" for rows in FLAGS.values() for name, kind, _ in rows if kind in SEVERAL]
 
 # the flags that belong to one --training_mode only: their heading names it
 MODE_FLAGS = {"single": ["dataset"]} | {
@@ -322,8 +322,10 @@ def _given(argv, problems):
     meant = [word for word in unknown if not word.startswith("-") and (DATA / word).is_dir()]
     problems += [f"train.py has no flag {word} (did you mean --dataset={word}?)" for word in meant]
     problems += parser.no_flags([word for word in unknown if word not in meant])
-    return {name: [one for values in value for one in values or ()] if isinstance(value, list)
-            else value for name, value in vars(given).items()}
+    for value in vars(given).values():
+        if isinstance(value, list):  # of lists, or of None for a bad one
+            value[:] = itertools.chain(*filter(None, value))
+    return vars(given)
 
 
 def _typed(value):
@@ -339,10 +341,9 @@ def _refuse_damaged(saved):
     """
     stated = {name: saved[name] for name in DEFAULTS if saved.get(name) is not None}
     read = _given([f"--{name}={_typed(value)}" for name, value in stated.items()], [])
-    wrong = [name for name, value in stated.items()
-             if type(value) is not type(read[name]) or value != read[name]]
-    wrong += [name for name, value in saved.items()
-              if value is None and DEFAULTS.get(name) is not None and name != "dataset"]
+    wrong = [name for name, value in saved.items() if name in DEFAULTS and (
+        type(value) is not type(read.get(name)) or value != read.get(name)
+        or value is None and DEFAULTS[name] is not None and name != "dataset")]
     if wrong:
         raise UserError(f"the checkpoint is damaged: its {wrong[0]} is "
                         f"{printable(repr(saved[wrong[0]]))}, which --{wrong[0]} does not accept. "
@@ -351,22 +352,25 @@ def _refuse_damaged(saved):
 
 def _fill_in(args):
     """Replace None, in flags whose default depends on other flags, by its value."""
-    finetunes = args.init_from in GPT2
-    args.n_kv_head = args.n_kv_head or args.n_head
-    args.bias, args.multidataset_wte = bool(args.bias), bool(args.multidataset_wte)
-    args.dataset = args.dataset if args.training_mode == "single" else None
+    def fill(name, value):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+    finetunes, muon = args.init_from in GPT2, args.optimizer == "muon"
+    fill("n_kv_head", args.n_head)
+    fill("bias", False)
+    fill("multidataset_wte", False)
+    # published weights need small changes
+    fill("learning_rate", 3e-5 if finetunes else 0.02 if muon else 0.002)
+    if muon:
+        fill("muon_learning_rate", 1e-3 if finetunes else 0.05)
+        fill("muon_momentum", 0.9)
     if args.dataset_sampling_probs_final:
-        args.dataset_sampling_probs_transition_method = (
-            args.dataset_sampling_probs_transition_method or "linear")
+        fill("dataset_sampling_probs_transition_method", "linear")
         # kept in the checkpoint: the run may be resumed with another max_iters, in the same order
-        args.dataset_sampling_probs_transition_iters = (
-            args.dataset_sampling_probs_transition_iters or args.max_iters)
-    if args.learning_rate is None:
-        scratch = 0.02 if args.optimizer == "muon" else 0.002
-        args.learning_rate = 3e-5 if finetunes else scratch  # published weights need small changes
-    if args.optimizer == "muon":
-        args.muon_learning_rate = args.muon_learning_rate or (1e-3 if finetunes else 0.05)
-        args.muon_momentum = 0.9 if args.muon_momentum is None else args.muon_momentum
+        fill("dataset_sampling_probs_transition_iters", args.max_iters)
+    if args.training_mode != "single":
+        args.dataset = None
 
 
 # ---- flags that do not fit together: each function appends what is wrong to problems

@@ -52,16 +52,18 @@ def adopt(folder, encoding, dtype):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found")
     with lock(folder, "prepare.py"):
-        if (folder / "meta.pkl.new").exists() and not path.exists():
+        if path.exists():
+            if not dtype:
+                raise UserError(f"{path} exists already. Give --dtype to state the width of its "
+                                f"ids, or move it away")
+            meta = read_meta(folder)
+        elif (folder / "meta.pkl.new").exists():
             raise UserError(f"{folder} is half-written: prepare.py was stopped. "
                             f"Run: python {folder}/prepare.py")
-        if path.exists() and not dtype:
-            raise UserError(f"{path} exists already. Give --dtype to state the width of its ids, "
-                            f"or move it away")
-        if not path.exists() and not encoding:
+        elif not encoding:
             raise UserError(f"{path} not found. Say what the ids are, for example: --adopt gpt2")
-        meta = read_meta(folder) if path.exists() else (
-            TiktokenTokenizer(encoding, backend="tiktoken").to_meta())
+        else:
+            meta = TiktokenTokenizer(encoding, backend="tiktoken").to_meta()
         dtype = np.dtype(dtype or token_dtype(meta["vocab_size"])).newbyteorder("<")
         counts, max_ids = zip(*(_describe(folder / f"{split}.bin", dtype, meta["vocab_size"])
                                 for split in SPLITS))
@@ -316,7 +318,7 @@ def main(argv=None):
     flag = parser.add_argument
     flag("name", help="a dataset in data/, or the path of a folder")
     flag("--streams", nargs="+", default=[], help="datasets that must be aligned, token by token")
-    flag("--adopt", metavar="ENCODING", help="write meta.pkl for bins of tiktoken's gpt2, ...")
+    flag("--adopt", metavar="ENCODING", help="write meta.pkl for bins in tiktoken's ENCODING")
     flag("--dtype", choices=["uint16", "uint32"], help="write the width of an id into meta.pkl")
     flag("--windows", type=int, default=3, help="windows shown of each split (default: 3)")
     flag("--width", type=int, default=24, help="tokens in a window (default: 24)")

@@ -136,15 +136,17 @@ def save_checkpoint(out_dir, state, is_best):
                 os.replace(link, out_dir / "best.pt")
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         reason = getattr(error, "strerror", None) or "the write failed"
-        kept = (f"The checkpoint from before is kept. Free some space, then run: "
-                f"{resume_command(out_dir)}" if path.exists() else
-                "There is no earlier checkpoint. Free some space and start again")
+        kept = "There is no earlier checkpoint. Free some space and start again"
+        if path.exists():
+            kept = (f"The checkpoint from before is kept. Free some space, then run: "
+                    f"{resume_command(out_dir)}")
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
 
 
 def refuse_not_finite(what, out_dir):
-    kept = ("The last checkpoint there is from before that and is kept"
-            if (out_dir / "ckpt.pt").exists() else "There is no checkpoint yet")
+    kept = "There is no checkpoint yet"
+    if (out_dir / "ckpt.pt").exists():
+        kept = "The last checkpoint there is from before that and is kept"
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
@@ -159,8 +161,9 @@ def load_checkpoint(path, needed=SAMPLED):
     runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
     if not path.exists():
-        do = (f"Did you mean --out_dir={near[0]}?" if near else
-              "Train first: python train.py; or name the run: --out_dir=...")
+        do = "Train first: python train.py; or name the run: --out_dir=..."
+        if near:
+            do = f"Did you mean --out_dir={near[0]}?"
         raise FileNotFoundError(f"{path} not found. {do}")
     instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
     checkpoint = _read(path, instead)
@@ -260,9 +263,8 @@ def config_of(checkpoint, path):
         raise UserError(f"{path} is damaged: no model has the sizes that it states")
     own = [one["vocab_size"] for one in checkpoint["metas"].values()]
     if len(own) != len(vocab_sizes) or any(a > b for a, b in zip(own, vocab_sizes)):
-        raise UserError(f"{path} is damaged: its model has vocabularies of "
-                        f"{', '.join(map(str, vocab_sizes))} ids, its datasets "
-                        f"{', '.join(map(str, own))}")
+        raise UserError(f"{path} is damaged: its model has vocabularies of {[*vocab_sizes]} ids, "
+                        f"its datasets {own}")
     config = GPTConfig(**held)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to be right
         refuse_other_tensors(GPT(config).state_dict(), weights, path)

@@ -229,8 +229,8 @@ def prompts(vocabularies, computed, texts):
     ids = {v.name: v.encode_prompt(given.get(v.name), f"--multicontext_start of {v.name}")
            for v in sampled}
     if len({len(stream) for stream in ids.values()}) > 1:
-        counts = ", ".join(f"{name} has {len(stream)}" for name, stream in ids.items())
-        raise UserError(f"--multicontext_start: all need the same number of tokens, and {counts}")
+        counts = ", ".join(f"{name} has {len(stream)} tokens" for name, stream in ids.items())
+        raise UserError(f"--multicontext_start: {counts}; all need the same number")
     by_name, positions = {v.name: v for v in vocabularies}, {}
     for name, (of, stream_map) in computed.items():
         stream, positions[name] = stream_map(ids[of])

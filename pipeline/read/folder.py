@@ -1,4 +1,5 @@
 """A prepared dataset folder, opened and checked. data/README.md describes the format."""
+import contextlib
 import difflib
 import hashlib
 import os
@@ -152,8 +153,12 @@ def open_dataset(name):
         raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size "
                         f"{vocab_size:,}, but every id must be below vocab_size. Prepare the "
                         f"dataset again")
-    if "max_id" not in meta:  # nobody has looked at the ids yet
-        _scan(dataset)
+    # another program has not looked at the ids: in smaller bins all are checked now, in larger
+    # ones batch by batch in training
+    for split in SPLITS if "max_id" not in meta else ():
+        if num_tokens[split] * dtype.itemsize < SCAN_LIMIT:
+            for _ in dataset.chunks(split):  # which checks them
+                pass
     return dataset
 
 
@@ -165,19 +170,15 @@ def read_meta(folder):
                         f"{folder.parent}?")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
-    try:
-        # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
-    except FileNotFoundError:
-        pass
+    # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
     # no meta.pkl: what else lies in the folder tells which command helps
     prepare = f"python {folder}/prepare.py"
     if (folder / "meta.pkl.new").exists():
-        raise FileNotFoundError(
-            f"{folder} is half-written: its prepare.py is still running, or was "
-                                f"stopped. Run: {prepare}")
+        raise FileNotFoundError(f"{folder} is half-written: its prepare.py is still running, or "
+                                f"was stopped. Run: {prepare}")
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
         again = f"Run: {prepare}. Or, if" if (folder / "prepare.py").exists() else "If"
         raise FileNotFoundError(
@@ -193,8 +194,9 @@ def _no_such_dataset(folder):
     found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
     names, data = sorted(found - {"template"}), shown(DATA)
     near = difflib.get_close_matches(folder.name, names, n=1)  # a misspelt name
-    hint = f"Did you mean {near[0]}?" if near else (
-        f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}")
+    hint = f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}"
+    if near:
+        hint = f"Did you mean {near[0]}?"
     return f"{folder} not found. {hint} (python {data}/list_datasets.py lists all {len(names)})"
 
 
@@ -252,12 +254,3 @@ def check_ids(ids, vocab_size, path, starts):
         raise UserError(f"{path}: the id at position {position:,} is {ids.flat[i]:,}, beyond "
                         f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
                         f"damaged, or meta.pkl belongs to another one: prepare the dataset again")
-
-
-def _scan(dataset):
-    """Read the bins of another program once, which checks every id. In larger ones the ids are
-    checked batch by batch in training."""
-    for split in SPLITS:
-        if dataset.num_tokens[split] * dataset.dtype.itemsize < SCAN_LIMIT:
-            for _ in dataset.chunks(split):  # which checks them
-                pass

@@ -12,9 +12,9 @@ from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, table_of
 
 # sha256 (its beginning) of the patterns, regular expressions that cut a text into words, of
 # tiktoken's encodings, now and in its older versions; --method bpe has that of gpt2
-PATTERNS = {"bf51d578af571878", "bb958e5e1894a73a", "ce1b78ffb1073964",  # gpt2, r50k, p50k
-            "f021c3d976978e62", "a4bb8cc38b305a24", "d98f9631be1e9607",  # cl100k
-            "2d1b8dc11e89af71"}  # o200k
+PATTERNS = ("bf51d578af571878 bb958e5e1894a73a ce1b78ffb1073964 "  # gpt2, r50k, p50k
+            "f021c3d976978e62 a4bb8cc38b305a24 d98f9631be1e9607 "  # cl100k
+            "2d1b8dc11e89af71").split()  # o200k
 BORDERS_KNOWN = {*PRETOKENIZER, "p50k_base", "p50k_edit"}
 # between a letter or digit and a newline, or before one space and an ASCII letter: no pattern of
 # tiktoken's makes a word that extends over such a place
