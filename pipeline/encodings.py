@@ -242,9 +242,7 @@ def _reads_badly(text):
 def _is_western(sample):
     """Whether it reads well as Windows-1252 (or Latin-1): mostly ASCII, and hardly a sign or
     capital inside a word."""
-    try:
-        text = sample.decode("cp1252")
-    except UnicodeDecodeError:
+    if (text := _try(sample, "cp1252")) is None:
         return False
     beyond = len(re.findall(r"[^\0-\x7f]", text))
     letters = len(re.findall("[A-Za-z]", text))

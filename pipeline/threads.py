@@ -79,10 +79,9 @@ def take_threads(wanted=None, before=None):
 
 def cores():
     """The cores that this process may use; a quota of 1.5 counts as 2, one below 1 as 1."""
+    allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
     return max(1, int(min(allowed, quota()) + 0.5))
 
 

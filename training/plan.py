@@ -79,8 +79,12 @@ def print_plan(run, train_step):
     out_dir = run.out_dir or new_out_dir(args, make=False)
     shown, noted = list(first_batch(run)), list(warnings(run))
     evaluations = -(-args.max_iters // args.eval_interval) - run.iter_num // args.eval_interval
-    windows, micro_steps = first_windows(run)
-    step, rows = time_of_step(run, train_step, windows, micro_steps)
+    batches = TrainBatches(
+        run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
+    with contextlib.closing(batches):
+        windows = next(batches)
+    step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
     evaluation = time_of_evaluation(run, windows[:16])
     weights = sum(t.nbytes for t in run.model.parameters())
     kept = sum(t.nbytes for state in run.optimizer.state.values() for t in state.values())
@@ -99,15 +103,6 @@ def print_plan(run, train_step):
 
 
 # ---- time and memory, measured
-
-
-def first_windows(run):
-    """(the windows of the next micro-batch, micro-steps an iteration)."""
-    batches = TrainBatches(
-        run.mixture, gradient_accumulation_steps=run.args.gradient_accumulation_steps,
-        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
-    with contextlib.closing(batches):
-        return next(batches), batches.micro_steps
 
 
 def time_of_step(run, train_step, windows, micro_steps):

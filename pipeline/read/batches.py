@@ -28,10 +28,8 @@ def to_xy(windows, device):
     """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
     token later than x. The ids are widened on the device, so fewer bytes travel."""
     wide = windows.to(device, non_blocking=True).to(torch.int64)
-    if windows.dtype == torch.int16:
-        wide &= 0xFFFF  # ids are unsigned, and large ones look negative in int16
-    elif windows.dtype == torch.int32:
-        wide &= 0xFFFFFFFF
+    if windows.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
+        wide &= (1 << 8 * windows.itemsize) - 1
     return wide[:, :-1], wide[:, 1:]
 
 
@@ -166,10 +164,9 @@ class TrainBatches:
                 member, starts = self._mixture.places(draws)
                 for k in range(0, len(draws), at_once):
                     windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
-                    windows = windows.unflatten(0, (-1, self.rows))
-                    # a copy from pinned memory to a GPU runs beside the GPU's work
-                    self._queue.put(
-                        (windows.pin_memory() if self._pin_memory else windows).unbind())
+                    if self._pin_memory:  # a copy to a GPU then runs beside the GPU's work
+                        windows = windows.pin_memory()
+                    self._queue.put(windows.unflatten(0, (-1, self.rows)).unbind())
                     if self._closed.is_set():
                         return
             self._queue.put(StopIteration())
