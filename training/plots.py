@@ -19,8 +19,7 @@ def read_log(out_dir):
     except FileNotFoundError:
         runs = sorted(str(path.parent) for path in Path("out").glob("*/log.csv"))
         there = f"The runs in out/ are: {', '.join(runs)}" if runs else "There is no run in out/"
-        raise UserError(f"{out_dir} is not the folder of a run: it has no log.csv. "
-                        f"{there}") from None
+        raise UserError(f"{out_dir} is not a run's folder: it has no log.csv. {there}") from None
     if not rows:
         raise UserError(f"{out_dir}/log.csv is still empty: train.py writes its first line after "
                         f"--log_interval iterations")

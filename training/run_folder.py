@@ -76,12 +76,12 @@ def new_out_dir(args, make=True):
                 return out_dir
 
 
-def newest_run(parent="out"):
-    """The run folder in `parent` with the youngest checkpoint. Raises FileNotFoundError."""
-    checkpoints = sorted(Path(parent).glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+def newest_run():
+    """The run folder in out/ with the youngest checkpoint. Raises FileNotFoundError."""
+    checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
     if not checkpoints:
-        raise FileNotFoundError(f"{parent}/ holds no checkpoint. Train first: python train.py; or "
-                                f"name the run: --out_dir=...")
+        raise FileNotFoundError("out/ holds no checkpoint. Train first: python train.py; or name "
+                                "the run: --out_dir=...")
     return checkpoints[-1].parent
 
 
@@ -91,8 +91,10 @@ def claim_out_dir(args, ranks, stack):
     is_new = args.init_from != "resume"
 
     def claim():
-        out_dir = (new_out_dir(args) if is_new else
-                   Path(args.out_dir) if args.out_dir else newest_run())
+        if is_new:
+            out_dir = new_out_dir(args)
+        else:
+            out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         only_looks = args.plan or args.eval_only
         # a folder without a checkpoint is not locked: loading it says what is missing
         if is_new or (out_dir / "ckpt.pt").exists() and not only_looks:
@@ -198,14 +200,15 @@ def read_rows(path):
         header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
     except (ValueError, csv.Error):
         raise UserError(f"{path} {RESAVED}") from None
-    rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
+    if rows and len(rows[-1]) < len(header):
+        rows.pop()
     if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
         raise UserError(f"{path} {RESAVED}")
     before = -1
     for number, row in enumerate(rows, 2):
         named = dict(zip(header, row))
-        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
-            value == "" or NUMBER.fullmatch(value) for value in row)
+        numbers = all(value == "" or NUMBER.fullmatch(value) for value in row)
+        whole = len(row) == len(header) and numbers and all(named[name] for name in ALWAYS)
         if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
             raise UserError(f"{path}: row {number:,} is damaged or was changed. Delete that row")
         before = int(named["iter"])
@@ -230,8 +233,7 @@ class RunLog:
         if not self.enabled:
             return
         names = run.mixture.names if len(run.mixture.names) > 1 else ()
-        columns = [*CSV_COLUMNS,
-                   *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
+        columns = CSV_COLUMNS + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
             try:  # rows after the checkpoint go: a killed run logged them, and does them again

@@ -16,6 +16,7 @@ after the other. The id that a model sees is the dataset's own id plus that data
 """
 import bisect
 import collections
+import itertools
 
 import numpy as np
 
@@ -120,8 +121,7 @@ class Mixture:
         whole split; NaN where meta.pkl has no count of bytes."""
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
         tokens_per_byte = [c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts]
-        # dividing nats by ln 2 gives bits
-        return np.asarray(losses) * np.array(tokens_per_byte) / np.log(2)
+        return np.multiply(losses, tokens_per_byte) / np.log(2)  # nats divided by ln 2 are bits
 
 
 def sample_ids(dataset, most, num_pieces=16):
@@ -252,15 +252,14 @@ def refuse_unaligned(streams):
             raise UserError(
                 f"{stream.folder} was made from another version of {text.name} than the one that "
                 f"is there now. Run: python {stream.folder}/prepare.py")
-    for split in SPLITS:
+    for split, other in itertools.product(SPLITS, streams[1:]):
         first = streams[0].num_tokens[split]
-        for other in streams[1:]:
-            if difference := other.num_tokens[split] - first:
-                more = "more" if difference > 0 else "fewer"
-                raise UserError(
-                    f"{other.path(split)} has {abs(difference):,} tokens {more} than "
-                    f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
-                    f"equally long, token by token: prepare both from the same text")
+        if difference := other.num_tokens[split] - first:
+            more = "more" if difference > 0 else "fewer"
+            raise UserError(
+                f"{other.path(split)} has {abs(difference):,} tokens {more} than "
+                f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
+                f"equally long, token by token: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
