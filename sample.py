@@ -25,12 +25,36 @@ from training.checkpoint import config_of, load_checkpoint, take_state
 from training.published import published_gpt2
 from training.ranks import pick_device
 from training.run_folder import newest_run
-from training.samples import speak
+from training.samples import SampleArgs, speak
 
 
 def prompt_text(text):
     """The value of --start. A path stays as it is: its backslashes separate folders on Windows."""
     return text if text.startswith("FILE:") else typed(text)
+
+
+# the flags that are fields of SampleArgs, which has their defaults: (name, type): help
+FLAGS = {
+    ("start", prompt_text): (
+        r'the prompt, or FILE:path for a file that contains it. \n is a newline, \t a tab, \\ a '
+        r'backslash, and "<|endoftext|>" the token that ends a document. Without a prompt, a '
+        r'sample starts from that token, a newline, or the most frequent token'),
+    ("dataset", str): (
+        "dataset whose tokens are sampled, for a run with --multidataset_wte (default: its first "
+        "dataset)"),
+    ("num_samples", count): "number of samples",
+    ("max_new_tokens", count): "maximum number of tokens in a sample",
+    ("temperature", not_negative): (
+        "below 1: likely tokens become likelier; above 1: less likely; 0: always the likeliest "
+        "token"),
+    ("top_k", whole): "sample among the k likeliest tokens; 0: among all",
+    ("top_p", probability): (
+        "sample among the likeliest tokens that have this probability together; 1: among all"),
+    ("stop", typed): (
+        r"text before which a sample ends, with \n for a newline (default: none). <|endoftext|> "
+        "always ends a sample"),
+    ("seed", seed): "seed of the random choices",
+}
 
 
 def parse_args(argv=None):
@@ -41,34 +65,17 @@ def parse_args(argv=None):
          help="what to sample from. resume: a run of train.py; the others: published weights "
               "(default: resume)")
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
-    flag("--start", type=prompt_text,
-         help=r'the prompt, or FILE:path for a file that contains it. \n is a newline, \t a tab, '
-              r'\\ a backslash, and "<|endoftext|>" the token that ends a document. Without a '
-              r'prompt, a sample starts from that token, a newline, or the most frequent token')
-    flag("--dataset", help="dataset whose tokens are sampled, for a run with --multidataset_wte "
-                           "(default: its first dataset)")
+    flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     flag("--multicontext_start", type=typed, nargs="+",
          help="prompts for a run of aligned streams: one for each stream, or one for each stream "
               "that is not a function of another")
     flag("--draw_all_streams", action="store_true",
          help="sample also the streams that are functions of another stream, instead of computing "
               "them from it")
-    flag("--num_samples", type=count, default=1, help="number of samples (default: 1)")
-    flag("--max_new_tokens", type=count, default=500,
-         help="maximum number of tokens in a sample (default: 500)")
-    flag("--temperature", type=not_negative, default=0.8,
-         help="below 1: likely tokens become likelier; above 1: less likely; 0: always the "
-              "likeliest token (default: 0.8)")
-    flag("--top_k", type=whole, default=200,
-         help="sample among the k likeliest tokens; 0: among all (default: 200)")
-    flag("--top_p", type=probability, default=1.0,
-         help="sample among the likeliest tokens that have this probability together; 1: among "
-              "all (default: 1)")
-    flag("--stop", type=typed,
-         help=r"text before which a sample ends, with \n for a newline (default: none). "
-              "<|endoftext|> always ends a sample")
-    flag("--seed", type=seed, default=1337, help="seed of the random choices (default: 1337)")
-    flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    for (name, kind), words in FLAGS.items():
+        default = getattr(SampleArgs, name)
+        told = "" if default is None else f" (default: {default:g})"
+        flag(f"--{name}", type=kind, default=default, help=words + told)
     args = parser.parse_args(argv)
     if args.init_from in GPT2 and args.out_dir:
         parser.error(f"--out_dir has no effect with --init_from {args.init_from}: leave one out")

@@ -4,7 +4,9 @@ All bad values are reported together, in one message. A new flag is a row of FLA
 uses it reads args.<flag>.
 """
 import argparse
+import contextlib
 import difflib
+import itertools
 import math
 import os
 import shlex
@@ -25,23 +27,6 @@ GPT2 = {name: dict(arch="gpt2", n_layer=n_layer, n_head=n_head, n_kv_head=n_head
             ("gpt2-xl", 48, 25, 1600))}
 GPT2_BLOCK_SIZE = 1024
 
-# the flags that belong to one --training_mode only
-MODE_FLAGS = {
-    "single": ("dataset",),
-    "multidataset": ("dataset_list", "dataset_sampling_probs", "dataset_sampling_probs_final",
-                     "dataset_sampling_probs_transition_method",
-                     "dataset_sampling_probs_transition_iters", "dataset_sampling_alpha",
-                     "max_epochs_per_dataset", "multidataset_wte"),
-    "multicontext": ("multicontext_datasets", "multicontext_loss_weights"),
-}
-
-# the flags that a resumed run cannot change: they determine the order of the data and the model
-FROZEN = ("training_mode", *(flag for flags in MODE_FLAGS.values() for flag in flags
-                             if flag != "max_epochs_per_dataset"),
-          "sampling_method", "batch_size", "gradient_accumulation_steps", "block_size",
-          "first_block_size", "seed", "arch", "n_layer", "n_head", "n_kv_head", "n_embd",
-          "n_hidden", "bias", "optimizer")
-
 
 # ---- the types of flags: each turns the text of a value into the value, or says what it must be
 
@@ -49,12 +34,10 @@ FROZEN = ("training_mode", *(flag for flags in MODE_FLAGS.values() for flag in f
 def _checked(kind, holds, words):
     """kind(text) if holds(value); otherwise ArgumentTypeError("must be <words>")."""
     def parse(text):
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
             if holds(value):
                 return value
-        except (ValueError, KeyError):
-            pass
         raise argparse.ArgumentTypeError(f"must be {words}")
     return parse
 
@@ -67,11 +50,15 @@ def _number(holds, words):
     return _checked(float, lambda x: math.isfinite(x) and holds(x), f"a number {words}")
 
 
-def _any(value):
-    return True
+def _several(kind):
+    """A list of values: a b, or a,b, or "a b"."""
+    return lambda text: [kind(word) for word in text.replace(",", " ").split()]
 
 
-boolean = _checked(lambda text: {"true": True, "false": False}[text.lower()], _any, "true or false")
+def boolean(text):
+    return _checked(str.lower, ("true", "false").__contains__, "true or false")(text) == "true"
+
+
 count = _checked(int, lambda n: n >= 1, "a whole number above 0")
 threads = _checked(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 whole = _checked(int, lambda n: n >= 0, "a whole number, 0 or more")
@@ -95,123 +82,143 @@ def dataset(text):
     return text
 
 
-METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", boolean: "true"}  # else X
+SEVERAL = datasets, positives = _several(dataset), _several(positive)
+METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", datasets: "NAME",
+            boolean: "true"}  # else X
 
-# the rows of each group: name, type ([type]: several values), default, help. None stands for no
-# value, or for a default that depends on other flags, which _fill_in() puts in its place
+# the rows of each group: (name, type, default): help. None stands for no value, or for a default
+# that depends on other flags, which _fill_in() puts in its place
 FLAGS = {
-    "data": [
-        ("training_mode", _one_of(*MODE_FLAGS), "single", "single: one dataset; multidataset: "
-         "a mixture of several; multicontext: aligned streams, read side by side"),
-        ("dataset", dataset, "shakespeare_char", "a folder of data/, or a path with a slash"),
-        ("sampling_method", _one_of(*SAMPLING_METHODS), "random",
-         "order of the windows: random (any window, with replacement), sequential (the text from "
-         "start to end), without_replacement (each window once an epoch, in random order)"),
-        ("batch_size", count, 64, "sequences in a micro-batch"),
-        ("block_size", count, 64, "context length: tokens in a sequence"),
-        ("first_block_size", count, None, "context length in the first half of the run, in tokens; "
-         "later doubled step by step up to block_size (default: block_size)"),
-        ("gradient_accumulation_steps", count, 1, "micro-batches in an iteration, shared out among "
-         "the processes of torchrun"),
-    ],
-    "data: a mixture of datasets (--training_mode multidataset)": [
-        ("dataset_list", [dataset], None, "datasets of the mixture, all with the same tokenizer"),
-        ("dataset_sampling_probs", [positive], None,
-         "weights: how much of each batch comes from each dataset (default: equal)"),
-        ("dataset_sampling_alpha", not_negative, None, "compute the weights: the number of tokens "
-         "of each dataset, raised to this power (1: in proportion to size; 0: equal)"),
-        ("dataset_sampling_probs_final", [positive], None,
-         "weights at the end, if they change during the run"),
-        ("dataset_sampling_probs_transition_method", _one_of(*TRANSITIONS), None,
-         f"how the weights change to the final ones: {', '.join(TRANSITIONS)} (default: linear)"),
-        ("dataset_sampling_probs_transition_iters", count, None,
-         "iteration at which the weights have reached the final ones (default: max_iters)"),
-        ("max_epochs_per_dataset", positive, None,
-         "refuse a run that would read a dataset more than this many times"),
-        ("multidataset_wte", boolean, None, "give each dataset a vocabulary of its own, so that "
-         "their tokenizers may differ (default: false)"),
-    ],
-    "data: aligned streams (--training_mode multicontext)": [
-        ("multicontext_datasets", [dataset], None,
-         "the streams: datasets with one token for each token of the first"),
-        ("multicontext_loss_weights", [positive], None,
-         "weight of each stream's loss in the total loss (default: equal)"),
-    ],
-    "model": [
-        ("arch", _one_of("modern", "gpt2"), "modern",
-         "modern: rotary positions, RMSNorm, SwiGLU; gpt2: GPT-2's architecture"),
-        ("n_layer", count, 4, "layers"),
-        ("n_head", count, 4, "attention heads in a layer"),
-        ("n_kv_head", count, None, "heads of keys and values, shared by groups of attention heads "
-         "(default: n_head)"),
-        ("n_embd", count, 128, "channels: the width of the model"),
-        ("n_hidden", count, None, "channels inside the MLP (default: 4 n_embd with gpt2, else 8/3 "
-         "n_embd, rounded up to a multiple of 64)"),
-        ("dropout", below_one, 0.0, "fraction of activations set to 0 in training; 0.1 to 0.3 "
-         "helps if the text is read many times"),
-        ("bias", boolean, None, "for --arch gpt2: add biases and compute GELU by its tanh formula, "
-         "as the published GPT-2 does (default: false)"),
-    ],
-    "optimizer": [
-        ("max_iters", count, 400, "iterations (optimizer steps) of the whole run"),
-        ("optimizer", _one_of("muon", "adamw"), "muon",
-         "muon: Muon for matrices, AdamW for everything else; adamw: AdamW for everything"),
-        ("learning_rate", positive, None,
-         "highest learning rate of AdamW (default: 0.02 with --optimizer muon, 0.002 with adamw, "
-         "3e-5 with published weights)"),
-        ("muon_learning_rate", positive, None,
-         "highest learning rate of Muon (default: 0.05, or 1e-3 with published weights)"),
-        ("muon_momentum", below_one, None,
-         "Muon: fraction of the gradients' running mean that an iteration keeps (default: 0.9)"),
-        ("beta2", below_one, 0.99,
-         "AdamW: fraction of the squared gradients' running mean that an iteration keeps"),
-        ("weight_decay", not_negative, 0.1,
-         "weight decay of matrices; with --optimizer adamw also of embeddings"),
-        ("grad_clip", not_negative, 1.0,
-         "maximum norm of the gradient; a larger gradient is scaled down to it (0: no limit)"),
-        ("warmup_iters", whole, 0, "iterations in which the learning rate rises to its highest"),
-        ("lr_schedule", _one_of(*SCHEDULES), "linear",
-         "how the learning rate falls: cosine or linear; constant: it does not fall"),
-        ("decay_share", fraction, 0.8,
-         "fraction of the run, at its end, in which the learning rate falls"),
-        ("lr_decay_iters", count, None,
-         "iteration at which the learning rate has reached its minimum (default: max_iters)"),
-        ("min_lr_share", fraction, 0.0, "final learning rate as a fraction of the highest"),
-    ],
-    "evaluation and logging": [
-        ("eval_interval", count, 200,
-         "iterations between evaluations; each evaluation also saves a checkpoint"),
-        ("eval_iters", count, 30, "maximum number of batches of each split in an evaluation"),
-        ("eval_train", boolean, True, "evaluate on the train split too, not only on val"),
-        ("eval_only", boolean, False, "evaluate once and end, without training"),
-        ("log_interval", count, 10, "iterations between progress lines"),
-        ("max_sample_tokens", whole, 300, "tokens of the sample printed at the end (0: no sample)"),
-        ("sample_every_eval", boolean, False, "print a sample at each evaluation too"),
-        ("tensorboard", boolean, False, "write curves that tensorboard --logdir out shows"),
-        ("wandb", boolean, False,
-         "send curves to Weights & Biases; the variable WANDB_PROJECT names the project"),
-    ],
-    "run": [
-        ("plan", boolean, False,
-         "only print what the run would read, how long it would take and what looks wrong"),
-        ("out_dir", str, None,
-         "folder of the run (default: out/<dataset>; if that is taken, out/<dataset>-2, ...)"),
-        ("init_from", _one_of("scratch", "resume", *GPT2), "scratch",
-         "scratch: new weights; resume: continue the run in out_dir, or else the newest run; "
-         f"{', '.join(GPT2)}: published weights"),
-        ("overwrite", boolean, False, "replace the run in out_dir by this new one"),
-        ("seed", seed, 1337, "seed of the weights, the order of the data, and dropout"),
-        ("device", str, "auto", "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, or cpu"),
-        ("dtype", _one_of("auto", "float32", "bfloat16", "float16"), "auto",
-         "number format: float32, bfloat16, float16; auto: bfloat16 where the processor has it"),
-        ("num_threads", threads, None, "CPU threads (default: one for each available core)"),
-        ("compile", _one_of("auto", "true", "false"), "auto",
-         "use torch.compile; auto: on CUDA, if max_iters is at least 2,000"),
-    ],
+    "data": {
+        ("training_mode", _one_of("single", "multidataset", "multicontext"), "single"): (
+            "single: one dataset; multidataset: a mixture of several; multicontext: aligned "
+            "streams, read side by side"),
+        ("dataset", dataset, "shakespeare_char"): "a folder of data/, or a path with a slash",
+        ("sampling_method", _one_of(*SAMPLING_METHODS), "random"): (
+            "order of the windows: random (any window, with replacement), sequential (the text "
+            "from start to end), without_replacement (each window once an epoch, in random order)"),
+        ("batch_size", count, 64): "sequences in a micro-batch",
+        ("block_size", count, 64): "context length: tokens in a sequence",
+        ("first_block_size", count, None): (
+            "context length in the first half of the run, in tokens; later doubled step by step "
+            "up to block_size (default: block_size)"),
+        ("gradient_accumulation_steps", count, 1): (
+            "micro-batches in an iteration, shared out among the processes of torchrun"),
+    },
+    "data: a mixture of datasets (--training_mode multidataset)": {
+        ("dataset_list", datasets, None): "datasets of the mixture, all with the same tokenizer",
+        ("dataset_sampling_probs", positives, None): (
+            "weights: how much of each batch comes from each dataset (default: equal)"),
+        ("dataset_sampling_alpha", not_negative, None): (
+            "compute the weights: the number of tokens of each dataset, raised to this power (1: "
+            "in proportion to size; 0: equal)"),
+        ("dataset_sampling_probs_final", positives, None): (
+            "weights at the end, if they change during the run"),
+        ("dataset_sampling_probs_transition_method", _one_of(*TRANSITIONS), None): (
+            f"how the weights change to the final ones: {', '.join(TRANSITIONS)} "
+            "(default: linear)"),
+        ("dataset_sampling_probs_transition_iters", count, None): (
+            "iteration at which the weights have reached the final ones (default: max_iters)"),
+        ("max_epochs_per_dataset", positive, None): (
+            "refuse a run that would read a dataset more than this many times"),
+        ("multidataset_wte", boolean, None): (
+            "give each dataset a vocabulary of its own, so that their tokenizers may differ "
+            "(default: false)"),
+    },
+    "data: aligned streams (--training_mode multicontext)": {
+        ("multicontext_datasets", datasets, None): (
+            "the streams: datasets with one token for each token of the first"),
+        ("multicontext_loss_weights", positives, None): (
+            "weight of each stream's loss in the total loss (default: equal)"),
+    },
+    "model": {
+        ("arch", _one_of("modern", "gpt2"), "modern"): (
+            "modern: rotary positions, RMSNorm, SwiGLU; gpt2: GPT-2's architecture"),
+        ("n_layer", count, 4): "layers",
+        ("n_head", count, 4): "attention heads in a layer",
+        ("n_kv_head", count, None): (
+            "heads of keys and values, shared by groups of attention heads (default: n_head)"),
+        ("n_embd", count, 128): "channels: the width of the model",
+        ("n_hidden", count, None): (
+            "channels inside the MLP (default: 4 n_embd with gpt2, else 8/3 n_embd, rounded up to "
+            "a multiple of 64)"),
+        ("dropout", below_one, 0.0): (
+            "fraction of activations set to 0 in training; 0.1 to 0.3 helps if the text is read "
+            "many times"),
+        ("bias", boolean, None): (
+            "for --arch gpt2: add biases and compute GELU by its tanh formula, as the published "
+            "GPT-2 does (default: false)"),
+    },
+    "optimizer": {
+        ("max_iters", count, 400): "iterations (optimizer steps) of the whole run",
+        ("optimizer", _one_of("muon", "adamw"), "muon"): (
+            "muon: Muon for matrices, AdamW for everything else; adamw: AdamW for everything"),
+        ("learning_rate", positive, None): (
+            "highest learning rate of AdamW (default: 0.02 with --optimizer muon, 0.002 with "
+            "adamw, 3e-5 with published weights)"),
+        ("muon_learning_rate", positive, None): (
+            "highest learning rate of Muon (default: 0.05, or 1e-3 with published weights)"),
+        ("muon_momentum", below_one, None): (
+            "Muon: fraction of the gradients' running mean that an iteration keeps (default: 0.9)"),
+        ("beta2", below_one, 0.99): (
+            "AdamW: fraction of the squared gradients' running mean that an iteration keeps"),
+        ("weight_decay", not_negative, 0.1): (
+            "weight decay of matrices; with --optimizer adamw also of embeddings"),
+        ("grad_clip", not_negative, 1.0): (
+            "maximum norm of the gradient; a larger gradient is scaled down to it (0: no limit)"),
+        ("warmup_iters", whole, 0): "iterations in which the learning rate rises to its highest",
+        ("lr_schedule", _one_of(*SCHEDULES), "linear"): (
+            "how the learning rate falls: cosine or linear; constant: it does not fall"),
+        ("decay_share", fraction, 0.8): (
+            "fraction of the run, at its end, in which the learning rate falls"),
+        ("lr_decay_iters", count, None): (
+            "iteration at which the learning rate has reached its minimum (default: max_iters)"),
+        ("min_lr_share", fraction, 0.0): "final learning rate as a fraction of the highest",
+    },
+    "evaluation and logging": {
+        ("eval_interval", count, 200): (
+            "iterations between evaluations; each evaluation also saves a checkpoint"),
+        ("eval_iters", count, 30): "maximum number of batches of each split in an evaluation",
+        ("eval_train", boolean, True): "evaluate on the train split too, not only on val",
+        ("eval_only", boolean, False): "evaluate once and end, without training",
+        ("log_interval", count, 10): "iterations between progress lines",
+        ("max_sample_tokens", whole, 300): "tokens of the sample printed at the end (0: no sample)",
+        ("sample_every_eval", boolean, False): "print a sample at each evaluation too",
+        ("tensorboard", boolean, False): "write curves that tensorboard --logdir out shows",
+        ("wandb", boolean, False): (
+            "send curves to Weights & Biases; the variable WANDB_PROJECT names the project"),
+    },
+    "run": {
+        ("plan", boolean, False): (
+            "only print what the run would read, how long it would take and what looks wrong"),
+        ("out_dir", str, None): (
+            "folder of the run (default: out/<dataset>; if that is taken, out/<dataset>-2, ...)"),
+        ("init_from", _one_of("scratch", "resume", *GPT2), "scratch"): (
+            "scratch: new weights; resume: continue the run in out_dir, or else the newest run; "
+            f"{', '.join(GPT2)}: published weights"),
+        ("overwrite", boolean, False): "replace the run in out_dir by this new one",
+        ("seed", seed, 1337): "seed of the weights, the order of the data, and dropout",
+        ("device", str, "auto"): "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, or cpu",
+        ("dtype", _one_of("auto", "float32", "bfloat16", "float16"), "auto"): (
+            "number format: float32, bfloat16, float16; auto: bfloat16 where the processor has it"),
+        ("num_threads", threads, None): "CPU threads (default: one for each available core)",
+        ("compile", _one_of("auto", "true", "false"), "auto"): (
+            "use torch.compile; auto: on CUDA, if max_iters is at least 2,000"),
+    },
 }
-DEFAULTS = {name: default for rows in FLAGS.values() for name, _, default, _ in rows}
-LISTS = [f"--{name}" for rows in FLAGS.values() for name, kind, *_ in rows
-         if isinstance(kind, list)]
+DEFAULTS = {name: default for rows in FLAGS.values() for name, _, default in rows}
+LISTS = [f"--{name}" for rows in FLAGS.values() for name, kind, _ in rows if kind in SEVERAL]
+
+# the flags that belong to one --training_mode only: their heading names it
+MODE_FLAGS = {"single": ["dataset"]} | {
+    mode: [name for heading, rows in FLAGS.items() if mode in heading for name, _, _ in rows]
+    for mode in ("multidataset", "multicontext")}
+
+# the flags that a resumed run cannot change: they determine the order of the data and the model
+FROZEN = [*sum(MODE_FLAGS.values(), []), *"""
+    training_mode sampling_method batch_size gradient_accumulation_steps block_size
+    first_block_size seed arch n_layer n_head n_kv_head n_embd n_hidden bias optimizer""".split()]
+FROZEN.remove("max_epochs_per_dataset")
 
 
 # ---- reading a command line
@@ -288,8 +295,6 @@ def _parser(problems):
     def type_of(name, kind):
         def parse(text):
             try:
-                if isinstance(kind, list):  # several values: a b, or a,b, or "a b"
-                    return [kind[0](word) for word in text.replace(",", " ").split()]
                 return kind(text)
             except argparse.ArgumentTypeError as error:
                 problems.append(f"--{name} {text}: {error}")
@@ -297,14 +302,13 @@ def _parser(problems):
 
     for heading, rows in FLAGS.items():
         group = parser.add_argument_group(heading)
-        for name, kind, default, words in rows:
-            options = {"nargs": "+"} if isinstance(kind, list) else {}
+        for (name, kind, default), words in rows.items():
+            options = {"nargs": "+"} if f"--{name}" in LISTS else {}
             if kind is boolean:  # --flag alone means --flag=true
                 options = {"nargs": "?", "const": True}
-            metavar = METAVARS.get(kind[0] if isinstance(kind, list) else kind, "X")
+            shown_as = METAVARS.get(kind, "X") if default is None else str(default).lower()
             group.add_argument(f"--{name}", type=type_of(name, kind), default=argparse.SUPPRESS,
-                               metavar=metavar if default is None else str(default).lower(),
-                               help=words, **options)
+                               metavar=shown_as, help=words, **options)
     return parser
 
 
@@ -315,15 +319,13 @@ def _given(argv, problems):
     argv = [part for word in argv
             for part in (word.split("=", 1) if word.split("=")[0] in LISTS else [word])]
     given, unknown = parser.parse_known_args(argv)
-    datasets = [word for word in unknown if not word.startswith("-") and (DATA / word).is_dir()]
-    problems += [f"train.py has no flag {word} (did you mean --dataset={word}?)"
-                 for word in datasets]
-    try:
-        parser.parse_args([word for word in unknown if word not in datasets])
-    except UserError as error:  # it names the flags that were meant
-        problems.append(str(error).removesuffix(f". See {parser.prog} --help"))
-    return {name: [one for values in value for one in values or ()] if isinstance(value, list)
-            else value for name, value in vars(given).items()}
+    meant = [word for word in unknown if not word.startswith("-") and (DATA / word).is_dir()]
+    problems += [f"train.py has no flag {word} (did you mean --dataset={word}?)" for word in meant]
+    problems += parser.no_flags([word for word in unknown if word not in meant])
+    for value in vars(given).values():
+        if isinstance(value, list):  # of lists, or of None for a bad one
+            value[:] = itertools.chain(*filter(None, value))
+    return vars(given)
 
 
 def _typed(value):
@@ -339,10 +341,9 @@ def _refuse_damaged(saved):
     """
     stated = {name: saved[name] for name in DEFAULTS if saved.get(name) is not None}
     read = _given([f"--{name}={_typed(value)}" for name, value in stated.items()], [])
-    wrong = [name for name, value in stated.items()
-             if type(value) is not type(read[name]) or value != read[name]]
-    wrong += [name for name, value in saved.items()
-              if value is None and DEFAULTS.get(name) is not None and name != "dataset"]
+    wrong = [name for name, value in saved.items() if name in DEFAULTS and (
+        type(value) is not type(read.get(name)) or value != read.get(name)
+        or value is None and DEFAULTS[name] is not None and name != "dataset")]
     if wrong:
         raise UserError(f"the checkpoint is damaged: its {wrong[0]} is "
                         f"{printable(repr(saved[wrong[0]]))}, which --{wrong[0]} does not accept. "
@@ -351,22 +352,25 @@ def _refuse_damaged(saved):
 
 def _fill_in(args):
     """Replace None, in flags whose default depends on other flags, by its value."""
-    finetunes = args.init_from in GPT2
-    args.n_kv_head = args.n_kv_head or args.n_head
-    args.bias, args.multidataset_wte = bool(args.bias), bool(args.multidataset_wte)
-    args.dataset = args.dataset if args.training_mode == "single" else None
+    def fill(name, value):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+    finetunes, muon = args.init_from in GPT2, args.optimizer == "muon"
+    fill("n_kv_head", args.n_head)
+    fill("bias", False)
+    fill("multidataset_wte", False)
+    # published weights need small changes
+    fill("learning_rate", 3e-5 if finetunes else 0.02 if muon else 0.002)
+    if muon:
+        fill("muon_learning_rate", 1e-3 if finetunes else 0.05)
+        fill("muon_momentum", 0.9)
     if args.dataset_sampling_probs_final:
-        args.dataset_sampling_probs_transition_method = (
-            args.dataset_sampling_probs_transition_method or "linear")
+        fill("dataset_sampling_probs_transition_method", "linear")
         # kept in the checkpoint: the run may be resumed with another max_iters, in the same order
-        args.dataset_sampling_probs_transition_iters = (
-            args.dataset_sampling_probs_transition_iters or args.max_iters)
-    if args.learning_rate is None:
-        scratch = 0.02 if args.optimizer == "muon" else 0.002
-        args.learning_rate = 3e-5 if finetunes else scratch  # published weights need small changes
-    if args.optimizer == "muon":
-        args.muon_learning_rate = args.muon_learning_rate or (1e-3 if finetunes else 0.05)
-        args.muon_momentum = 0.9 if args.muon_momentum is None else args.muon_momentum
+        fill("dataset_sampling_probs_transition_iters", args.max_iters)
+    if args.training_mode != "single":
+        args.dataset = None
 
 
 # ---- flags that do not fit together: each function appends what is wrong to problems

@@ -1,10 +1,9 @@
 """Proves a prepared folder, token by token, and shows what a model will see.
 
-    python data/check_dataset.py shakespeare_char                     # or a path: data/mine python
-    data/check_dataset.py mine --streams mine_pos mine_case    # these must be aligned with it
-    python data/check_dataset.py mine --adopt gpt2        # first write meta.pkl for bins without
-    one python data/check_dataset.py mine --dtype uint32      # first state the width of an id in
-    meta.pkl
+    python data/check_dataset.py shakespeare_char              # or a path: data/mine
+    python data/check_dataset.py mine --streams mine_pos mine_case  # aligned token by token
+    python data/check_dataset.py mine --adopt gpt2             # first write a missing meta.pkl
+    python data/check_dataset.py mine --dtype uint32           # first state the width of an id
 
 Checks sizes, hashes, every id, the streams, and whether documents of val are in train too. Prints
 counts, the most frequent tokens, the lengths of documents and some windows, with | between their
@@ -53,45 +52,44 @@ def adopt(folder, encoding, dtype):
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} not found")
     with lock(folder, "prepare.py"):
-        if (folder / "meta.pkl.new").exists() and not path.exists():
+        if path.exists():
+            if not dtype:
+                raise UserError(f"{path} exists already. Give --dtype to state the width of its "
+                                f"ids, or move it away")
+            meta = read_meta(folder)
+        elif (folder / "meta.pkl.new").exists():
             raise UserError(f"{folder} is half-written: prepare.py was stopped. "
                             f"Run: python {folder}/prepare.py")
-        if path.exists() and not dtype:
-            raise UserError(
-                f"{path} exists already. Give --dtype to state the width of its ids, or "
-                            f"move it away")
-        if not path.exists() and not encoding:
+        elif not encoding:
             raise UserError(f"{path} not found. Say what the ids are, for example: --adopt gpt2")
-        meta = read_meta(folder) if path.exists() else (
-            TiktokenTokenizer(encoding, backend="tiktoken").to_meta())
+        else:
+            meta = TiktokenTokenizer(encoding, backend="tiktoken").to_meta()
         dtype = np.dtype(dtype or token_dtype(meta["vocab_size"])).newbyteorder("<")
-        described = {split: _describe(folder / f"{split}.bin", dtype, meta["vocab_size"])
-                     for split in SPLITS}
-        meta |= {"dtype": dtype.name, "max_id": max(max_id for _, max_id in described.values()),
-                 "splits": {split: counts for split, (counts, _) in described.items()}}
+        counts, max_ids = zip(*(_describe(folder / f"{split}.bin", dtype, meta["vocab_size"])
+                                for split in SPLITS))
+        meta |= dict(dtype=dtype.name, max_id=max(max_ids), splits=dict(zip(SPLITS, counts)))
         if encoding:
             meta["table_sha256"] = table_hash(meta["itos"])
         with replacing(path) as file:
             pickle.dump(meta, file, protocol=4)
-    counts = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
+    sizes = ", ".join(f"{split} {meta['splits'][split]['tokens']:,} tokens" for split in SPLITS)
     kind = meta.get("tiktoken_encoding") or meta.get("tokenizer") or "unnamed"
-    print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,}, {dtype.name}, read as "
-          f"{kind} "
-          f"tokens; wrote {path}")
+    print(f"{folder.name}: {sizes}, vocab_size {meta['vocab_size']:,}, {dtype.name}, read as "
+          f"{kind} tokens; wrote {path}")
 
 
 def _describe(path, dtype, vocab_size):
     """({"tokens", "sha256"}, largest id) of a bin, every id checked."""
     if not path.exists():
         raise FileNotFoundError(f"{path} not found")
-    open_regular(path).close()
+    open_regular(path).close()  # a pipe is refused
     size = path.stat().st_size
     if size % dtype.itemsize or not size:
         raise UserError(f"{path} has {size:,} bytes; {dtype.name} ids need a multiple of "
                         f"{dtype.itemsize} above 0")
     tokens, digest, max_id = np.memmap(path, dtype=dtype, mode="r"), hashlib.sha256(), 0
     for start, chunk in _chunks(tokens):
-        check_ids(chunk, vocab_size, path, lambda i, start=start: start + i)
+        check_ids(chunk, vocab_size, path, start)
         digest.update(chunk.data)
         max_id = max(max_id, int(chunk.max()))
     return {"tokens": len(tokens), "sha256": digest.hexdigest()}, max_id
@@ -115,20 +113,19 @@ def check_bin(dataset, split):
     for start, chunk in _chunks(tokens):
         digest.update(chunk.data)
         try:
-            check_ids(chunk, dataset.vocab_size, path, lambda i, start=start: start + i)
+            check_ids(chunk, dataset.vocab_size, path, start)
         except UserError as error:
-            problems += [str(error)] if not problems else []
+            problems = problems or [str(error)]
             chunk = chunk[chunk < dataset.vocab_size]
         if len(chunk) and chunk.max() > MAX_ID:
             raise UserError(f"{path} has id {chunk.max():,}, and ids are counted up to {MAX_ID:,}. "
                             f"Prepare the dataset again")
         counts += np.bincount(chunk, minlength=len(counts))
     # what write_dataset() wrote always has a hash, and its dtype is right
-    foreign = "source_sha256" not in dataset.meta
-    if stated.get("sha256", digest.hexdigest() if foreign else "nothing") != digest.hexdigest():
-        problems.append(f"{path} differs from what was prepared: its sha256 is "
-                        f"{digest.hexdigest()}, and meta.pkl says {stated.get('sha256')}. Prepare "
-                        f"it again")
+    foreign, sha256 = "source_sha256" not in dataset.meta, digest.hexdigest()
+    if stated.get("sha256", sha256 if foreign else None) != sha256:
+        problems.append(f"{path} differs from what was prepared: its sha256 is {sha256}, and "
+                        f"meta.pkl says {stated.get('sha256')}. Prepare it again")
     head = tokens[: 1 << 20]
     is_narrow = dataset.dtype.itemsize == 2 and len(head) > 99
     if foreign and is_narrow and head[::2].any() and not head[1::2].any():
@@ -202,23 +199,13 @@ def look_at_text(dataset, at_most=1 << 24, pieces=16):
     return lines
 
 
-def check_max_id(dataset, counts):
-    """meta.pkl's max_id against the ids that occur."""
-    used = np.flatnonzero(sum(counts.values()))
-    if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
-        return [f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the largest id "
-                f"in the bins is {used[-1]:,}"]
-    return []
-
-
 def documents(dataset, split):
     """(lengths in tokens, 64-bit hashes) of a split's documents, which eot_token ends or begins."""
     eot = dataset.meta["eot_token"]
     lengths, hashes, rest = [], [], np.zeros(0, dataset.dtype)
     # one more end closes a last document that has none; empty documents don't count
-    chunks = [chunk for _, chunk in _chunks(dataset.tokens(split))]
-    for chunk in (*chunks, np.array([eot], dataset.dtype)):
-        ids = np.concatenate([rest, chunk])
+    for _, chunk in (*_chunks(dataset.tokens(split)), (None, [eot])):
+        ids = np.concatenate([rest, chunk]).astype(dataset.dtype)
         *complete, rest = np.split(ids, np.flatnonzero(ids == eot) + 1)
         for document in complete:
             if len(document) > 1:
@@ -237,14 +224,12 @@ def check_documents(dataset):
         if len(lengths):
             quantiles = np.percentile(lengths, [0, 10, 50, 90, 100], method="nearest")
             print(f"  {split}: {len(lengths):,} documents; tokens in the shortest, at 10%, 50%, "
-                  "90%, "
-                  f"in the longest: {', '.join(f'{q:,}' for q in quantiles)}")
+                  f"90%, in the longest: {', '.join(f'{q:,}' for q in quantiles)}")
     shared = np.isin(hashes["val"], hashes["train"])
     if not shared.any():
         return []
     return [f"{dataset.path('val')}: {shared.sum():,} of {len(shared):,} documents are in train "
-            "too; "
-            f"the first is document number {int(shared.argmax()) + 1:,}"]
+            f"too; the first is document number {int(shared.argmax()) + 1:,}"]
 
 
 def check_stream(first, stream, sample=1 << 20):
@@ -281,28 +266,27 @@ def _mutual_information(a, b):
 # ---- what is shown
 
 
-def show(dataset, counts, num_windows, width, seed):
+def show(dataset, counts, args):
     """Print the most frequent tokens, how often ids occur, and windows of both splits."""
     total = sum(counts.values())
     top = [i for i in np.argsort(-total, kind="stable")[:12].tolist() if total[i]]
     top = ", ".join(f"{token_text(dataset.meta, i)} {total[i] / total.sum():.1%}" for i in top)
     print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: "
           f"{top}")
-    levels = [("1", 1), ("2-9", 2), ("10-99", 10), ("100-999", 100), ("1,000-9,999", 1000),
-              ("10,000+", 10_000)]
-    occur = np.histogram(total, [low for _, low in levels] + [2**63 - 1])[0]
+    occur = np.histogram(total, [1, 2, 10, 100, 1000, 10_000, 2**63 - 1])[0]
+    levels = ("1", "2-9", "10-99", "100-999", "1,000-9,999", "10,000+")
     print("  ids by how often they occur: " + ", ".join(
-        f"{name}: {number:,}" for (name, _), number in zip(levels, occur)))
-    draw = np.random.default_rng(seed)
+        f"{level}: {number:,}" for level, number in zip(levels, occur)))
+    draw = np.random.default_rng(args.seed)
     for split in SPLITS:
         tokens = dataset.tokens(split)
-        starts = draw.integers(0, max(1, len(tokens) - width), num_windows - 1)
+        starts = draw.integers(0, max(1, len(tokens) - args.width), args.windows - 1)
         for start in np.unique([0, *starts]).tolist():
-            window = (token_text(dataset.meta, i) for i in tokens[start : start + width].tolist())
-            print(f"  {split} at {start:,}: {'|'.join(window)}")
+            ids = tokens[start : start + args.width].tolist()
+            print(f"  {split} at {start:,}: {'|'.join(token_text(dataset.meta, i) for i in ids)}")
 
 
-def check(dataset, streams=(), num_windows=3, width=24, seed=0):
+def check(dataset, args):
     """Run all checks of a dataset and print what is found; return lines that say what is wrong."""
     provenance = printable(dataset.meta.get("source") or "another program", 1000)
     sizes = ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
@@ -312,12 +296,14 @@ def check(dataset, streams=(), num_windows=3, width=24, seed=0):
     for split in SPLITS:
         found, counts[split] = check_bin(dataset, split)
         problems += found
-    problems += check_max_id(dataset, counts)
+    used = np.flatnonzero(sum(counts.values()))
+    if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
+        problems.append(f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the "
+                        f"largest id in the bins is {used[-1]:,}")
     if not problems:
-        problems += check_counts(dataset, counts)
-        problems += check_documents(dataset)
-        show(dataset, counts, num_windows, width, seed)
-    for name in streams:
+        problems += check_counts(dataset, counts) + check_documents(dataset)
+        show(dataset, counts, args)
+    for name in args.streams:
         problems += check_stream(dataset, open_dataset(_folder(name)))
     return problems
 
@@ -329,32 +315,27 @@ def _folder(name):
 
 def main(argv=None):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="a dataset in data/, or the path of a folder")
-    parser.add_argument("--streams", nargs="+", default=[],
-                        help="datasets that must be aligned with it, token by token")
-    parser.add_argument("--adopt", metavar="ENCODING",
-                        help="write meta.pkl for bins of this tiktoken encoding: gpt2, ...")
-    parser.add_argument("--dtype", choices=["uint16", "uint32"],
-                        help="write the width of an id into meta.pkl")
-    parser.add_argument("--windows", type=int, default=3,
-                        help="number of windows shown of each split (default: 3)")
-    parser.add_argument("--width", type=int, default=24, help="tokens in a window (default: 24)")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="seed that decides which windows are shown (default: 0)")
+    flag = parser.add_argument
+    flag("name", help="a dataset in data/, or the path of a folder")
+    flag("--streams", nargs="+", default=[], help="datasets that must be aligned, token by token")
+    flag("--adopt", metavar="ENCODING", help="write meta.pkl for bins in tiktoken's ENCODING")
+    flag("--dtype", choices=["uint16", "uint32"], help="write the width of an id into meta.pkl")
+    flag("--windows", type=int, default=3, help="windows shown of each split (default: 3)")
+    flag("--width", type=int, default=24, help="tokens in a window (default: 24)")
+    flag("--seed", type=int, default=0, help="seed that chooses the windows shown (default: 0)")
     args = parser.parse_args(argv)
     name = _folder(args.name)
     if args.adopt or args.dtype:
         adopt(Path(os.path.normpath(dataset_folder(name))), args.adopt, args.dtype)
     dataset = open_dataset(name)
-    if problems := check(dataset, args.streams, args.windows, args.width, args.seed):
+    if problems := check(dataset, args):
         raise UserError("; ".join(problems))
-    checked = "sizes, every id" + (", hashes" if "splits" in dataset.meta else "") + (
-        ", streams" if args.streams else "")
     notes = look_at_text(dataset)
     for line in notes:
         print(f"  note: {line}. Look at it, and prepare it again with the right --encoding")
-    print(f"  the files are as they were written: {checked}" if notes else
-          f"  all is well: {checked}")
+    print("  the files are as they were written" if notes else "  all is well", end="")
+    print(f": sizes, every id{', hashes' if 'splits' in dataset.meta else ''}"
+          f"{', streams' if args.streams else ''}")
 
 
 if __name__ == "__main__":

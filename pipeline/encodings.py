@@ -74,9 +74,8 @@ def utf8_chunks(chunks, path, encoding=None, flag="--encoding"):
         try:  # the beginning of a character waits for the next chunk
             _, end = codecs.utf_8_decode(raw, "strict", not chunk)
         except UnicodeDecodeError as error:
-            message = _not_utf8(before + raw, len(before) + error.start, offset - len(before),
-                                path, flag)
-            raise UserError(message) from None
+            seen, at = before + raw, len(before) + error.start
+            raise UserError(_not_utf8(seen, at, offset - len(before), path, flag)) from None
         yield raw[:end] if offset else raw[:end].removeprefix(codecs.BOM_UTF8)
         # a guess also looks at what came before
         rest, offset, before = raw[end:], offset + end, raw[:end][-SAMPLE:]
@@ -243,9 +242,7 @@ def _reads_badly(text):
 def _is_western(sample):
     """Whether it reads well as Windows-1252 (or Latin-1): mostly ASCII, and hardly a sign or
     capital inside a word."""
-    try:
-        text = sample.decode("cp1252")
-    except UnicodeDecodeError:
+    if (text := _try(sample, "cp1252")) is None:
         return False
     beyond = len(re.findall(r"[^\0-\x7f]", text))
     letters = len(re.findall("[A-Za-z]", text))

@@ -60,15 +60,17 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
-        # a word after an unknown flag is taken for its value, which needs no message of its own
-        words = [word for before, word in zip(["", *unknown], unknown)
-                 if word.startswith("-") or not before.startswith("-") or "=" in before]
-        if words:
-            self.error("; ".join(map(self.no_flag, words)))
+        if wrong := self.no_flags(unknown):
+            self.error("; ".join(wrong))
         return args
 
-    def no_flag(self, word):
-        """What to say of a word that is not a flag."""
+    def no_flags(self, words):
+        """What to say of each of words that are not flags."""
+        # a word after an unknown flag is taken for its value, which needs no message of its own
+        return [self._no_flag(word) for before, word in zip(["", *words], words)
+                if word.startswith("-") or not before.startswith("-") or "=" in before]
+
+    def _no_flag(self, word):
         name, flags = word.split("=")[0], list(self._option_string_actions)
         near = [f"--{name}"] if f"--{name}" in flags else []
         if word.startswith("-"):
@@ -109,17 +111,13 @@ def _stop_signals():
         error.number = number
         raise error
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread() or "RANK" in os.environ:
-        numbers = []
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    try:
-        for number in numbers:
-            signal.signal(number, stop)
+    ours = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):  # Windows has no SIGHUP
+            if ours and number and signal.getsignal(number) is signal.SIG_DFL:
+                stack.callback(signal.signal, number, signal.SIG_DFL)
+                signal.signal(number, stop)
         yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -138,8 +136,9 @@ def one_line_errors():
         sys.exit(141)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
-        what = "\ninterrupted" if number == signal.SIGINT else (
-            f"stopped by {signal.Signals(number).name}")
+        what = "\ninterrupted"
+        if number != signal.SIGINT:
+            what = f"stopped by {signal.Signals(number).name}"
         with contextlib.suppress(OSError):  # the terminal may be gone
             print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(128 + number)

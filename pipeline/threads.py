@@ -79,10 +79,9 @@ def take_threads(wanted=None, before=None):
 
 def cores():
     """The cores that this process may use; a quota of 1.5 counts as 2, one below 1 as 1."""
+    allowed = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
     return max(1, int(min(allowed, quota()) + 0.5))
 
 
@@ -91,15 +90,13 @@ def quota(process="/proc/self"):
     process; infinity where nothing limits it. A group has no more than those around it: the least
     counts."""
     try:
-        groups = (Path(process) / "cgroup").read_text().splitlines()
+        groups = (Path(process) / "cgroup").read_text()
         mounts = (Path(process) / "mountinfo").read_text().splitlines()
     except (OSError, UnicodeDecodeError):  # another system than Linux
         return math.inf
     # controller -> group; "0::/path" is version 2, "4:cpu,cpuacct:/path" version 1
     paths = {}
-    for line in groups:
-        _, _, controllers_and_path = line.partition(":")
-        controllers, _, path = controllers_and_path.partition(":")
+    for controllers, path in re.findall("^[0-9]+:(.*?):(.*)$", groups, re.MULTILINE):
         paths |= dict.fromkeys(controllers.split(","), path)
     least = math.inf
     for mount in mounts:

@@ -26,18 +26,7 @@ import torch
 from model import GPT, GPTConfig
 from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, replacing
-from pipeline.read.meta import (
-    MAX_BYTES,
-    OF_SPLITS,
-    STEPS_OF_TENSORS,
-    check_meta,
-    check_opcodes,
-    check_tree,
-    dict_of,
-    whole,
-    word,
-    wrong_keys,
-)
+from pipeline.read import meta
 from training.run_folder import resume_command
 
 FORMAT = 2  # 1: the optimizer's state was a list in an order of its own
@@ -49,11 +38,10 @@ RESUMED = (*SAMPLED, "optimizer", "scaler", "best_val_loss", "seconds", "data", 
 # ---- the keys
 
 
-def _is_state(value):
-    """Whether this is a dict of names and tensors that lie in memory as plain numbers."""
-    return isinstance(value, dict) and all(
-        type(name) is str and type(t) is torch.Tensor and t.layout is torch.strided
-        and t.device.type == "cpu" and not t.is_quantized for name, t in value.items())
+def _is_tensor(value):
+    """Whether this is a tensor that lies in memory as plain numbers."""
+    return (type(value) is torch.Tensor and value.layout is torch.strided
+            and value.device.type == "cpu" and not value.is_quantized)
 
 
 def _is_number(value):
@@ -65,39 +53,36 @@ def _is_optimizer(value):
     return (type(value) is dict and value.keys() == {"state", "param_groups"}
             and type(value["state"]) is dict and type(value["param_groups"]) is list
             and list(value["state"]) == list(range(len(value["state"])))
-            and all(map(_is_state, value["state"].values())))
+            and all(map(IS_STATE, value["state"].values())))
 
 
 def _is_model_args(value):
-    return (type(value) is dict and set(value) <= set(MODEL_ARGS)
-            and not wrong_keys(value, MODEL_ARGS))
+    return meta.dict_with(MODEL_ARGS)(value) and value.keys() <= MODEL_ARGS.keys()
 
 
-count, position = whole(1, 2**32), whole(0, 2**63 - 1)
-MODEL_ARGS = {  # field of GPTConfig: (whether a value will do, unused)
-    **dict.fromkeys(("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd",
-                     "n_hidden"), (count, "")),
-    "arch": (("modern", "gpt2").__contains__, ""),
-    "vocab_sizes": (lambda value: type(value) is tuple and all(map(count, value)), ""),
-    "dropout": (lambda value: _is_number(value) and 0 <= value < 1, ""),
-    "bias": (lambda value: type(value) is bool, ""),
+IS_STATE = meta.dict_where(meta.of(str), _is_tensor)
+count, position = meta.whole(1, 2**32), meta.whole(0, 2**63 - 1)
+MODEL_ARGS = {  # field of GPTConfig: whether a value will do
+    "block_size": count, "vocab_size": count, "n_layer": count, "n_head": count,
+    "n_kv_head": count, "n_embd": count, "n_hidden": count, "bias": meta.of(bool),
+    "arch": ("modern", "gpt2").__contains__,
+    "vocab_sizes": lambda value: type(value) is tuple and all(map(count, value)),
+    "dropout": lambda value: _is_number(value) and 0 <= value < 1,
 }
 KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "format": (position, "a whole number"),
-    "model": (_is_state, "a dict of tensors"),
+    "model": (IS_STATE, "a dict of tensors"),
     "model_args": (_is_model_args, "the sizes of a model"),
     "optimizer": (_is_optimizer, "the state of an optimizer"),
-    "scaler": (dict_of({str}, {int, float}), "a dict of numbers"),
-    "args": (lambda value: type(value) is dict and {*map(type, value)} <= {str},
-             "a dict of arguments"),
-    "metas": (lambda value: type(value) is dict and all(map(word, value)), "a dict of datasets"),
-    "starts": (dict_of({str}, {int}), "a dict of ids"),
-    "data": (lambda value: type(value) is dict and all(map(OF_SPLITS, value.values())),
-             "a dict of datasets and hashes"),
-    "order_version": (whole(1, 2**63 - 1), "a whole number"),
+    "scaler": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
+    "args": (meta.dict_where(meta.of(str)), "a dict of arguments"),
+    "metas": (meta.dict_where(meta.word), "a dict of datasets"),
+    "starts": (meta.dict_of({str}, {int}), "a dict of ids"),
+    "data": (meta.dict_where(meta.of(str), meta.OF_SPLITS), "a dict of datasets and hashes"),
+    "order_version": (meta.whole(1, 2**63 - 1), "a whole number"),
     "iter_num": (position, "a whole number"),
     "best_val_loss": (_is_number, "a number"),
-    "evaluated": (dict_of({str}, {int, float}), "a dict of numbers"),
+    "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
 
@@ -151,15 +136,17 @@ def save_checkpoint(out_dir, state, is_best):
                 os.replace(link, out_dir / "best.pt")
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         reason = getattr(error, "strerror", None) or "the write failed"
-        kept = (f"The checkpoint from before is kept. Free some space, then run: "
-                f"{resume_command(out_dir)}" if path.exists() else
-                "There is no earlier checkpoint. Free some space and start again")
+        kept = "There is no earlier checkpoint. Free some space and start again"
+        if path.exists():
+            kept = (f"The checkpoint from before is kept. Free some space, then run: "
+                    f"{resume_command(out_dir)}")
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
 
 
 def refuse_not_finite(what, out_dir):
-    kept = ("The last checkpoint there is from before that and is kept"
-            if (out_dir / "ckpt.pt").exists() else "There is no checkpoint yet")
+    kept = "There is no checkpoint yet"
+    if (out_dir / "ckpt.pt").exists():
+        kept = "The last checkpoint there is from before that and is kept"
     raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
 
 
@@ -174,8 +161,9 @@ def load_checkpoint(path, needed=SAMPLED):
     runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
     if not path.exists():
-        do = (f"Did you mean --out_dir={near[0]}?" if near else
-              "Train first: python train.py; or name the run: --out_dir=...")
+        do = "Train first: python train.py; or name the run: --out_dir=..."
+        if near:
+            do = f"Did you mean --out_dir={near[0]}?"
         raise FileNotFoundError(f"{path} not found. {do}")
     instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
     checkpoint = _read(path, instead)
@@ -191,10 +179,10 @@ def load_checkpoint(path, needed=SAMPLED):
     if lacking := [key for key in needed if key not in checkpoint]:
         raise UserError(f"{path} was not written by this train.py: it lacks {', '.join(lacking)}. "
                         f"{instead}")
-    if wrong := wrong_keys(checkpoint, KEYS):
+    if wrong := meta.wrong_keys(checkpoint, KEYS):
         raise UserError(f"{path} is damaged: its {wrong[0]} must be {KEYS[wrong[0]][1]}. {instead}")
-    for name, meta in checkpoint["metas"].items():
-        check_meta(meta, f"{path}, of dataset {name},", instead)
+    for name, held in checkpoint["metas"].items():
+        meta.check_meta(held, f"{path}, of dataset {name},", instead)
     return checkpoint
 
 
@@ -206,7 +194,7 @@ def _read(path, instead):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns about details of foreign files
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            check_tree(checkpoint if isinstance(checkpoint, dict) else {}, VOCABULARIES)
+            meta.check_tree(checkpoint if isinstance(checkpoint, dict) else {}, VOCABULARIES)
             return checkpoint
         except Exception as error:  # a damaged file can raise almost anything
             refuse_lack_of(error, path)
@@ -249,12 +237,12 @@ def check_records(file):
         if packed or sum(info.file_size for info in infos) > os.fstat(file.fileno()).st_size:
             raise ValueError("its records are compressed, or larger than the file")
         pickled = [info for info in infos if info.filename.endswith("/data.pkl")]
-        if len(pickled) != 1 or pickled[0].file_size > VOCABULARIES * MAX_BYTES:
+        if len(pickled) != 1 or pickled[0].file_size > VOCABULARIES * meta.MAX_BYTES:
             raise ValueError(f"it has {len(pickled)} records of values, or more than "
-                             f"{VOCABULARIES * MAX_BYTES:,} bytes of them")
+                             f"{VOCABULARIES * meta.MAX_BYTES:,} bytes of them")
         if bad := records.testzip():
             raise ValueError(f"the record {bad} differs from what was written")
-        check_opcodes(records.read(pickled[0]), STEPS_OF_TENSORS, VOCABULARIES)
+        meta.check_opcodes(records.read(pickled[0]), meta.STEPS_OF_TENSORS, VOCABULARIES)
 
 
 def config_of(checkpoint, path):
@@ -265,8 +253,7 @@ def config_of(checkpoint, path):
         if args.get(name) is not None and args[name] != value:
             raise UserError(f"{path} is damaged: {name} is {printable(str(args[name]))} in its "
                             f"arguments and {value} in its model")
-    defaults = {name: field.default for name, field in GPTConfig.__dataclass_fields__.items()}
-    sizes = {**defaults, **held}
+    sizes = {**vars(GPTConfig), **held}  # a dataclass has its defaults as attributes
     # rotary positions turn channels in pairs
     heads = sizes["n_head"] * (2 if sizes["arch"] == "modern" else 1)
     vocab_sizes = sizes["vocab_sizes"] or (sizes["vocab_size"],)
@@ -274,11 +261,10 @@ def config_of(checkpoint, path):
             or sum(vocab_sizes) != sizes["vocab_size"] or sizes["n_layer"] > len(weights)
             or args.get("training_mode") not in ("single", "multidataset", "multicontext")):
         raise UserError(f"{path} is damaged: no model has the sizes that it states")
-    own = [meta["vocab_size"] for meta in checkpoint["metas"].values()]
+    own = [one["vocab_size"] for one in checkpoint["metas"].values()]
     if len(own) != len(vocab_sizes) or any(a > b for a, b in zip(own, vocab_sizes)):
-        raise UserError(f"{path} is damaged: its model has vocabularies of "
-                        f"{', '.join(map(str, vocab_sizes))} ids, its datasets "
-                        f"{', '.join(map(str, own))}")
+        raise UserError(f"{path} is damaged: its model has vocabularies of {[*vocab_sizes]} ids, "
+                        f"its datasets {own}")
     config = GPTConfig(**held)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to be right
         refuse_other_tensors(GPT(config).state_dict(), weights, path)

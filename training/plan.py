@@ -3,6 +3,7 @@
     data_lines(run), model_line(run)   what every run begins with: its data, the model's size
     print_plan(run, train_step)        FLOPs, time, memory, the first batch, what looks wrong
 """
+import contextlib
 import sys
 import textwrap
 import time
@@ -78,12 +79,15 @@ def print_plan(run, train_step):
     out_dir = run.out_dir or new_out_dir(args, make=False)
     shown, noted = list(first_batch(run)), list(warnings(run))
     evaluations = -(-args.max_iters // args.eval_interval) - run.iter_num // args.eval_interval
-    windows, micro_steps = first_windows(run)
-    step, rows = time_of_step(run, train_step, windows, micro_steps)
+    batches = TrainBatches(
+        run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
+    with contextlib.closing(batches):
+        windows = next(batches)
+    step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
     evaluation = time_of_evaluation(run, windows[:16])
-    weights, kept = (sum(t.numel() * t.element_size() for t in tensors) for tensors in (
-        run.model.parameters(),
-        [t for state in run.optimizer.state.values() for t in state.values()]))
+    weights = sum(t.nbytes for t in run.model.parameters())
+    kept = sum(t.nbytes for state in run.optimizer.state.values() for t in state.values())
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} an iteration, "
           f"{span(evaluation)} an evaluation ({evaluations:,} of them)"
           f"{', compiling left out' if args.compile == 'true' else ''}")
@@ -93,22 +97,12 @@ def print_plan(run, train_step):
           f"loss.png,\n       into {out_dir}/")
     print("\nThe first batch, a row of each dataset: tokens, and below each its target")
     print(*shown, sep="\n")
+    wrapper = textwrap.TextWrapper(79, subsequent_indent="      ", break_on_hyphens=False)
     for warning in noted:
-        print(textwrap.fill(f"note: {warning}", 79, subsequent_indent="      ",
-                            break_on_hyphens=False))
+        print(wrapper.fill(f"note: {warning}"))
 
 
 # ---- time and memory, measured
-
-
-def first_windows(run):
-    """(the windows of the next micro-batch, micro-steps an iteration)."""
-    batches = TrainBatches(
-        run.mixture, gradient_accumulation_steps=run.args.gradient_accumulation_steps,
-        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
-    windows = next(batches)
-    batches.close()
-    return windows, batches.micro_steps
 
 
 def time_of_step(run, train_step, windows, micro_steps):
@@ -145,11 +139,10 @@ def time_of_step(run, train_step, windows, micro_steps):
 
 def time_of_evaluation(run, windows):
     """Seconds, from the time that these windows take without gradients."""
-    args, mixture = run.args, run.mixture
-    splits = ("train", "val") if args.eval_train else ("val",)
-    num_windows = sum(len(eval_starts(member[0].num_tokens[split], args.block_size,
-                                      args.eval_iters * args.batch_size)[0])
-                      for member in mixture.members for split in splits)
+    args, asked = run.args, run.args.eval_iters * run.args.batch_size
+    num_windows = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, asked)[0])
+                      for member in run.mixture.members
+                      for split in (("train", "val") if args.eval_train else ("val",)))
     x, y = to_xy(windows, run.ranks.device)
     run.model.eval()
     with torch.no_grad(), run.autocast:

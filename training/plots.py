@@ -19,8 +19,7 @@ def read_log(out_dir):
     except FileNotFoundError:
         runs = sorted(str(path.parent) for path in Path("out").glob("*/log.csv"))
         there = f"The runs in out/ are: {', '.join(runs)}" if runs else "There is no run in out/"
-        raise UserError(f"{out_dir} is not the folder of a run: it has no log.csv. "
-                        f"{there}") from None
+        raise UserError(f"{out_dir} is not a run's folder: it has no log.csv. {there}") from None
     if not rows:
         raise UserError(f"{out_dir}/log.csv is still empty: train.py writes its first line after "
                         f"--log_interval iterations")
@@ -71,8 +70,9 @@ def plot(out_dirs, path):
     figure = Figure(figsize=(9, 7), layout="constrained")
     over_tokens, over_time, rate, speed = axes = figure.subplots(2, 2).ravel()
     longest = max(log["seconds"][-1] for log in logs)
-    unit, seconds = next(unit for unit in (("hours", 3600), ("minutes", 60), ("seconds", 1))
-                         if longest > 2 * unit[1] or unit[1] == 1)
+    unit, seconds = ("minutes", 60) if longest > 120 else ("seconds", 1)
+    if longest > 7200:
+        unit, seconds = "hours", 3600
     settled = []  # losses after the first tenth of a run: the fall before would flatten the rest
     for i, (log, label) in enumerate(zip(logs, labels)):
         tokens, time = log["tokens"], [s / seconds for s in log["seconds"]]

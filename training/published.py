@@ -49,9 +49,8 @@ def load_gpt2(model, name):
     Raises UserError.
     """
     safetensors = optional("safetensors", f"--init_from {name}")
-    path = fetch(name)
+    path, vocab_size = fetch(name), model.config.vocab_size
     again = "Delete it and run the same command again"
-    vocab_size = model.config.vocab_size
     try:
         with safetensors.safe_open(path, "pt") as file:
             prefix = "transformer." if "transformer.wte.weight" in file.keys() else ""

@@ -6,8 +6,10 @@
     open_trackers(run, stack)            TensorBoard and Weights & Biases
     read_rows(path), read_args(path)     log.csv and args.json, checked
 """
+import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -28,12 +30,11 @@ from pipeline.files import lock, open_regular, replacing
 from pipeline.read.folder import SPLITS
 from pipeline.read.mixture import dataset_names
 
-CSV_COLUMNS = ("iter", "tokens", "train_loss", "val_loss", "train_bits_per_byte",
-               "val_bits_per_byte", "batch_loss", "learning_rate", "tokens_per_s", "mfu",
-               "data_wait", "seconds")
+CSV_COLUMNS = ("iter tokens train_loss val_loss train_bits_per_byte val_bits_per_byte batch_loss "
+               "learning_rate tokens_per_s mfu data_wait seconds").split()
 # of each dataset, where there are several: tokens/<dataset>, ...
-COLUMNS_OF_EACH = ("tokens", "epochs", "train_loss", "val_loss", "train_bits_per_byte",
-                   "val_bits_per_byte")
+COLUMNS_OF_EACH = ("tokens epochs train_loss val_loss train_bits_per_byte "
+                   "val_bits_per_byte").split()
 ALWAYS = ("iter", "tokens", "learning_rate", "tokens_per_s", "seconds")  # filled in every row
 # a number as Python writes it; spreadsheets write others, and NaN is left empty
 NUMBER = re.compile(r"-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e(\+[0-9]{1,2}|-[0-9]{1,3}))?")
@@ -52,39 +53,35 @@ def new_out_dir(args, make=True):
         out_dir = Path(args.out_dir)
         if not args.overwrite and any((out_dir / name).exists()
                                       for name in ("ckpt.pt", "best.pt", "log.csv")):
-            go_on = (f"To go on with it, run: {resume_command(out_dir)}. To replace it"
-                     if (out_dir / "ckpt.pt").exists() else
-                     "It has no ckpt.pt to go on from. To replace it")
-            raise UserError(f"{out_dir} holds a run. {go_on}, add --overwrite. To keep "
-                            f"both, leave out --out_dir")
+            go_on = "It has no ckpt.pt to go on from"
+            if (out_dir / "ckpt.pt").exists():
+                go_on = f"To go on with it, run: {resume_command(out_dir)}"
+            raise UserError(f"{out_dir} holds a run. {go_on}. To replace it, add --overwrite. To "
+                            f"keep both, leave out --out_dir")
         if out_dir.exists() and not out_dir.is_dir():
             raise UserError(f"--out_dir {out_dir} is a file. Name a folder, or a path that is free")
         if make:
             out_dir.mkdir(parents=True, exist_ok=True)
         return out_dir
     names = [Path(os.path.abspath(name)).name for name in dataset_names(args)]
-    name, n = "+".join(names), 1
+    name = "+".join(names)
     if len(name) > 100:
         name = f"{names[0]}+{len(names) - 1}"
-    while True:
-        out_dir = Path("out") / (name if n == 1 else f"{name}-{n}")
-        if not make and not out_dir.exists():
-            return out_dir
-        try:
+    for n in itertools.count(1):
+        out_dir = Path("out", name if n == 1 else f"{name}-{n}")
+        with contextlib.suppress(FileExistsError):
             if make:
                 out_dir.mkdir(parents=True)  # which fails where another run was faster
+            if make or not out_dir.exists():
                 return out_dir
-        except FileExistsError:
-            pass
-        n += 1
 
 
-def newest_run(parent="out"):
-    """The run folder in `parent` with the youngest checkpoint. Raises FileNotFoundError."""
-    checkpoints = sorted(Path(parent).glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+def newest_run():
+    """The run folder in out/ with the youngest checkpoint. Raises FileNotFoundError."""
+    checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
     if not checkpoints:
-        raise FileNotFoundError(f"{parent}/ holds no checkpoint. Train first: python train.py; or "
-                                f"name the run: --out_dir=...")
+        raise FileNotFoundError("out/ holds no checkpoint. Train first: python train.py; or name "
+                                "the run: --out_dir=...")
     return checkpoints[-1].parent
 
 
@@ -94,8 +91,10 @@ def claim_out_dir(args, ranks, stack):
     is_new = args.init_from != "resume"
 
     def claim():
-        out_dir = (new_out_dir(args) if is_new else
-                   Path(args.out_dir) if args.out_dir else newest_run())
+        if is_new:
+            out_dir = new_out_dir(args)
+        else:
+            out_dir = Path(args.out_dir) if args.out_dir else newest_run()
         only_looks = args.plan or args.eval_only
         # a folder without a checkpoint is not locked: loading it says what is missing
         if is_new or (out_dir / "ckpt.pt").exists() and not only_looks:
@@ -128,17 +127,15 @@ def describe_run(run, argv):
     path, starts = run.out_dir / "args.json", []
     if run.iter_num and path.exists():
         starts = read_args(path)["starts"]
-    git = ["git", "-C", Path(__file__).parents[1], "describe", "--always", "--dirty", "--exclude=*",
-           "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # git is not installed
-        commit = None
+    git, commit = "git describe --always --dirty --exclude=* --abbrev=12".split(), None
+    with contextlib.suppress(OSError):  # git is not installed
+        told = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        commit = told.stdout.strip() or None
     typed = shlex.join(sys.argv[1:] if argv is None else argv)
-    starts.append({"iter": run.iter_num, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-                   "command": f"{launcher()} train.py {typed}".rstrip(), "commit": commit,
-                   "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                                "numpy": np.__version__}})
+    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__)
+    starts.append(dict(
+        iter=run.iter_num, date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        command=f"{launcher()} train.py {typed}".rstrip(), commit=commit, versions=versions))
     with replacing(path) as file:
         held = {"args": vars(run.args), "starts": starts}
         file.write(json.dumps(held, indent=1).encode() + b"\n")
@@ -203,14 +200,15 @@ def read_rows(path):
         header, *rows = csv.reader(lines, strict=True) if text else [list(ALWAYS)]
     except (ValueError, csv.Error):
         raise UserError(f"{path} {RESAVED}") from None
-    rows = rows[:-1] if rows and len(rows[-1]) < len(header) else rows
+    if rows and len(rows[-1]) < len(header):
+        rows.pop()
     if len(set(header)) < len(header) or not set(header) >= set(ALWAYS):
         raise UserError(f"{path} {RESAVED}")
     before = -1
     for number, row in enumerate(rows, 2):
         named = dict(zip(header, row))
-        whole = len(row) == len(header) and all(named[name] for name in ALWAYS) and all(
-            value == "" or NUMBER.fullmatch(value) for value in row)
+        numbers = all(value == "" or NUMBER.fullmatch(value) for value in row)
+        whole = len(row) == len(header) and numbers and all(named[name] for name in ALWAYS)
         if not whole or not named["iter"].isdecimal() or int(named["iter"]) <= before:
             raise UserError(f"{path}: row {number:,} is damaged or was changed. Delete that row")
         before = int(named["iter"])
@@ -235,8 +233,7 @@ class RunLog:
         if not self.enabled:
             return
         names = run.mixture.names if len(run.mixture.names) > 1 else ()
-        columns = [*CSV_COLUMNS,
-                   *(f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH)]
+        columns = CSV_COLUMNS + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
             try:  # rows after the checkpoint go: a killed run logged them, and does them again
@@ -262,7 +259,7 @@ class RunLog:
         self.writer.writerow({name: _cell(value) for name, value in values.items()})
         self.file.flush()
         for track in self.trackers:
-            track(scalars_of({k: values.get(k) for k in self.writer.fieldnames}), values["iter"])
+            track(scalars_of(values), values["iter"])
 
     def progress(self, row, best, max_iters, seconds_left):
         """The progress line, rewritten in place on a terminal. It has at most 79 columns, up to

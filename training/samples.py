@@ -158,8 +158,8 @@ def speak_text(model, vocabulary, prompt, options, args, device):
                 shown = ready
         if None not in texts:
             break
-    print(BETWEEN.join((tokenizer.decode(row) if text is None else text)[shown:]
-                       for row, text in zip(rows, texts)))
+    texts = [tokenizer.decode(row) if text is None else text for row, text in zip(rows, texts)]
+    print(BETWEEN.join(text[shown:] for text in texts))
 
 
 def speak_streams(model, vocabularies, options, args, device):
@@ -188,12 +188,14 @@ def speak_streams(model, vocabularies, options, args, device):
     ids = model.generate(idx.expand(args.num_samples, -1, -1), args.max_new_tokens, choose=choose)
     ids = (ids - first_ids).cpu().numpy()  # (B, t + max_new_tokens, K)
     shown = 0 if any(args.multicontext_start or ()) else len(idx)  # as in speak_text()
-    print(BETWEEN.join(
-        aligned({v.name: [v.tokenizer.decode([token]) for token in stream]
-                 for v, stream in zip(vocabularies, sample[shown:].T.tolist())}) for sample in ids))
+
+    def symbols(sample):  # (t, K)
+        return {v.name: [v.tokenizer.decode([token]) for token in stream]
+                for v, stream in zip(vocabularies, sample[shown:].T.tolist())}
+    print(BETWEEN.join(aligned(symbols(sample)) for sample in ids))
     for name, (of, stream_map) in functions.items() if args.draw_all_streams else ():
-        agree = np.concatenate([sample[:, names.index(name)]
-                                == stream_map(sample[:, names.index(of)])[0] for sample in ids])
+        drawn, read = ids[:, :, names.index(name)], ids[:, :, names.index(of)]
+        agree = drawn == [stream_map(row)[0] for row in read]
         note(f"{name}, sampled from its own head, agrees with {of} on {agree.mean():.1%} of "
              f"{agree.size:,} characters")
 
@@ -224,14 +226,12 @@ def prompts(vocabularies, computed, texts):
         raise UserError(f"--multicontext_start has {len(texts)} prompts, and this run needs {need}")
     prompted = sampled if texts and len(texts) == len(sampled) else vocabularies
     given = {v.name: text for v, text in zip(prompted, texts or ())}
-    ids, positions = {}, {}
-    for v in sampled:
-        ids[v.name] = v.encode_prompt(given.get(v.name), f"--multicontext_start of {v.name}")
-        first, length = sampled[0].name, len(ids[sampled[0].name])
-        if len(ids[v.name]) != length:
-            raise UserError(f"--multicontext_start: {v.name} has {len(ids[v.name])} tokens, and "
-                            f"{first} {length}; all need the same number")
-    by_name = {v.name: v for v in vocabularies}
+    ids = {v.name: v.encode_prompt(given.get(v.name), f"--multicontext_start of {v.name}")
+           for v in sampled}
+    if len({len(stream) for stream in ids.values()}) > 1:
+        counts = ", ".join(f"{name} has {len(stream)} tokens" for name, stream in ids.items())
+        raise UserError(f"--multicontext_start: {counts}; all need the same number")
+    by_name, positions = {v.name: v for v in vocabularies}, {}
     for name, (of, stream_map) in computed.items():
         stream, positions[name] = stream_map(ids[of])
         must = by_name[name].tokenizer.decode(stream)
@@ -245,14 +245,12 @@ def prompts(vocabularies, computed, texts):
 
 def aligned(streams):
     """{name: symbols} -> lines of text, one stream under another, symbols padded to columns."""
-    streams = {name: [symbol.translate(VISIBLE) for symbol in symbols]
-               for name, symbols in streams.items()}
-    widths = [max(map(len, column)) for column in zip(*streams.values())]
+    rows = [[symbol.translate(VISIBLE) for symbol in symbols] for symbols in streams.values()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows = [[symbol.ljust(width) for symbol, width in zip(row, widths)] for row in rows]
     label = max(map(len, streams))
     per_line = max(20, LINE - 2 - label) // max(widths, default=1) or 1
     return "\n\n".join(
-        "\n".join(f"{name:>{label}}  " + "".join(
-            symbol.ljust(width) for symbol, width in zip(symbols[first : first + per_line],
-                                                         widths[first : first + per_line]))
-                  for name, symbols in streams.items())
+        "\n".join(f"{name:>{label}}  {''.join(row[first : first + per_line])}"
+                  for name, row in zip(streams, rows))
         for first in range(0, len(widths), per_line))

@@ -28,10 +28,8 @@ def to_xy(windows, device):
     """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
     token later than x. The ids are widened on the device, so fewer bytes travel."""
     wide = windows.to(device, non_blocking=True).to(torch.int64)
-    if windows.dtype == torch.int16:
-        wide &= 0xFFFF  # ids are unsigned, and large ones look negative in int16
-    elif windows.dtype == torch.int32:
-        wide &= 0xFFFFFFFF
+    if windows.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
+        wide &= (1 << 8 * windows.itemsize) - 1
     return wide[:, :-1], wide[:, 1:]
 
 
@@ -65,22 +63,20 @@ class _Reader:
             self.tokens, self.windows_left = {}, REMAP_AFTER
         self.windows_left -= len(starts)
         length = length or self.mixture.block_size
-        if len(self.mixture.members) == 1:
-            windows = self._of_member(0, starts, length)
+        if len(self.mixture.datasets) == 1:
+            windows = self._of_dataset(self.mixture.datasets[0], starts, length)
+        elif len(self.mixture.members) == 1:
+            # aligned streams are read at the same places, and become the last dimension
+            windows = np.stack([self._of_dataset(dataset, starts, length)
+                                for dataset in self.mixture.datasets], axis=-1)
         else:
             # each member's rows are read at once and put in their places
             windows = np.empty((len(starts), length + 1), self.mixture.dtype)
-            for d in range(len(self.mixture.members)):
-                mine = np.flatnonzero(member == d)
-                if mine.size:
-                    windows[mine] = self._of_member(d, starts[mine], length)
+            for d, (dataset,) in enumerate(self.mixture.members):
+                if (mine := np.flatnonzero(member == d)).size:
+                    windows[mine] = self._of_dataset(dataset, starts[mine], length)
         # the same bits as signed integers, because torch does little with unsigned ones
         return torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
-
-    def _of_member(self, d, starts, length):
-        streams = [self._of_dataset(ds, starts, length) for ds in self.mixture.members[d]]
-        # aligned streams are read at the same places, and become the last dimension
-        return streams[0] if len(streams) == 1 else np.stack(streams, axis=-1)
 
     def _of_dataset(self, dataset, starts, length):
         try:
@@ -89,8 +85,7 @@ class _Reader:
             windows = dataset.read(self.split, starts, length + 1, self.tokens[dataset.name])
             # a vocabulary that fills the dtype needs no check: any bits are a valid id
             if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
-                check_ids(windows, dataset.vocab_size, dataset.path(self.split),
-                          lambda i: int(starts[i // (length + 1)]) + i % (length + 1))
+                check_ids(windows, dataset.vocab_size, dataset.path(self.split), starts)
         except UserError as error:
             error.of_one_rank = True  # other ranks read other windows and meet no error
             raise
@@ -169,10 +164,9 @@ class TrainBatches:
                 member, starts = self._mixture.places(draws)
                 for k in range(0, len(draws), at_once):
                     windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
-                    windows = windows.unflatten(0, (-1, self.rows))
-                    # a copy from pinned memory to a GPU runs beside the GPU's work
-                    self._queue.put(
-                        (windows.pin_memory() if self._pin_memory else windows).unbind())
+                    if self._pin_memory:  # a copy to a GPU then runs beside the GPU's work
+                        windows = windows.pin_memory()
+                    self._queue.put(windows.unflatten(0, (-1, self.rows)).unbind())
                     if self._closed.is_set():
                         return
             self._queue.put(StopIteration())

@@ -1,4 +1,5 @@
 """A prepared dataset folder, opened and checked. data/README.md describes the format."""
+import contextlib
 import difflib
 import hashlib
 import os
@@ -92,8 +93,7 @@ class Dataset:
         for start in range(0, self.num_tokens[split], size):
             # a copy, so that the mapping, and what was read through it, can go
             ids = np.array(self.tokens(split)[start : start + size])
-            check_ids(ids, self.vocab_size, self.path(split),
-                      lambda i, start=start: start + i)
+            check_ids(ids, self.vocab_size, self.path(split), start)
             yield ids
 
     def fingerprint(self):
@@ -128,7 +128,7 @@ def open_dataset(name):
     folder = dataset_folder(name)
     # meta.pkl and the bins are opened one after the other, and must belong together
     while True:
-        stamp, error = _stamp(folder), None
+        stamp = _stamp(folder)
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
@@ -136,13 +136,13 @@ def open_dataset(name):
             times = {split: written(file) for split, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
                           for split in SPLITS}
-        except (UserError, FileNotFoundError) as caught:
-            error = caught
-        # a prepare.py may have replaced meta.pkl or the bins in between; then look again
-        if stamp == _stamp(folder):
-            break
-    if error:
-        raise error
+        except (UserError, FileNotFoundError):
+            if stamp == _stamp(folder):
+                raise
+        else:
+            if stamp == _stamp(folder):
+                break
+        # a prepare.py has replaced meta.pkl or the bins in between, so look again
     vocab_size = meta["vocab_size"]
     if meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta:
         # other programs count the merges, which leaves out <|endoftext|>
@@ -153,8 +153,12 @@ def open_dataset(name):
         raise UserError(f"{folder}/meta.pkl says max_id {meta['max_id']:,} and vocab_size "
                         f"{vocab_size:,}, but every id must be below vocab_size. Prepare the "
                         f"dataset again")
-    if "max_id" not in meta:  # nobody has looked at the ids yet
-        _scan(dataset)
+    # another program has not looked at the ids: in smaller bins all are checked now, in larger
+    # ones batch by batch in training
+    for split in SPLITS if "max_id" not in meta else ():
+        if num_tokens[split] * dtype.itemsize < SCAN_LIMIT:
+            for _ in dataset.chunks(split):  # which checks them
+                pass
     return dataset
 
 
@@ -166,19 +170,15 @@ def read_meta(folder):
                         f"{folder.parent}?")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
-    try:
-        # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
-    except FileNotFoundError:
-        pass
+    # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
+    with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return load_plain(file.read(min(MAX_BYTES, size) + 1), path)
     # no meta.pkl: what else lies in the folder tells which command helps
     prepare = f"python {folder}/prepare.py"
     if (folder / "meta.pkl.new").exists():
-        raise FileNotFoundError(
-            f"{folder} is half-written: its prepare.py is still running, or was "
-                                f"stopped. Run: {prepare}")
+        raise FileNotFoundError(f"{folder} is half-written: its prepare.py is still running, or "
+                                f"was stopped. Run: {prepare}")
     if (folder / "train.bin").exists() and (folder / "val.bin").exists():
         again = f"Run: {prepare}. Or, if" if (folder / "prepare.py").exists() else "If"
         raise FileNotFoundError(
@@ -194,8 +194,9 @@ def _no_such_dataset(folder):
     found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
     names, data = sorted(found - {"template"}), shown(DATA)
     near = difflib.get_close_matches(folder.name, names, n=1)  # a misspelt name
-    hint = f"Did you mean {near[0]}?" if near else (
-        f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}")
+    hint = f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}"
+    if near:
+        hint = f"Did you mean {near[0]}?"
     return f"{folder} not found. {hint} (python {data}/list_datasets.py lists all {len(names)})"
 
 
@@ -242,21 +243,14 @@ def _count_tokens(file, dtype, meta, split):
     return count
 
 
-def check_ids(ids, vocab_size, path, position_of):
-    """Raise UserError when an id is beyond vocab_size. ids: any shape. position_of(flat index) ->
-    the position in the file, for the message."""
+def check_ids(ids, vocab_size, path, starts):
+    """Raise UserError when an id is beyond vocab_size. ids: (n,), or (B, n) windows. starts: where
+    they begin in the file, one number or (B,)."""
     # the maximum is the fast test; where it fails, the first bad id is looked for
     if ids.size and (largest := int(ids.max())) >= vocab_size:
         i = int((ids >= vocab_size).argmax())
-        raise UserError(f"{path}: the id at position {position_of(i):,} is {ids.flat[i]:,}, beyond "
+        row, column = divmod(i, ids.shape[-1])
+        position = int(np.atleast_1d(starts)[row]) + column
+        raise UserError(f"{path}: the id at position {position:,} is {ids.flat[i]:,}, beyond "
                         f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
                         f"damaged, or meta.pkl belongs to another one: prepare the dataset again")
-
-
-def _scan(dataset):
-    """Read the bins of another program once, which checks every id. In larger ones the ids are
-    checked batch by batch in training."""
-    for split in SPLITS:
-        if dataset.num_tokens[split] * dataset.dtype.itemsize < SCAN_LIMIT:
-            for _ in dataset.chunks(split):  # which checks them
-                pass

@@ -173,36 +173,45 @@ def dict_of(key, value, also=lambda _: True):
                           and {*map(type, given.values())} <= value and also(given))
 
 
+def dict_where(key, value=lambda _: True):
+    """A dict in which each key and each value will do. Slower than dict_of()."""
+    return lambda given: isinstance(given, dict) and all(
+        key(k) and value(v) for k, v in given.items())
+
+
 def _ids(given):
     return not given or 0 <= min(given) and max(given) < 2**32
 
 
+def dict_with(table, needed=()):
+    """A dict that has the `needed` keys, and whose values will do for those that `table` names."""
+    return lambda given: type(given) is dict and given.keys() >= set(needed) and all(
+        holds(given[key]) for key, holds in table.items() if key in given)
+
+
+def list_of(kinds):
+    return lambda given: type(given) is list and {*map(type, given)} <= kinds
+
+
 def _itos(given):
     """id -> token. Other programs write a list, or numbers for tokens."""
-    return dict_of({int}, TOKEN, _ids)(given) or (
-        type(given) is list and {*map(type, given)} <= TOKEN)
-
-
-def _splits(given):
-    return type(given) is dict and all(
-        type(given.get(split)) is dict and not wrong_keys(given[split], SPLIT, ("tokens",))
-        for split in ("train", "val"))
+    return dict_of({int}, TOKEN, _ids)(given) or list_of(TOKEN)(given)
 
 
 TOKEN = {str, bytes, int}
 SPECIAL = dict_of({str}, {int}, lambda given: _ids(given.values()) and "" not in given)
 OF_SPLITS = dict_of({str}, {str})
 COUNT = whole(0, 2**63 - 1)
-SPLIT = {"tokens": (COUNT, ""), "bytes": (or_none(COUNT), ""), "documents": (or_none(COUNT), ""),
-         "sha256": (digest, "")}
-STREAM = {"text": (word, ""), "text_sha256": (OF_SPLITS, ""), "map": (word, ""),
-          "annotation": (word, "")}
+SPLIT = dict_with({"tokens": COUNT, "bytes": or_none(COUNT), "documents": or_none(COUNT),
+                   "sha256": digest}, needed=["tokens"])
+SPLITS = dict_with({"train": SPLIT, "val": SPLIT}, needed=["train", "val"])
+STREAM = dict_with({"text": word, "text_sha256": OF_SPLITS, "map": word, "annotation": word})
 META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "vocab_size": (whole(1, 2**32), "a whole number from 1 to 2**32"),
     "max_id": (COUNT, "a whole number"),
     "dtype": (("uint16", "uint32").__contains__, "uint16 or uint32"),
     "eot_token": (or_none(whole(0, 2**32 - 1)), "an id or None"),
-    "splits": (_splits, "counts (tokens, bytes, documents) and a sha256 for train and val"),
+    "splits": (SPLITS, "counts (tokens, bytes, documents) and a sha256 for train and val"),
     "itos": (or_none(_itos), "a dict of ids and tokens (str or bytes)"),
     "stoi": (or_none(dict_of(TOKEN, {int})), "a dict of tokens (str or bytes) and ids"),
     "table_sha256": (digest, "a sha256"),
@@ -217,26 +226,22 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "source_sha256": (or_none(of(str)), "text"),
     "split_rule": (or_none(word), "a short name"),
     "percentage_train": (or_none(of(int, float)), "a number or None"),
-    "members": (lambda value: type(value) is list and {*map(type, value)} <= {dict},
-                "a list of dicts"),
-    "stream": (lambda value: type(value) is dict and not wrong_keys(value, STREAM),
-               "a dict that names its text"),
+    "members": (list_of({dict}), "a list of dicts"),
+    "stream": (STREAM, "a dict that names its text"),
 }
 
 
-def wrong_keys(held, table, needed=()):
-    """The keys of `held` whose values are wrong by `table`, and those of `needed` that it lacks."""
-    return [key for key, (holds, _) in table.items()
-            if not (holds(held[key]) if key in held else key not in needed)]
+def wrong_keys(held, table):
+    """The keys of `held` whose values are wrong by `table`."""
+    return [key for key, (holds, _) in table.items() if key in held and not holds(held[key])]
 
 
 def check_meta(meta, path, again="Prepare the dataset again"):
     """Return meta, the dict of a meta.pkl, if the keys that a reader relies on hold what they
     should; otherwise raise UserError. again: what the message tells the user to do."""
-    wrong = wrong_keys(meta, META, ("vocab_size",)) if isinstance(meta, dict) else ["vocab_size"]
-    if wrong[:1] == ["vocab_size"]:
+    if not isinstance(meta, dict) or not META["vocab_size"][0](meta.get("vocab_size")):
         raise UserError(f"{path} holds no vocab_size from 1 to 2**32. {again}")
-    if wrong:
+    if wrong := wrong_keys(meta, META):
         given = meta[wrong[0]]
         given = given[:100] if isinstance(given, (str, bytes)) else given
         shown = type(given).__name__ if isinstance(given, (dict, list)) else printable(repr(given))
@@ -244,14 +249,13 @@ def check_meta(meta, path, again="Prepare the dataset again"):
     itos, size = meta.get("itos") or {}, meta["vocab_size"]
     num_ids = max(itos) + 1 if isinstance(itos, dict) and itos else len(itos)
     largest = max(num_ids - 1, meta.get("eot_token") or 0)
-    by_write_dataset = "source_sha256" in meta
+    differs = num_ids != size if "source_sha256" in meta else num_ids > size
     # other programs count tiktoken's merges, which leaves out <|endoftext|>
-    too_small = meta.get("tokenizer") == "tiktoken" and "pat_str" not in meta
-    if (by_write_dataset and num_ids != size or num_ids > size and not too_small
-            or (meta.get("eot_token") or 0) >= size):
-        raise UserError(
-            f"{path} says vocab_size {size:,}, and the ids in its itos and eot_token go "
-                        f"up to {largest:,}. {again}")
+    if meta.get("tokenizer") == "tiktoken" and not {"pat_str", "source_sha256"} & meta.keys():
+        differs = False
+    if differs or (meta.get("eot_token") or 0) >= size:
+        raise UserError(f"{path} says vocab_size {size:,}, and the ids in its itos and eot_token "
+                        f"go up to {largest:,}. {again}")
     if "table_sha256" in meta and not (
             dict_of({int}, {str, bytes})(itos) and table_hash(itos) == meta["table_sha256"]):
         raise UserError(f"{path} holds another table of tokens than was written: the sha256 of its "

@@ -15,6 +15,8 @@ Datasets with vocabularies of their own share one embedding table, in which the 
 after the other. The id that a model sees is the dataset's own id plus that dataset's offset.
 """
 import bisect
+import collections
+import itertools
 
 import numpy as np
 
@@ -119,8 +121,7 @@ class Mixture:
         whole split; NaN where meta.pkl has no count of bytes."""
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
         tokens_per_byte = [c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts]
-        # dividing nats by ln 2 gives bits
-        return np.asarray(losses) * np.array(tokens_per_byte) / np.log(2)
+        return np.multiply(losses, tokens_per_byte) / np.log(2)  # nats divided by ln 2 are bits
 
 
 def sample_ids(dataset, most, num_pieces=16):
@@ -180,8 +181,7 @@ def check_split(dataset, split, block_size):
     num_tokens = dataset.num_tokens[split]
     if num_tokens <= block_size:
         lower = f"Use --block_size {num_tokens - 1}, or give" if num_tokens > 1 else "Give"
-        more = "this dataset more text" if split == "train" else (
-            "val more text (-p or -v of prepare.py)")
+        more = "it more text" if split == "train" else "val more text (-p or -v of prepare.py)"
         raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
                         f"needs {block_size + 1}. {lower} {more}")
 
@@ -198,10 +198,10 @@ def open_mixture(args, order_version=ORDER_VERSION):
     Raises UserError or FileNotFoundError where a dataset cannot be read, or they don't go together.
     """
     datasets = [open_dataset(name) for name in dataset_names(args)]
-    for i, dataset in enumerate(datasets):
-        if dataset.name in [other.name for other in datasets[:i]]:
-            raise UserError(f"two of the datasets are called {dataset.name}. The log names each "
-                            f"dataset by its folder, so the names must differ: rename a folder")
+    for name, times in collections.Counter(dataset.name for dataset in datasets).items():
+        if times > 1:
+            raise UserError(f"two of the datasets are called {name}. The log names each dataset "
+                            f"by its folder, so the names must differ: rename a folder")
     # what every mode's Mixture is given
     order = dict(block_size=args.block_size, batch_size=args.batch_size, seed=args.seed,
                  sampling_method=args.sampling_method, order_version=order_version)
@@ -252,15 +252,14 @@ def refuse_unaligned(streams):
             raise UserError(
                 f"{stream.folder} was made from another version of {text.name} than the one that "
                 f"is there now. Run: python {stream.folder}/prepare.py")
-    for split in SPLITS:
+    for split, other in itertools.product(SPLITS, streams[1:]):
         first = streams[0].num_tokens[split]
-        for other in streams[1:]:
-            if difference := other.num_tokens[split] - first:
-                more = "more" if difference > 0 else "fewer"
-                raise UserError(
-                    f"{other.path(split)} has {abs(difference):,} tokens {more} than "
-                    f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
-                    f"equally long, token by token: prepare both from the same text")
+        if difference := other.num_tokens[split] - first:
+            more = "more" if difference > 0 else "fewer"
+            raise UserError(
+                f"{other.path(split)} has {abs(difference):,} tokens {more} than "
+                f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
+                f"equally long, token by token: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
@@ -286,8 +285,9 @@ def refuse_more_epochs(mixture, args):
     # the epochs only grow with the iterations, so the longest run that fits is found by bisection
     first_too_long = bisect.bisect_left(range(args.max_iters), True,
                                         key=lambda iters: too_often(iters).any())
-    fits = f"Lower --max_iters to {first_too_long - 1}," if first_too_long > 1 else (
-        "Not even one iteration fits:")
+    fits = f"Lower --max_iters to {first_too_long - 1},"
+    if first_too_long <= 1:
+        fits = "Not even one iteration fits:"
     names = ", ".join(np.array(mixture.names)[too_often(args.max_iters)])
     first = mixture.names[too_often(first_too_long).argmax()]
     raise UserError(f"{names} would be read more than {args.max_epochs_per_dataset:g} times, "

@@ -57,9 +57,9 @@ class StreamMap:
         # (V,): 1 where the position goes on after the character, 0 where it begins anew
         self.keeps = np.array([not restarts for _, restarts in rules], dtype=np.int64)
         # (V, 64): the id of the symbol of each character at each position
-        self.table = np.array([
-            positions if symbol is None else [self.alphabet.index(symbol)] * len(POSITIONS)
-            for symbol, _ in rules], dtype=np.uint8)
+        self.table = np.empty((len(rules), len(POSITIONS)), dtype=np.uint8)
+        for row, (symbol, _) in zip(self.table, rules):
+            row[:] = positions if symbol is None else self.alphabet.index(symbol)
 
     def step(self, ids, positions):
         """One more character of each of B texts: ids and positions, (B,) -> (ids of the symbols,

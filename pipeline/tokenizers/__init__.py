@@ -75,10 +75,9 @@ def tokenizer_from_meta(meta):
     UserError for an unknown kind, or where the table is missing."""
     kind = meta.get("tokenizer")
     if kind not in KINDS:
-        raise UserError(
-            f"meta.pkl names the tokenizer {kind!r}, which is unknown here. Prepare the "
-                        f"dataset again with one of {', '.join(filter(None, KINDS))}; with custom, "
-                        f"ids are read by the table itos alone")
+        raise UserError(f"meta.pkl names the tokenizer {kind!r}, which is unknown here. Prepare "
+                        f"the dataset again with one of {', '.join(filter(None, KINDS))}; with "
+                        f"custom, ids are read by the table itos alone")
     return KINDS[kind](meta)
 
 

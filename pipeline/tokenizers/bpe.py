@@ -1,31 +1,24 @@
 """Byte-pair encodings, by tiktoken."""
 import hashlib
+import itertools
 import re
 import threading
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.tokenizers.fast_bpe import fast_encoder
+from pipeline.tokenizers.fast_bpe import PRETOKENIZER, fast_encoder
 from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, table_of, tables, to_utf8
 
 # sha256 (its beginning) of the patterns, regular expressions that cut a text into words, of
 # tiktoken's encodings, now and in its older versions; --method bpe has that of gpt2
-PATTERNS = {"bf51d578af571878", "bb958e5e1894a73a", "ce1b78ffb1073964",  # gpt2, r50k, p50k
-            "f021c3d976978e62", "a4bb8cc38b305a24", "d98f9631be1e9607",  # cl100k
-            "2d1b8dc11e89af71"}  # o200k
-BORDERS_KNOWN = {"gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base",
-                 "o200k_harmony", "bpe"}
+PATTERNS = ("bf51d578af571878 bb958e5e1894a73a ce1b78ffb1073964 "  # gpt2, r50k, p50k
+            "f021c3d976978e62 a4bb8cc38b305a24 d98f9631be1e9607 "  # cl100k
+            "2d1b8dc11e89af71").split()  # o200k
+BORDERS_KNOWN = {*PRETOKENIZER, "p50k_base", "p50k_edit"}
 # between a letter or digit and a newline, or before one space and an ASCII letter: no pattern of
 # tiktoken's makes a word that extends over such a place
 BORDER = re.compile(r"(?<=[^\W_])(?=\n)|(?<=\S)(?= [A-Za-z])")
-
-
-def named_encoding(name):
-    """tiktoken's encoding of that name; its merge file is downloaded if it is not there. This alone
-    of all tokenizers needs pipeline.get, so that nothing else loads it."""
-    from pipeline.get.merge_files import get_encoding
-    return get_encoding(name)
 
 
 class TiktokenTokenizer:
@@ -41,14 +34,17 @@ class TiktokenTokenizer:
                  kind="tiktoken"):
         self.name, self.kind = name, kind
         self.additional_tokens = dict(additional_tokens or {})
-        self._encoding = encoding or named_encoding(name)
-        refuse_unknown_pattern(self._encoding._pat_str)  # meta.pkl could not be read again
+        if encoding is None:
+            # this alone of all tokenizers downloads, its merge file if it is not there
+            from pipeline.get.merge_files import get_encoding
+            encoding = get_encoding(name)
+        refuse_unknown_pattern(encoding._pat_str)  # meta.pkl could not be read again
         if self.additional_tokens:
-            self._encoding = _with_tokens(self._encoding, self.additional_tokens)
-        self._of_thread = threading.local()
-        self.vocab_size = self._encoding.n_vocab
-        self.eot_token = self._encoding._special_tokens.get("<|endoftext|>")
-        self._fast = fast_encoder(backend, name, self._encoding, self.additional_tokens)
+            encoding = _with_tokens(encoding, self.additional_tokens)
+        self._encoding, self._of_thread = encoding, threading.local()
+        self.vocab_size = encoding.n_vocab
+        self.eot_token = encoding._special_tokens.get("<|endoftext|>")
+        self._fast = fast_encoder(backend, name, encoding, self.additional_tokens)
         self.backend = self._fast.name if self._fast else "tiktoken"
 
     def encode(self, text):
@@ -68,9 +64,8 @@ class TiktokenTokenizer:
         # tiktoken's regular expression backtracks through white space, and its stack is limited
         runs = re.finditer(r"\s+", raw.decode("utf-8"))
         run = max(runs, key=lambda run: run.end() - run.start())
-        raise UnknownText(
-            (f"tiktoken cannot encode the {run.end() - run.start():,} blanks in a row",
-                           ". Make them fewer, or use --backend gigatoken"), run.start())
+        what = f"tiktoken cannot encode the {run.end() - run.start():,} blanks in a row"
+        raise UnknownText((what, ". Make them fewer, or use --backend gigatoken"), run.start())
 
     def _own_encoding(self):
         """A copy of the encoding for each thread: two threads that share its regular expression
@@ -156,8 +151,8 @@ def _with_tokens(encoding, tokens):
                             f"below 2**32 that no other token has, for example "
                             f"{encoding.n_vocab:,} or more")
         taken.add(i)
-    in_order = sorted(tokens)  # a token is followed by those that begin with it
-    for token, longer in zip(in_order, in_order[1:]):
+    # in order, a token is followed by those that begin with it
+    for token, longer in itertools.pairwise(sorted(tokens)):
         if longer.startswith(token):
             raise UserError(f"additional token {token!r} is the beginning of {longer!r}, so a text "
                             f"would not tell which of them it holds")
@@ -174,9 +169,7 @@ def _last_border(text, end):
         start = max(0, end - size)
         # a match at `start` looks one character to the left of it
         found = [match.start() for match in BORDER.finditer(text, start, end)]
-        if found := [at for at in found if 0 < at < end]:
-            return found[-1]
-        if not start:
-            return 0
+        if (found := [at for at in found if 0 < at < end]) or not start:
+            return found[-1] if found else 0
         end, size = start + 1, size * 8
     return 0

@@ -39,10 +39,9 @@ class CharTokenizer:
         """
         for text in texts:
             if iter(text) is text:
-                raise UserError(
-                    "a generator can be read only once, and the vocabulary must be known "
-                                "before the text is written. Give a list of documents, or use "
-                                "--method byte or tiktoken")
+                raise UserError("a generator can be read only once, and the vocabulary must be "
+                                "known before the text is written. Give a list of documents, or "
+                                "use --method byte or tiktoken")
         seen = set()
         for text in texts:
             if hasattr(text, "characters"):
@@ -69,17 +68,17 @@ class CharTokenizer:
             ids = self._id_of_codes(raw)
         else:
             # a table of bytes translates gigabytes a second; one byte is kept of a longer character
-            found = bytearray(raw).translate(self._id_of_byte,
-                                             b"" if raw.isascii() else CONTINUATION)
+            left_out = b"" if raw.isascii() else CONTINUATION
+            found = bytearray(raw).translate(self._id_of_byte, left_out)
             ids = np.frombuffer(found, dtype=np.uint8)
             if 255 not in found:
                 return ids
             ids[ids == 255] = self._id_of_codes(raw.translate(None, self._known))
         if ids.size and ids.max() == self.vocab_size:
             at = int((ids == self.vocab_size).argmax())
-            unknown = raw.decode("utf-8", "surrogatepass")[at]
-            raise UnknownText((f"character {unknown!r}",
-                               f" is not in the {self.vocab_size}-character vocabulary"), at)
+            unknown = f"character {raw.decode('utf-8', 'surrogatepass')[at]!r}"
+            where = f" is not in the {self.vocab_size}-character vocabulary"
+            raise UnknownText((unknown, where), at)
         return ids
 
     def _id_of_codes(self, raw):

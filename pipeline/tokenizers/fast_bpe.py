@@ -57,9 +57,10 @@ class FastBPE:
             while at + size < len(text) and not (cut := border(text[at : at + size])):
                 size *= 2
             piece = text[at : at + (cut or size)]
-            raw = piece.encode("utf-8")
-            found.append(self._fast(raw) if self._is_proven(raw) else
-                         self.encoding.encode_to_numpy(piece, disallowed_special=()))
+            if self._is_proven(raw := piece.encode("utf-8")):
+                found.append(self._fast(raw))
+            else:
+                found.append(self.encoding.encode_to_numpy(piece, disallowed_special=()))
             at += len(piece)
         return np.concatenate(found)
 
@@ -99,18 +100,16 @@ def fast_encoder(backend, name, encoding, additional_tokens):
     """
     if backend == "tiktoken":
         return None
-    try:
+    version = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version("gigatoken")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
     if additional_tokens:
         why = "gigatoken supports no additional tokens"
     elif name not in PRETOKENIZER:
         why = f"gigatoken does not support the encoding {name}"
     elif version != VERSION:
         why = (f"only gigatoken {VERSION} is proven to give tiktoken's ids, and the version "
-               "installed "
-               f"here is {version or 'none'}. Run: pip install gigatoken=={VERSION}")
+               f"installed here is {version or 'none'}. Run: pip install gigatoken=={VERSION}")
     else:
         return FastBPE(encoding, PRETOKENIZER[name])
     if backend == "gigatoken":

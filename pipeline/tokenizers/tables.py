@@ -29,10 +29,9 @@ def to_utf8(text):
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at position "
-                        f"{error.start:,}, which is not valid Unicode. Decode the source as UTF-8"
-                        ) from None
+        raise UserError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at "
+                        f"position {error.start:,}, which is not valid Unicode. Decode the source "
+                        f"as UTF-8") from None
 
 
 def codes_of(text):

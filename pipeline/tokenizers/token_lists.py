@@ -1,4 +1,6 @@
 """Tokenizers that are a list or table of tokens: text is encoded by the longest match."""
+import collections
+
 import numpy as np
 
 from pipeline.errors import UserError, typed
@@ -18,7 +20,7 @@ class TableTokenizer:
         self.eot_token = eot_token
         self.itos = tables(itos)["itos"]
         self.vocab_size = max(self.itos) + 1
-        self._id_of = {}
+        self._id_of, lengths = {}, collections.defaultdict(set)
         # (256, 256): whether the second byte follows the first inside some token
         self._inside = np.zeros((256, 256), dtype=bool)
         for i, token in self.itos.items():
@@ -28,9 +30,8 @@ class TableTokenizer:
             codes = np.frombuffer(raw, dtype=np.uint8)
             self._inside[codes[:-1], codes[1:]] = True
         # first byte -> the lengths of the tokens that begin with it, longest first
-        lengths = {}
         for raw in filter(None, self._id_of):
-            lengths.setdefault(raw[0], set()).add(len(raw))
+            lengths[raw[0]].add(len(raw))
         self._lengths = {first: sorted(some, reverse=True) for first, some in lengths.items()}
 
     def encode(self, text):
@@ -44,9 +45,8 @@ class TableTokenizer:
                     break
             else:
                 before = len(raw[:at].decode("utf-8", errors="ignore"))
-                raise UnknownText((f"no token of the vocabulary matches {text[before:][:10]!r}",
-                                   ""),
-                                  before)
+                what = f"no token of the vocabulary matches {text[before:][:10]!r}"
+                raise UnknownText((what, ""), before)
         return np.array(ids, dtype=np.int64)
 
     def border(self, text):
@@ -79,8 +79,7 @@ class TokenList(TableTokenizer):
 
     def __init__(self, tokens, byte_fallback=False):
         tokens = list(tokens)
-        in_order = sorted(tokens, key=as_bytes)
-        if twice := [one for one, other in zip(in_order, in_order[1:]) if one == other]:
+        if twice := [token for token, n in collections.Counter(tokens).items() if n > 1]:
             raise UserError(f"the list of tokens has {twice[0]!r} twice")
         if not tokens or "" in tokens:
             raise UserError("the list of tokens is empty, or holds an empty token")
@@ -98,6 +97,6 @@ class TokenList(TableTokenizer):
             if not isinstance(tokens, list) or {*map(type, tokens)} - {str}:
                 raise UserError(f"{path} must hold a JSON list of strings")
         else:
-            tokens = [typed(line.removesuffix("\r")) for line in read_text(path).split("\n")]
-            tokens = list(filter(None, tokens))
+            lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+            tokens = [typed(line) for line in lines if line]
         return cls(tokens, byte_fallback)
