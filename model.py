@@ -20,6 +20,9 @@ CHUNK_LOGITS = 1 << 25  # the most logits that training holds at once; 134 MB in
 ROPE_THETA = 10_000.0  # the longest wavelength of rotary positions, in 2 pi tokens
 
 
+ARCHS = ("modern", "gpt2")
+
+
 @dataclass
 class GPTConfig:
     block_size: int = 1024  # context length, in tokens
@@ -37,8 +40,8 @@ class GPTConfig:
     bias: bool = False  # biases in Linear and LayerNorm, and GELU by tanh, as in GPT-2 (gpt2)
 
     def __post_init__(self):
-        if self.arch not in ("modern", "gpt2"):
-            raise ValueError(f"arch must be modern or gpt2, and is {self.arch!r}")
+        if self.arch not in ARCHS:
+            raise ValueError(f"arch must be {' or '.join(ARCHS)}, and is {self.arch!r}")
         if self.n_hidden is None:
             gpt2, modern = 4 * self.n_embd, -(-self.n_embd * 8 // 3 // 64) * 64
             self.n_hidden = gpt2 if self.arch == "gpt2" else modern

@@ -215,10 +215,11 @@ MODE_FLAGS = {"single": ["dataset"]} | {
     for mode in ("multidataset", "multicontext")}
 
 # the flags that a resumed run cannot change: they determine the order of the data and the model
-FROZEN = [*sum(MODE_FLAGS.values(), []), *"""
+FROZEN = [*sum(MODE_FLAGS.values(), []), *(name for name, _, _ in FLAGS["model"]), *"""
     training_mode sampling_method batch_size gradient_accumulation_steps block_size
-    first_block_size seed arch n_layer n_head n_kv_head n_embd n_hidden bias optimizer""".split()]
+    first_block_size seed optimizer""".split()]
 FROZEN.remove("max_epochs_per_dataset")
+FROZEN.remove("dropout")
 
 
 # ---- reading a command line

@@ -36,8 +36,8 @@ from pipeline.tokenizers.tables import table_hash
 
 CHUNK = 1 << 22  # tokens read at once
 MAX_ID = 1 << 22  # the largest id that is counted; each takes 32 bytes
-# tokenizers whose tokens are the bytes of their text
-LOSSLESS = ("char", "byte", "tiktoken", "bpe", "sentencepiece", "token_list")
+# the tokens of a user's own tokenizer need not spell its text
+NOT_LOSSLESS = (None, "custom")
 # keys that write_dataset() always writes
 OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")
 SHIFTS = range(-3, 4)  # tokens by which a stream is shifted against the first to compare them
@@ -160,7 +160,7 @@ def check_counts(dataset, counts):
     """meta.pkl's counts of bytes and documents against those of the ids in the bins."""
     meta, problems = dataset.meta, []
     eot = meta.get("eot_token")
-    lossless = "source_sha256" in meta and meta.get("tokenizer") in LOSSLESS
+    lossless = "source_sha256" in meta and meta.get("tokenizer") not in NOT_LOSSLESS
     for split in SPLITS:
         stated = meta.get("splits", {}).get(split, {})
         says = f"{dataset.folder}/meta.pkl says that {split} has"
@@ -179,7 +179,7 @@ def check_counts(dataset, counts):
 
 def look_at_text(dataset, at_most=1 << 24, pieces=16):
     """Lines on signs of a wrong encoding in the text of each split, or in pieces spread over it."""
-    if not dataset.meta.get("itos") or dataset.meta.get("tokenizer", "char") not in LOSSLESS:
+    if not dataset.meta.get("itos") or dataset.meta.get("tokenizer", "char") in NOT_LOSSLESS:
         return []
     tokenizer, lines = tokenizer_from_meta(dataset.meta), []
     for split in SPLITS:

@@ -18,12 +18,12 @@ import os
 import shutil
 import warnings
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
-from model import GPT, GPTConfig
+from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, replacing
 from pipeline.read import meta
@@ -62,13 +62,12 @@ def _is_model_args(value):
 
 IS_STATE = meta.dict_where(meta.of(str), _is_tensor)
 count, position = meta.whole(1, 2**32), meta.whole(0, 2**63 - 1)
-MODEL_ARGS = {  # field of GPTConfig: whether a value will do
-    "block_size": count, "vocab_size": count, "n_layer": count, "n_head": count,
-    "n_kv_head": count, "n_embd": count, "n_hidden": count, "bias": meta.of(bool),
-    "arch": ("modern", "gpt2").__contains__,
-    "vocab_sizes": lambda value: type(value) is tuple and all(map(count, value)),
-    "dropout": lambda value: _is_number(value) and 0 <= value < 1,
+OF_TYPE = {  # of a field of GPTConfig: whether a value will do
+    int: count, int | None: count, bool: meta.of(bool), str: ARCHS.__contains__,
+    tuple: lambda value: type(value) is tuple and all(map(count, value)),
+    float: lambda value: _is_number(value) and 0 <= value < 1,  # dropout is a probability
 }
+MODEL_ARGS = {field.name: OF_TYPE[field.type] for field in fields(GPTConfig)}
 KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "format": (position, "a whole number"),
     "model": (IS_STATE, "a dict of tensors"),

@@ -52,7 +52,8 @@ def curves_of(log, label):
         kind, _, dataset = name.partition("/")
         style = {"val_loss": dict(marker=".", label=label or f"val {dataset}".strip()),
                  "train_loss": dict(linestyle="--", label=f"train {dataset}".strip()),
-                 "batch_loss": dict(alpha=0.4, linewidth=0.8, label="batches of train")}[kind]
+                 "batch_loss": dict(alpha=0.4, linewidth=0.8, label="batches of train")
+                 }.get(kind, dict(label=name))
         if label is not None and kind != "val_loss":
             del style["label"]  # one entry a run in the legend
         curves.append((dataset, log[name], style))
@@ -111,7 +112,10 @@ def plot(out_dirs, path):
                   ncols=1 if several else 4, alignment="left",
                   title="val (train dashed):" if several else None)
     figure.suptitle("" if several else printable(str(out_dirs[0])).replace("$", r"\$"))
-    figure.savefig(path, dpi=80)
+    try:
+        figure.savefig(path, dpi=80)
+    except ValueError as error:  # an ending that names no format of pictures
+        raise UserError(f"{path}: {error}. Choose an ending such as .png") from None
 
 
 def plot_or_say_why(out_dir):

@@ -61,6 +61,8 @@ def window_starts(method, draws, num_tokens, block_size, seed, name, version=ORD
     epochs, index = np.divmod(draws, num_windows)
     if method == "sequential":
         return index * block_size
+    if method != "without_replacement":
+        raise ValueError(f"the order of {method!r} is not written yet")
     # each epoch has a key of its own; usually these draws touch one or two epochs
     distinct, which = np.unique(epochs, return_inverse=True)
     keys = np.array([_key(seed, name, "epoch", e) for e in distinct.tolist()], dtype=np.uint64)
