@@ -7,7 +7,8 @@ Print text that a trained model writes.
     python sample.py --multicontext_start "ROMEO:"      # a run of aligned streams
     python sample.py --init_from=gpt2 --start="..."     # GPT-2's published weights, without a run
 
-A checkpoint suffices: it holds the tokenizer too. best.pt is used if there is one, else ckpt.pt.
+Only the checkpoint is needed: it holds the tokenizer too. best.pt is used if there is one, else
+ckpt.pt.
 """
 import argparse
 from pathlib import Path
@@ -38,10 +39,11 @@ FLAGS = {
     ("start", prompt_text): (
         r'the prompt, or FILE:path for a file that contains it. \n is a newline, \t a tab, \\ a '
         r'backslash, and "<|endoftext|>" the token that ends a document. Without a prompt, a '
-        r'sample starts from that token, a newline, or the most frequent token'),
+        r'sample starts from the first of these that the train text has: that token, a newline, '
+        r'its most frequent token'),
     ("dataset", str): (
-        "dataset whose tokens are sampled, for a run with --multidataset_wte (default: its first "
-        "dataset)"),
+        "with --multidataset_wte: the dataset whose vocabulary is sampled (default: the first "
+        "of the run)"),
     ("num_samples", count): "number of samples",
     ("max_new_tokens", count): "maximum number of tokens in a sample",
     ("temperature", not_negative): (
@@ -49,10 +51,10 @@ FLAGS = {
         "token"),
     ("top_k", whole): "sample among the k likeliest tokens; 0: among all",
     ("top_p", probability): (
-        "sample among the likeliest tokens that have this probability together; 1: among all"),
+        "sample among the likeliest tokens whose probabilities add up to this; 1: among all"),
     ("stop", typed): (
-        r"text before which a sample ends, with \n for a newline (default: none). <|endoftext|> "
-        "always ends a sample"),
+        r"end a sample before this text (\n: a newline; default: none). <|endoftext|> always ends "
+        "one"),
     ("seed", seed): "seed of the random choices",
 }
 
@@ -67,11 +69,10 @@ def parse_args(argv=None):
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
     flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     flag("--multicontext_start", type=typed, nargs="+",
-         help="prompts for a run of aligned streams: one for each stream, or one for each stream "
-              "that is not a function of another")
+         help="prompts of aligned streams: one for each; those that are computed from another "
+              "may be left out")
     flag("--draw_all_streams", action="store_true",
-         help="sample also the streams that are functions of another stream, instead of computing "
-              "them from it")
+         help="sample every stream, even one that can be computed from another")
     for (name, kind), words in FLAGS.items():
         default = getattr(SampleArgs, name)
         told = "" if default is None else f" (default: {default:g})"

@@ -66,7 +66,7 @@ seed = _checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2**63 -
 positive = _number(lambda x: x > 0, "above 0")
 not_negative = _number(lambda x: x >= 0, "that is 0 or more")
 fraction = _number(lambda x: 0 <= x <= 1, "from 0 to 1")
-below_one = _number(lambda x: 0 <= x < 1, "from 0 to below 1")
+below_one = _number(lambda x: 0 <= x < 1, "that is at least 0 and below 1")
 probability = _number(lambda x: 0 < x <= 1, "above 0 and at most 1")
 
 
@@ -77,7 +77,9 @@ def dataset(text):
         text = os.path.basename(path)
     elif "/" in text or os.sep in text:
         return path
-    if text in ("", ".", "..", "template"):
+    if text == "template":
+        raise argparse.ArgumentTypeError("is the pattern of new datasets; name a dataset")
+    if text in ("", ".", ".."):
         raise argparse.ArgumentTypeError("must be a folder of data/, or a path with a slash")
     return text
 
@@ -91,8 +93,8 @@ METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", datasets: "N
 FLAGS = {
     "data": {
         ("training_mode", _one_of("single", "multidataset", "multicontext"), "single"): (
-            "single: one dataset; multidataset: a mixture of several; multicontext: aligned "
-            "streams, read side by side"),
+            "single: one dataset; multidataset: a mixture of several; multicontext: several "
+            "datasets read in parallel, token by token"),
         ("dataset", dataset, "shakespeare_char"): "a folder of data/, or a path with a slash",
         ("sampling_method", _one_of(*SAMPLING_METHODS), "random"): (
             "order of the windows: random (any window, with replacement), sequential (the text "
@@ -110,8 +112,8 @@ FLAGS = {
         ("dataset_sampling_probs", positives, None): (
             "weights: how much of each batch comes from each dataset (default: equal)"),
         ("dataset_sampling_alpha", not_negative, None): (
-            "compute the weights: the number of tokens of each dataset, raised to this power (1: "
-            "in proportion to size; 0: equal)"),
+            "weights from size: the tokens of each dataset, to this power (1: proportional to "
+            "size; 0: equal)"),
         ("dataset_sampling_probs_final", positives, None): (
             "weights at the end, if they change during the run"),
         ("dataset_sampling_probs_transition_method", _one_of(*TRANSITIONS), None): (
@@ -127,7 +129,7 @@ FLAGS = {
     },
     "data: aligned streams (--training_mode multicontext)": {
         ("multicontext_datasets", datasets, None): (
-            "the streams: datasets with one token for each token of the first"),
+            "the streams: datasets of equal length, matched token by token"),
         ("multicontext_loss_weights", positives, None): (
             "weight of each stream's loss in the total loss (default: equal)"),
     },
@@ -159,9 +161,9 @@ FLAGS = {
         ("muon_learning_rate", positive, None): (
             "highest learning rate of Muon (default: 0.05, or 1e-3 with published weights)"),
         ("muon_momentum", below_one, None): (
-            "Muon: fraction of the gradients' running mean that an iteration keeps (default: 0.9)"),
+            "Muon's momentum: how much of the running mean of gradients is kept (default: 0.9)"),
         ("beta2", below_one, 0.99): (
-            "AdamW: fraction of the squared gradients' running mean that an iteration keeps"),
+            "AdamW's beta2: how much of the running mean of squared gradients is kept"),
         ("weight_decay", not_negative, 0.1): (
             "weight decay of matrices; with --optimizer adamw also of embeddings"),
         ("grad_clip", not_negative, 1.0): (
@@ -179,12 +181,13 @@ FLAGS = {
         ("eval_interval", count, 200): (
             "iterations between evaluations; each evaluation also saves a checkpoint"),
         ("eval_iters", count, 30): "maximum number of batches of each split in an evaluation",
-        ("eval_train", boolean, True): "evaluate on the train split too, not only on val",
+        ("eval_train", boolean, True): "evaluate on the train split as well as on val",
         ("eval_only", boolean, False): "evaluate once and end, without training",
         ("log_interval", count, 10): "iterations between progress lines",
         ("max_sample_tokens", whole, 300): "tokens of the sample printed at the end (0: no sample)",
         ("sample_every_eval", boolean, False): "print a sample at each evaluation too",
-        ("tensorboard", boolean, False): "write curves that tensorboard --logdir out shows",
+        ("tensorboard", boolean, False): (
+            "write curves for TensorBoard (to see them: tensorboard --logdir out)"),
         ("wandb", boolean, False): (
             "send curves to Weights & Biases; the variable WANDB_PROJECT names the project"),
     },
@@ -198,7 +201,7 @@ FLAGS = {
             f"{', '.join(GPT2)}: published weights"),
         ("overwrite", boolean, False): "replace the run in out_dir by this new one",
         ("seed", seed, 1337): "seed of the weights, the order of the data, and dropout",
-        ("device", str, "auto"): "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, or cpu",
+        ("device", str, "auto"): "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, else cpu",
         ("dtype", _one_of("auto", "float32", "bfloat16", "float16"), "auto"): (
             "number format: float32, bfloat16, float16; auto: bfloat16 where the processor has it"),
         ("num_threads", threads, None): "CPU threads (default: one for each available core)",
@@ -239,7 +242,7 @@ def parse_args(argv=None, saved=None):
         _refuse_damaged(saved)
         # an older checkpoint lacks the newer flags
         saved = {name: saved.get(name, value) for name, value in DEFAULTS.items()}
-        changed = [f"--{name} {_typed(given[name])} (it is {_typed(saved[name])})"
+        changed = [f"--{name} {_typed(given[name])} (the run has {_typed(saved[name])})"
                    for name in FROZEN if name in given and given[name] != saved[name]]
         if changed:
             raise UserError(
@@ -272,7 +275,7 @@ def _with_files(argv):
         except OSError:
             there = sorted(str(shown(path)) for path in DATA.parent.glob("configs/*.args"))
             near = difflib.get_close_matches(word[1:], there, n=1, cutoff=0.4) or there
-            raise UserError(f"{word} names a file of flags that could not be read. Did you mean "
+            raise UserError(f"the file of flags {word[1:]} could not be read. Did you mean "
                             f"{' or '.join(f'@{path}' for path in near)}?") from None
         except ValueError as error:  # a quotation mark without its twin, or not UTF-8
             raise UserError(f"{word[1:]} could not be read as a file of flags, such as "
@@ -287,11 +290,12 @@ def _parser(problems):
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=30),
         description="Train a GPT on a prepared dataset. Examples:\n\n"
-                    "  python train.py                                   Tiny Shakespeare\n"
-                    "  python train.py --dataset=mydata --max_iters=5000 your own text\n"
-                    "  python train.py --init_from=resume                resume the newest run\n\n"
-                    "Each flag is shown with its default value. @configs/NAME.args reads flags\n"
-                    "from a file; flags after it on the command line override them.")
+                    "  python train.py                                   # Tiny Shakespeare\n"
+                    "  python train.py --dataset=mydata --max_iters=5000 # your own text\n"
+                    "  python train.py --init_from=resume                # resume the newest run\n\n"
+                    "Each flag is shown with its default, or with N, X, NAME or PATH and the\n"
+                    "default in parentheses. @configs/NAME.args reads flags from a file; flags\n"
+                    "after it on the command line override them.")
 
     def type_of(name, kind):
         def parse(text):
@@ -401,15 +405,15 @@ def _check_combinations(args, given, problems):
     if args.n_embd and args.n_head and args.n_embd % (unit * args.n_head):
         above = args.n_embd - args.n_embd % -(unit * args.n_head)
         problems.append(f"--n_embd {args.n_embd} must be {multiple} of --n_head {args.n_head} "
-                        f"({above} is one)")
+                        f"(such as {above})")
     if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} must divide --n_head {args.n_head}")
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
         halves = [str(full >> k) for k in range(1, full.bit_length()) if full % (1 << k) == 0]
-        remedy = f"take one of {', '.join(halves)}" if halves else "it is odd: no value fits"
-        problems.append(f"--block_size {full} must be --first_block_size doubled some number of "
-                        f"times, and {first} does not fit ({remedy})")
+        remedy = f"choose {' or '.join(halves)}" if halves else "it is odd, so no value fits"
+        problems.append(f"--first_block_size {first} cannot be doubled up to --block_size {full}: "
+                        f"{remedy}")
     if args.sample_every_eval and args.max_sample_tokens == 0:
         problems.append("--sample_every_eval needs a --max_sample_tokens above 0")
     for name in ("tensorboard", "wandb"):
@@ -430,7 +434,7 @@ def _check_mode(args, given, problems):
     mode = args.training_mode
     if mode is None:
         return
-    problems += [f"--{name} needs --training_mode {other}, and it is {mode}"
+    problems += [f"--{name} needs --training_mode {other}; yours is {mode}"
                  for other, flags in MODE_FLAGS.items() if other != mode
                  for name in flags if given.get(name) is not None]
     if mode == "single":
@@ -438,7 +442,7 @@ def _check_mode(args, given, problems):
     lists = [name for name in MODE_FLAGS[mode] if f"--{name}" in LISTS]
     names, *weights = (getattr(args, name) for name in lists)
     if not names:
-        problems.append(f"--training_mode {mode} needs --{lists[0]} NAME NAME ...")
+        problems.append(f"--training_mode {mode} needs --{lists[0]} with two or more names")
         return
     problems += [f"--{lists[0]} names {name} twice"
                  for name in sorted({name for name in names if names.count(name) > 1})]

@@ -1,4 +1,4 @@
-"""Proves a prepared folder, token by token, and shows what a model will see.
+"""Checks a prepared folder, token by token, and shows what a model will see.
 
     python data/check_dataset.py shakespeare_char              # or a path: data/mine
     python data/check_dataset.py mine --streams mine_pos mine_case  # aligned token by token
@@ -54,8 +54,8 @@ def adopt(folder, encoding, dtype):
     with lock(folder, "prepare.py"):
         if path.exists():
             if not dtype:
-                raise UserError(f"{path} exists already. Give --dtype to state the width of its "
-                                f"ids, or move it away")
+                raise UserError(f"{path} exists already. To set the width of ids in it, add "
+                                f"--dtype; to write a new one, move it away first")
             meta = read_meta(folder)
         elif (folder / "meta.pkl.new").exists():
             raise UserError(f"{folder} is half-written: prepare.py was stopped. "
@@ -124,8 +124,9 @@ def check_bin(dataset, split):
     # what write_dataset() wrote always has a hash, and its dtype is right
     foreign, sha256 = "source_sha256" not in dataset.meta, digest.hexdigest()
     if stated.get("sha256", sha256 if foreign else None) != sha256:
-        problems.append(f"{path} differs from what was prepared: its sha256 is {sha256}, and "
-                        f"meta.pkl says {stated.get('sha256')}. Prepare it again")
+        problems.append(f"{path} differs from what was prepared: its sha256 is "
+                        f"{sha256[:12]}..., and meta.pkl says {str(stated.get('sha256'))[:12]}... "
+                        f"Prepare it again")
     head = tokens[: 1 << 20]
     is_narrow = dataset.dtype.itemsize == 2 and len(head) > 99
     if foreign and is_narrow and head[::2].any() and not head[1::2].any():
@@ -247,12 +248,12 @@ def check_stream(first, stream, sample=1 << 20):
     shared = {k: _mutual_information(a[edge:-edge], b[edge + k : len(b) - edge + k])
               for k in SHIFTS}
     best = max(shared, key=shared.get)
-    print(f"  {stream.name}: shares {shared[0]:.3f} bits a token with {first.name}")
+    print(f"  {stream.name}: shares {shared[0]:.3f} bits per token with {first.name}")
     if shared[best] <= shared[0] + 0.02:
         return []
     return [f"{stream.path('train')} seems to be shifted by {best:+d} tokens against "
-            f"{first.path('train')}: shifted back, they share {shared[best]:.3f} bits a token, and "
-            f"as they are {shared[0]:.3f}"]
+            f"{first.path('train')}: shifted back, they share {shared[best]:.3f} bits per token, "
+            f"and as they are {shared[0]:.3f}"]
 
 
 def _mutual_information(a, b):
@@ -275,8 +276,8 @@ def show(dataset, counts, args):
           f"{top}")
     occur = np.histogram(total, [1, 2, 10, 100, 1000, 10_000, 2**63 - 1])[0]
     levels = ("1", "2-9", "10-99", "100-999", "1,000-9,999", "10,000+")
-    print("  ids by how often they occur: " + ", ".join(
-        f"{level}: {number:,}" for level, number in zip(levels, occur)))
+    print("  ids that occur " + ", ".join(
+        f"{level} times: {number:,}" for level, number in zip(levels, occur)))
     draw = np.random.default_rng(args.seed)
     for split in SPLITS:
         tokens = dataset.tokens(split)
@@ -318,7 +319,8 @@ def main(argv=None):
     flag = parser.add_argument
     flag("name", help="a dataset in data/, or the path of a folder")
     flag("--streams", nargs="+", default=[], help="datasets that must be aligned, token by token")
-    flag("--adopt", metavar="ENCODING", help="write meta.pkl for bins in tiktoken's ENCODING")
+    flag("--adopt", metavar="ENCODING",
+         help="write a meta.pkl for .bin files in tiktoken's ENCODING")
     flag("--dtype", choices=["uint16", "uint32"], help="write the width of an id into meta.pkl")
     flag("--windows", type=int, default=3, help="windows shown of each split (default: 3)")
     flag("--width", type=int, default=24, help="tokens in a window (default: 24)")
@@ -332,10 +334,10 @@ def main(argv=None):
         raise UserError("; ".join(problems))
     notes = look_at_text(dataset)
     for line in notes:
-        print(f"  note: {line}. Look at it, and prepare it again with the right --encoding")
-    print("  the files are as they were written" if notes else "  all is well", end="")
-    print(f": sizes, every id{', hashes' if 'splits' in dataset.meta else ''}"
-          f"{', streams' if args.streams else ''}")
+        print(f"  note: {line}. Look at the text, and prepare it with the right --encoding")
+    print("  the files are undamaged" if notes else "  no problem was found", end="")
+    print(f" (checked: sizes, every id{', hashes' if 'splits' in dataset.meta else ''}"
+          f"{', streams' if args.streams else ''})")
 
 
 if __name__ == "__main__":

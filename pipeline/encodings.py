@@ -255,4 +255,4 @@ def _reading(raw, at, guess):
     start = raw.rfind(b"\n", 0, at) + 1
     text = _try(raw[max(start, at - 20) : at + 30], guess) or ""
     text = "".join(c for c in text.partition("\n")[0] if c.isprintable())
-    return f", and then reads {text!r} there" if text else ""
+    return f", which would make it {text!r}" if text else ""

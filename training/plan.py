@@ -20,7 +20,7 @@ from pipeline.tokenizers import token_text
 from training.run_folder import hms, new_out_dir, short
 
 USUAL_RATES = {  # highest learning rates, from those that train slowly to those that blow up
-    "adamw alone": (3e-5, 1e-2), "adamw beside muon": (3e-4, 0.1), "muon": (2e-3, 0.2),
+    "AdamW alone": (3e-5, 1e-2), "AdamW with Muon": (3e-4, 0.1), "Muon": (2e-3, 0.2),
 }
 # text that is read more often than this teaches much less (Muennighoff et al., arXiv:2305.16264)
 EPOCHS = 4
@@ -70,8 +70,8 @@ def print_plan(run, train_step):
     rates = f"adamw {args.learning_rate:g}"
     if args.optimizer == "muon":
         rates = f"muon {args.muon_learning_rate:g}, {rates}"
-    print(f"run    iterations {run.iter_num:,} to {args.max_iters:,} of {run.tokens_per_iter:,} "
-          f"tokens, {args.sampling_method}: {tokens:,} tokens,\n"
+    print(f"run    iterations {run.iter_num:,} to {args.max_iters:,}, each of "
+          f"{run.tokens_per_iter:,} tokens, {args.sampling_method}: {tokens:,} tokens,\n"
           f"       {short(run.model.flops_per_token() * tokens)} FLOPs in {args.dtype} on "
           f"{run.ranks}; learning rate: {rates}")
 
@@ -88,11 +88,11 @@ def print_plan(run, train_step):
     evaluation = time_of_evaluation(run, windows[:16])
     weights = sum(t.nbytes for t in run.model.parameters())
     kept = sum(t.nbytes for state in run.optimizer.state.values() for t in state.values())
-    print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} an iteration, "
-          f"{span(evaluation)} an evaluation ({evaluations:,} of them)"
-          f"{', compiling left out' if args.compile == 'true' else ''}")
-    print(f"memory {short(2 * weights + kept)}B of weights, gradients and optimizer,\n"
-          f"       with {rows} at once {peak_memory(device)}")
+    print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
+          f"{span(evaluation)} per evaluation ({evaluations:,} of them)"
+          f"{', without the time to compile' if args.compile == 'true' else ''}")
+    print(f"memory {short(2 * weights + kept)}B for weights, gradients and optimizer,\n"
+          f"       {peak_memory(device)} with {rows} at once")
     print(f"writes ckpt.pt and best.pt ({short(weights + kept)}B each), args.json, log.csv and "
           f"loss.png,\n       into {out_dir}/")
     print("\nThe first batch, a row of each dataset: tokens, and below each its target")
@@ -162,14 +162,14 @@ def elapsed(work, device):
 def peak_memory(device):
     """The most memory that the process has held so far, in words."""
     if device.type == "cuda":
-        return f"{short(torch.cuda.max_memory_allocated(device))}B at most"
+        return f"{short(torch.cuda.max_memory_allocated(device))}B at the most"
     try:
         import resource
     except ImportError:  # Windows
-        return "more"
+        return "and more"
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{short(peak)}B, Python and all"
+    return f"{short(peak)}B for the whole process"
 
 
 def span(seconds):
@@ -209,8 +209,8 @@ def warnings(run):
     for dataset in run.mixture.datasets:
         yield from _warnings_of(dataset, run)
     args = run.args
-    beside = "adamw beside muon" if args.optimizer == "muon" else "adamw alone"
-    for flag, kind in (("learning_rate", beside), ("muon_learning_rate", "muon")):
+    beside = "AdamW with Muon" if args.optimizer == "muon" else "AdamW alone"
+    for flag, kind in (("learning_rate", beside), ("muon_learning_rate", "Muon")):
         rate, (low, high) = getattr(args, flag), USUAL_RATES[kind]
         if rate and not low <= rate <= high:
             yield f"--{flag} {rate:g} is outside the usual range of {kind}, {low:g} to {high:g}"
@@ -221,8 +221,8 @@ def _warnings_of(dataset, run):
     if epochs > EPOCHS:
         fewer = int(run.iter_num + (args.max_iters - run.iter_num) * EPOCHS / epochs)
         lower = f"lower --max_iters to {fewer}, " if fewer > run.iter_num else ""
-        yield (f"this run reads {name} {epochs:.1f} times. From about the {EPOCHS + 1}th time on, "
-               f"text teaches little: {lower}add text, or raise --dropout")
+        yield (f"this run reads {name} {epochs:.1f} times. After about {EPOCHS} readings, "
+               f"repeated text helps little: {lower}add text, or raise --dropout")
     windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
     asked = args.eval_iters * args.batch_size
     if windows < asked / 2:
@@ -237,8 +237,8 @@ def _warnings_of(dataset, run):
     # the alphabet of an aligned stream is complete by design
     if unseen > dataset.vocab_size / 10 and "stream" not in dataset.meta:
         yield (f"{unseen:,} of the {dataset.vocab_size:,} ids of {name}'s vocabulary never occur "
-               f"in {dataset.path('train')}{looked}. Their rows of the model learn nothing and "
-               f"cost memory and time; a smaller vocabulary would do")
+               f"in {dataset.path('train')}{looked}. Their embeddings are never trained, but "
+               f"cost memory and time. Use a smaller vocabulary")
     if len(lengths) and args.block_size > (median := np.median(lengths)):
         yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have "
                f"{median:,.0f} tokens or fewer), so a window holds parts of several; a shorter one "

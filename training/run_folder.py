@@ -183,7 +183,7 @@ def report(run, columns, remark=""):
     yield f"iteration {run.iter_num:,}: {losses()}{remark}"
     for name in run.mixture.names if len(run.mixture.names) > 1 else ():
         bits = columns[f"val_bits_per_byte/{name}"]
-        bits = "" if math.isnan(bits) else f"{bits:.3f} bits a byte, "
+        bits = "" if math.isnan(bits) else f"{bits:.3f} bits per byte, "
         yield f"  {name}: {losses(f'/{name}')}, {bits}{columns[f'epochs/{name}']:.2f} epochs"
 
 

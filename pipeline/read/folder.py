@@ -197,7 +197,7 @@ def _no_such_dataset(folder):
     hint = f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}"
     if near:
         hint = f"Did you mean {near[0]}?"
-    return f"{folder} not found. {hint} (python {data}/list_datasets.py lists all {len(names)})"
+    return f"{folder} not found. {hint} (the {len(names)} datasets: python {data}/list_datasets.py)"
 
 
 def _stated_dtype(meta, folder):
@@ -253,4 +253,4 @@ def check_ids(ids, vocab_size, path, starts):
         position = int(np.atleast_1d(starts)[row]) + column
         raise UserError(f"{path}: the id at position {position:,} is {ids.flat[i]:,}, beyond "
                         f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
-                        f"damaged, or meta.pkl belongs to another one: prepare the dataset again")
+                        f"damaged, or meta.pkl belongs to another file. Prepare the dataset again")

@@ -56,7 +56,8 @@ class CharTokenizer:
                 if not piece.isascii():
                     seen.update(raw.translate(None, ASCII).decode("utf-8"))
         if not seen:
-            raise UserError("the text is empty, so it has no characters to make a vocabulary of")
+            raise UserError("the text is empty, and a vocabulary of characters needs some. Put "
+                            "text into the input, then run prepare.py again")
         return cls(sorted(seen))
 
     def encode(self, text):
