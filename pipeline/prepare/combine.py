@@ -51,7 +51,8 @@ def _one_after_another(members, tokenizer, split):
         ids = ()
         for ids in member.chunks(split):
             yield ids
-        if eot_token not in (None, *ids[-1:]) and len(ids) and member is not members[-1]:
+        is_followed = eot_token is not None and member is not members[-1]
+        if is_followed and len(ids) and ids[-1] != eot_token:
             yield np.array([eot_token], np.promote_types(ids.dtype, np.min_scalar_type(eot_token)))
 
 

@@ -83,7 +83,9 @@ def encode_all(units, job, num_workers=None, dask=None):
     units = iter(units)
     first_two = list(itertools.islice(units, 2))
     units = itertools.chain(first_two, units)
-    num_workers, kind = num_workers or cores(), worker_kind(job[0])
+    num_workers, kind = num_workers or cores(), getattr(job[0], "workers", "processes")
+    if kind not in ("threads", "processes", None):  # None: as fast as reading and writing
+        raise UserError(f"the tokenizer's workers = {kind!r} is not 'threads', 'processes' or None")
     packed = _pickled(job) if dask or kind == "processes" else None
     if dask and not packed:
         raise UserError("--dask cannot send the tokenizer: define its class outside of functions")
@@ -106,14 +108,6 @@ def encode_all(units, job, num_workers=None, dask=None):
     except concurrent.futures.BrokenExecutor:
         raise UserError("a worker was killed, perhaps for lack of memory (fewer --num_workers take "
                         "less). Run the same command again: finished work is kept") from None
-
-
-def worker_kind(tokenizer):
-    """"threads", "processes", or None for a tokenizer that is as fast as reading and writing."""
-    kind = getattr(tokenizer, "workers", "processes")
-    if kind not in ("threads", "processes", None):
-        raise UserError(f"the tokenizer's workers = {kind!r} is not 'threads', 'processes' or None")
-    return kind
 
 
 def _pickled(job):

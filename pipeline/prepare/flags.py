@@ -19,7 +19,7 @@ from pipeline.threads import cores
 from pipeline.tokenizers import tokenizer_from_meta
 
 OF_TEXT = "text_template max_bad_rows format encoding quoting delimiter columns".split()
-OF_METHOD = {  # method: the flags that it alone reads, or with others
+OF_METHOD = {  # --method: the flags that it reads
     "tiktoken": ("tiktoken_encoding", "additional_tokens_file", "backend"),
     "custom": ("tokens_file", "byte_fallback"),
     "bpe": ("backend", "vocab_size"), "sentencepiece": ("vocab_size", "spm_model_file")}
@@ -37,7 +37,7 @@ def parse_args(doc, here, argv=None):
     _add_tokenizer(parser.add_argument_group("the tokenizer").add_argument)
     add = parser.add_argument_group("the work").add_argument
     add("--num_workers", type=int,
-        help=f"threads or processes that encode; char, byte need none (default: cores, {cores()})")
+        help=f"threads or processes that encode; char, byte need none (default: {cores()} cores)")
     add("--dask", metavar="ADDRESS", help="encode on workers of a dask scheduler: tcp://host:8786")
     args = parser.parse_args(argv)
     _refuse_unread(parser, args)
@@ -123,8 +123,8 @@ def tokenizer_of(args, text, val_text):
     if args.method in ("bpe", "sentencepiece") and iter(text) is text:
         raise UserError("a generator can be read only once, and the tokens are made from the text "
                         "first. Give a list: text = [... for t in text]")
-    choices = {flag: getattr(args, flag) for flag in OF_METHOD.get(args.method, ())}
-    choices = {flag: value for flag, value in choices.items() if value is not None}
+    flags = OF_METHOD.get(args.method, ())
+    choices = {flag: value for flag in flags if (value := getattr(args, flag)) is not None}
     end = "\n" if args.document_end is None else args.document_end
     train = train_text(text, val_text, args.percentage_train, args.split_seed)
     return make_tokenizer(args.method, *texts, train_text=train, document_end=end, **choices)

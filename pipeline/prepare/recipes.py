@@ -52,7 +52,7 @@ def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=
     if rows:
         add("--max_bad_rows", type=int, default=0, help="bad rows that may be skipped (default: 0)")
     if download:
-        add("--offline", action="store_true", help="only list missing files and their sources")
+        add("--offline", action="store_true", help="download nothing, but list missing files")
         add("--yes", action="store_true", help="begin a download of more than 10 GB without asking")
     return parser
 
