@@ -43,8 +43,7 @@ def new_folder(name, names):
     folder = DATA / name
     prepare = folder / "prepare.py"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "template":
-        raise UserError(f"{name!r} cannot be the name of a dataset: choose one other word of "
-                        "letters, digits, . _ -")
+        raise UserError(f"{name!r} cannot name a dataset. Choose a word of letters, digits, . _ -")
     there = {path.name for path in folder.iterdir()} - {"prepare.py.tmp"} if folder.exists() else ()
     if there and not (prepare.exists() and "combine(HERE" in prepare.read_text(encoding="utf-8")):
         raise UserError(f"{shown(folder)} exists already, and this command did not make it. Give "

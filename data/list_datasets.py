@@ -5,6 +5,7 @@
 
 The facts come from each README.md, the counts of a prepared dataset from its meta.pkl.
 """
+import contextlib
 import json
 import os
 import re
@@ -23,16 +24,12 @@ FACTS = ("kind", "download", "tokens", "licence", "source")
 def describe(folder):
     """The name of a dataset, the FACTS in its README.md, and its token counts if prepared."""
     text, prepared = "", None
-    try:
-        with open_regular(folder / "README.md") as file:
-            text = file.read(1 << 16).decode(errors="replace")
-    except (UserError, OSError):
-        pass  # somebody's own dataset needs no README.md
+    # somebody's own dataset needs no README.md
+    with contextlib.suppress(UserError, OSError), open_regular(folder / "README.md") as file:
+        text = file.read(1 << 16).decode(errors="replace")
     facts = dict(re.findall(rf"^\| ({'|'.join(FACTS)}) \| (.*) \|$", text, re.MULTILINE))
-    try:
+    with contextlib.suppress(UserError, OSError):
         prepared = open_dataset(str(folder)).num_tokens
-    except (UserError, OSError):
-        pass
     return {"name": folder.name, **{f: facts.get(f, "") for f in FACTS}, "prepared": prepared}
 
 

@@ -24,15 +24,15 @@ def printable_address(url):
     host = host.rpartition("@")[2]
     if "@" in plain(url) and not re.fullmatch(r"([\w.-]*|\[[\w:.]*\])(:[0-9]*)?", host):
         return f"{scheme}{slashes}..."  # the password contains / ? or #
-    kept = [part for part in query.partition("#")[0].split("&")
-            if re.fullmatch(r"(recursive|cursor)=[\w%.=-]{1,200}", part)]
-    return f"{scheme}{slashes}{host}{slash}{path}{'?' if kept else ''}{'&'.join(kept)}"
+    of_listing = re.compile(r"(recursive|cursor)=[\w%.=-]{1,200}")
+    kept = "&".join(filter(of_listing.fullmatch, query.partition("#")[0].split("&")))
+    return f"{scheme}{slashes}{host}{slash}{path}{'?' if kept else ''}{kept}"
 
 
 def printable_text(text):
     """A line printed by another program, with each address in it made printable."""
-    return " ".join(printable_address(word) if "://" in word else word.rpartition("@")[2]
-                    for word in plain(text).split(" "))
+    words = plain(text).split(" ")
+    return " ".join(printable_address(w) if "://" in w else w.rpartition("@")[2] for w in words)
 
 
 def mirrored(url):
@@ -58,12 +58,11 @@ def _address_in(variable):
     address = os.environ.get(variable, "").strip().rstrip("/")
     try:
         parts = urlsplit(address)
-        usable = (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-                  and "@" not in parts.path and not re.search(r"[\s?#\\]", address)
-                  and address.isprintable())
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if address and not usable:  # the message does not quote it: it may hold a password
+    is_odd = not address.isprintable() or re.search(r"[\s?#\\]|://[^/]*/.*@", address)
+    if address and (is_odd or not usable):  # the message does not quote it: it may hold a password
         raise UserError(f"the environment variable {variable} does not hold a server's address. "
                         f"Write it like https://host/path or https://name:password@host:port, "
                         f"with %40 for @ and %2F for / in the password, or run: unset {variable}")
@@ -76,9 +75,8 @@ def hub_token():
     if token and not re.fullmatch("[!-~]{1,1000}", token):  # it would break the request's header
         undo = f"run: unset {place}" if place in os.environ else "delete that file"
         settings = f"{printable_address(hub_endpoint())}/settings/tokens"
-        raise UserError(f"the Hugging Face token in {plain(place)} was not sent, because a token "
-                        f"is one word of letters, digits and _. Make a new one at {settings} and "
-                        f"put it there, or {undo}")
+        raise UserError(f"the Hugging Face token in {plain(place)} was not sent, as it is not one "
+                        f"word of letters, digits, _. Replace it by one of {settings}, or {undo}")
     return token, place
 
 

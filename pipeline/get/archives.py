@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pipeline.errors import UserError, plain
+from pipeline.files import scratch_folder
 
 MOST_MEMBERS = 20_000  # of an archive
 LARGEST_INDEX = 1 << 22  # bytes; Python reads the list of members into memory at once
@@ -50,8 +51,8 @@ class SafePaths:
             self.refuse(name, "is not a plain relative path")
         if not name.isprintable():
             self.refuse(name, "has control characters or is not Unicode")
-        if (len(name.encode()) > LONGEST_PATH
-                or max(len(part.encode()) for part in path.parts) > LONGEST_NAME):
+        longest = max(len(part.encode()) for part in path.parts)
+        if longest > LONGEST_NAME or len(name.encode()) > LONGEST_PATH:
             self.refuse(name, "is too long")
         key = _path_key(name)
         parents = {key[:at] for at in range(len(key)) if key[at] == "/"}
@@ -62,8 +63,7 @@ class SafePaths:
 
     def refuse(self, name, why):
         shown = name if len(name) <= 100 else f"{name[:100]}..."
-        raise UserError(f"{plain(self.container)} contains {shown!r}, which {why}. Nothing was "
-                        f"written")
+        raise UserError(f"{plain(self.container)} has {shown!r}, which {why}. Nothing was written")
 
 
 def _path_key(name):
@@ -76,12 +76,12 @@ def unpack(archive, folder):
     UserError, and no change, if the archive is damaged or encrypted, has links, devices or paths
     that leave the folder, or unpacks to far more than its size.
     """
-    archive, folder, temporary = Path(archive), Path(folder), Path(f"{folder}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    archive, folder = Path(archive), Path(folder)
     try:
-        _extract(archive, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with scratch_folder(Path(f"{folder}.tmp")) as temporary:
+            _extract(archive, temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
     except UserError:
         raise
     except Exception as error:  # a damaged archive raises almost anything
@@ -91,24 +91,20 @@ def unpack(archive, folder):
         why = plain(str(error).partition("\n")[0])
         raise UserError(f"{archive} is damaged, or not a zip archive ({why}). Delete it and run "
                         f"the same command again") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def _extract(archive, folder):
-    folder.mkdir(parents=True)
-    paths, room = SafePaths(archive), min(ALWAYS_ALLOWED + MOST_PACKED * archive.stat().st_size,
-                                          shutil.disk_usage(folder).free)
+    size, paths = archive.stat().st_size, SafePaths(archive)
+    room = min(ALWAYS_ALLOWED + MOST_PACKED * size, shutil.disk_usage(folder).free)
     with _LimitedReads(archive) as file, zipfile.ZipFile(file) as packed:
         members = packed.infolist()
         if len(members) > MOST_MEMBERS:
-            raise UserError(f"{archive} contains more than {MOST_MEMBERS:,} files. Nothing was "
-                            f"written")
+            raise UserError(f"{archive} has more than {MOST_MEMBERS:,} files. Nothing was written")
         if sum(info.file_size for info in members) > room:
-            raise UserError(f"{archive} of {archive.stat().st_size:,} bytes would unpack to more "
-                            f"than {room:,} bytes: more than the disk has free, or than text of "
-                            f"that size can contain. Nothing was written")
+            raise UserError(f"{archive} ({size:,} bytes) would unpack to more than {room:,} bytes, "
+                            f"the most that the disk has free or that text of this size can "
+                            f"contain. Nothing was written")
         for info in members:
             if (stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
                     or info.flag_bits & 1):
@@ -117,12 +113,12 @@ def _extract(archive, folder):
             paths.add(name, info.is_dir())
             path = folder / name
             (path if info.is_dir() else path.parent).mkdir(parents=True, exist_ok=True)
-            if not info.is_dir():
-                with packed.open(info) as source, open(path, "xb") as target:
-                    shutil.copyfileobj(source, target)
-                    if target.tell() != info.file_size:
-                        raise EOFError(f"{name} has {target.tell():,} bytes, not "
-                                       f"{info.file_size:,}")
+            if info.is_dir():
+                continue
+            with packed.open(info) as source, open(path, "xb") as target:
+                shutil.copyfileobj(source, target)
+                if (unpacked := target.tell()) != info.file_size:
+                    raise EOFError(f"{name} has {unpacked:,} bytes, not {info.file_size:,}")
     if not paths.files:
         raise EOFError("it contains no files")
 

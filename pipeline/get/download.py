@@ -62,9 +62,10 @@ class RemoteFile:
 
     def is_complete(self):
         """Whether path holds this very file. Without a digest that cannot be known: False."""
-        return (self.digest is not None and self.path.is_file()
-                and self.size in (None, self.path.stat().st_size)
-                and _digest(self.path, self.digest) == self.digest)
+        if self.digest is None or not self.path.is_file():
+            return False
+        has_size = self.size in (None, self.path.stat().st_size)
+        return has_size and _digest(self.path, self.digest) == self.digest
 
     def missing_bytes(self):
         """The bytes still to fetch, judged by sizes; 0 if the size is unknown."""
@@ -91,18 +92,16 @@ def download_all(files, folder, tries=5):
         return  # without a lock, a thread or an import
     import requests  # slow, and most callers have their files already
     folder.mkdir(parents=True, exist_ok=True)
-    todo, done = queue.SimpleQueue(), queue.SimpleQueue()
-    for file in files:
-        todo.put(file)
+    todo, done = iter(files), queue.SimpleQueue()
     with lock(folder, "download"):
         _refuse_full_disk(folder, files)
         progress = _Progress(files, folder)
-        threads = [threading.Thread(target=_work, daemon=True,
-                                    args=(requests.Session(), todo, done, tries, progress))
-                   for _ in range(min(THREADS, len(files)))]
+        threads = []
         try:
-            for thread in threads:
-                thread.start()
+            for _ in files[:THREADS]:
+                args = requests.Session(), todo, done, tries, progress
+                threads.append(threading.Thread(target=_work, args=args, daemon=True))
+                threads[-1].start()
             for _ in files:
                 if error := done.get():
                     if getattr(error, "errno", None) == errno.ENOSPC:
@@ -117,10 +116,10 @@ def download_all(files, folder, tries=5):
 
 
 def _work(session, todo, done, tries, progress):
-    """A thread: fetch files of `todo`, and put None or an exception into `done` for each."""
-    with session, contextlib.suppress(queue.Empty):
-        while True:
-            file = todo.get_nowait()
+    """A thread: fetch files of `todo`, an iterator that all threads share, and put None or an
+    exception into `done` for each."""
+    with session:
+        for file in todo:
             try:
                 _fetch(session, file, tries, progress)
                 done.put(None)
@@ -134,10 +133,9 @@ class _Progress:
 
     def __init__(self, files, folder):
         from tqdm import tqdm
-        name = plain(files[0].path.name if len(files) == 1 else
-                     f"{folder.parent.name}, {len(files)} files")
-        self.bar = tqdm(desc=name, total=sum(file.size or 0 for file in files) or None, unit="B",
-                        unit_scale=True, disable=None)
+        name = f"{folder.parent.name}, {len(files)} files" if files[1:] else files[0].path.name
+        size = sum(file.size or 0 for file in files) or None
+        self.bar = tqdm(desc=plain(name), total=size, unit="B", unit_scale=True, disable=None)
         self.lock, self.stopped = threading.Lock(), False
 
     def add(self, num_bytes):
@@ -155,9 +153,8 @@ def _refuse_full_disk(folder, files):
     needed, free = sum(file.missing_bytes() for file in files), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder} has {readable_size(free)} free, but the download needs "
-                        f"{readable_size(needed)}. Free some space, replace the folder by a link "
-                        f"to a larger disk, or take fewer files (--max_shards) if there is that "
-                        f"flag")
+                        f"{readable_size(needed)}. Free some space, make the folder a link to a "
+                        f"larger disk, or take fewer files where there is the flag --max_shards")
 
 
 def _fetch(session, file, tries, progress):
@@ -227,16 +224,16 @@ class _Transfer:
         length = _length(response)
         end, total = None if length is None else have + length, None
         if response.status_code == 206:
-            stated = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)",
-                                  response.headers.get("Content-Range", ""))
+            pattern = r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)"
+            stated = re.fullmatch(pattern, response.headers.get("Content-Range", ""))
             if not stated or int(stated[1]) != have or end not in (None, int(stated[2]) + 1):
                 raise EOFError("the server sent another part of the file than was requested")
             end, total = int(stated[2]) + 1, None if stated[3] == "*" else int(stated[3])
         elif response.status_code == 200:
             total = end
         if self.file.size is not None and total not in (None, self.file.size):
-            raise DownloadError(f"{printable_address(self.url)} has {total:,} bytes, but "
-                                f"{self.file.size:,} were expected. The file was not downloaded")
+            raise DownloadError(f"has {total:,} bytes, but {self.file.size:,} were expected. The "
+                                "file was not downloaded")
         etag = response.headers.get("ETag", "")
         etag = etag if re.fullmatch(r'"[!#-~]{0,200}"', etag) else None  # weak ones do not count
         if have and (self.etag and etag not in (None, self.etag)
@@ -264,14 +261,13 @@ class _Transfer:
                         break
             except urllib3.exceptions.ProtocolError:
                 if not bounds:  # otherwise the comparison below notices it
-                    told = f"the connection broke off after {file.tell():,} bytes"
-                    raise EOFError(told) from None
+                    raise EOFError(f"the connection broke off at {file.tell():,} bytes") from None
             file.flush()
             os.fsync(file.fileno())
         if self.have() > limit and not bounds:  # a second try would fill the disk again
             self.part.unlink()
-            raise DownloadError(f"{printable_address(self.url)} sent {limit:,} bytes, nine tenths "
-                                f"of the disk's free space, and did not end. They were deleted")
+            raise DownloadError(f"sent {limit:,} bytes, nine tenths of the disk's free space, and "
+                                "did not end. They were deleted")
         if self.have() > limit:
             self.restart("the server sent more bytes than it had announced")
         if bounds and self.have() < max(bounds):
@@ -291,22 +287,20 @@ def get_json(url, tries=5):
         headers = {"Accept-Encoding": "gzip"}
         with requests.Session() as session, _get(session, url, headers) as response:
             _refuse_status(response, url)
-            body = _unpacked_body(response, url)
+            body = _unpacked_body(response)
             try:
                 return json.loads(body), response.links.get("next", {}).get("url")
             except (ValueError, RecursionError):
-                raise DownloadError(f"{printable_address(url)} did not answer with JSON. Is a "
-                                    f"login page of this network in the way, or HF_ENDPOINT "
-                                    f"wrong?") from None
+                raise DownloadError("did not answer with JSON. Is a login page of this network in "
+                                    "the way, or HF_ENDPOINT wrong?") from None
     return _persist(ask, url, tries)
 
 
-def _unpacked_body(response, url):
+def _unpacked_body(response):
     """The bytes of an answer: at most LARGEST_ANSWER, both as sent and as unpacked."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise DownloadError(f"{printable_address(url)} answered in the encoding "
-                            f"{plain(encoding)[:40]!r}, which was not requested")
+        raise DownloadError(f"answered in the unrequested encoding {plain(encoding)[:40]!r}")
     unpacker = zlib.decompressobj(wbits=47) if encoding not in ("", "identity") else None
     body, num_sent, deadline = bytearray(), 0, time.monotonic() + LONGEST_WAIT
     for chunk in _raw_chunks(response):
@@ -317,8 +311,8 @@ def _unpacked_body(response, url):
         except zlib.error:
             raise EOFError("the compressed answer is damaged") from None
         if max(num_sent, len(body)) > LARGEST_ANSWER:
-            raise DownloadError(f"{printable_address(url)} answered with more than "
-                                f"{LARGEST_ANSWER:,} bytes. Is HF_ENDPOINT right?")
+            raise DownloadError(f"answered with more than {LARGEST_ANSWER:,} bytes. Is HF_ENDPOINT "
+                                "right?")
         if time.monotonic() > deadline:
             raise EOFError("the answer was not complete in time")
     length = _length(response)
@@ -345,8 +339,8 @@ def _get(session, url, headers):
         if response.is_redirect:
             response.raw.close()
     try:
-        return session.get(url, headers=headers, auth=sign if token else None, stream=True,
-                           timeout=TIMEOUT, hooks={"response": leave_body})
+        options = dict(auth=sign if token else None, hooks={"response": leave_body})
+        return session.get(url, headers=headers, stream=True, timeout=TIMEOUT, **options)
     except (urllib3.exceptions.LocationValueError, UnicodeError):
         raise requests.exceptions.InvalidURL from None
     except (OSError, urllib3.exceptions.HTTPError):  # requests' own errors are OSErrors
@@ -417,16 +411,17 @@ def _persist(attempt, url, tries, progress=lambda: 0):
             reason, wait = str(busy), busy.wait
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema,
                 requests.exceptions.MissingSchema) as error:
+            why = ("is not a valid address, or redirects to an invalid one. An address begins with "
+                   "https://")
+            if requests.utils.getproxies().keys() - {"no"}:
+                why += ". Or the proxy in HTTPS_PROXY is invalid"
             if "SOCKS" in str(error):
-                raise DownloadError(f"{url}: a SOCKS proxy (see HTTPS_PROXY) needs the package "
-                                    f"pysocks. Run: pip install pysocks") from None
-            proxy = requests.utils.getproxies().keys() - {"no"}
-            raise DownloadError(f"{url} is not a valid address, or redirects to an invalid one. "
-                                f"An address begins with https://"
-                                f"{'. Or the proxy in HTTPS_PROXY is invalid' if proxy else ''}"
-                                ) from None
+                why = "needs the package pysocks for the SOCKS proxy. Run: pip install pysocks"
+            raise DownloadError(f"{url} {why}") from None
         except requests.TooManyRedirects:
             raise DownloadError(f"{url} redirects without end") from None
+        except DownloadError as error:
+            raise type(error)(f"{url} {error}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError) as error:
             reason = cause_in_words(error)
             if isinstance(error, requests.exceptions.SSLError):
@@ -450,9 +445,9 @@ def _refuse_status(response, url, wanted=(200,)):
         return
     if status in RETRY_STATUS:
         raise _Busy(response)
-    told = f"{printable_address(url)} answered {status} {plain(response.reason)[:100]}".rstrip()
-    page = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if is_on_hub(url) else None
-    page = printable_address(f"{page[1]}/{page[2]}") if page else None
+    told = f"answered {status} {plain(response.reason)[:100]}".rstrip()
+    found = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if is_on_hub(url) else None
+    page = found and printable_address(f"{found[1]}/{found[2]}")
     if status in (401, 403) and page:
         token, place = hub_token()
         to = f" to the token from {plain(place)}" if token else ""
@@ -480,14 +475,13 @@ def cause_in_words(error):
     if is_one("ProxyError", requests.exceptions.ProxyError):
         if "failed: 407 " in text:  # a plain 407 could be a port
             return PROXY_LOGIN
-        return ("the proxy could not be reached, or refused (see HTTPS_PROXY, HTTP_PROXY and "
-                "NO_PROXY)")
+        return "the proxy could not be reached, or refused (HTTPS_PROXY, HTTP_PROXY and NO_PROXY)"
     if is_one("SSLError", requests.exceptions.SSLError):
         if "CERTIFICATE" not in text.upper():
             detail = re.search(r"\[(?:SSL|X509)[\w: ]*\]", text)
             return f"no secure connection could be made ({detail[0] if detail else 'SSL'})"
-        return ("its certificate was not accepted. Is the clock of this machine right? Behind a "
-                "company's proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
+        return ("its certificate was not accepted. Is this machine's clock right? Behind a company "
+                "proxy set REQUESTS_CA_BUNDLE to the file with its certificate")
     if is_one("TimeoutError", requests.Timeout, urllib3.exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error, EOFError):
@@ -515,8 +509,8 @@ def _digest(path, like):
     """The digest of a file, of the same kind as `like`: sha256, or git's blob id."""
     if len(like) == 64:
         return file_sha256(path)
-    start = b"blob %d\0" % path.stat().st_size
     with open(path, "rb") as file:
+        start = b"blob %d\0" % path.stat().st_size
         return hashlib.file_digest(file, lambda: hashlib.sha1(start)).hexdigest()
 
 

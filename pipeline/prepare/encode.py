@@ -19,7 +19,7 @@ import threading
 import numpy as np
 
 from pipeline.errors import UserError, optional
-from pipeline.prepare.units import ENDS_DOCUMENT, raw_length
+from pipeline.prepare.units import ENDS_DOCUMENT, joined, raw_length
 from pipeline.threads import cores
 from pipeline.tokenizers import UnknownText
 
@@ -41,8 +41,7 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
         found.setdefault(split, []).append(_checked_ids(ids, vocab_size, dtype))
         if end == ENDS_DOCUMENT and eot_token is not None:
             found[split].append(np.array([eot_token], dtype))
-    return {split: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            for split, arrays in found.items()}
+    return {split: joined(arrays) for split, arrays in found.items()}
 
 
 def _encode(tokenizer, raw):
@@ -57,13 +56,11 @@ def _checked_ids(ids, vocab_size, dtype):
     try:
         ids = np.asarray(ids)
     except ValueError:
-        raise UserError("encode() gave lists of unequal length; it must give a flat list of "
-                        "integers") from None
+        raise UserError("encode() gave unequal lists, and no flat list of integers") from None
     if not ids.size:
         return np.zeros(0, dtype)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise UserError(f"encode() gave an array of shape {ids.shape} and type {ids.dtype}; it "
-                        "must give a flat list of integers")
+        raise UserError(f"encode() gave {ids.dtype} of shape {ids.shape}, no flat list of integers")
     low, high = int(ids.min()) if ids.dtype.kind == "i" else 0, int(ids.max())
     if low < 0 or high >= vocab_size:
         raise UserError(f"encode() gave id {low if low < 0 else high}, outside the vocabulary of "
@@ -86,23 +83,24 @@ def encode_all(units, job, num_workers=None, dask=None):
     units = iter(units)
     first_two = list(itertools.islice(units, 2))
     units = itertools.chain(first_two, units)
-    num_workers, kind = num_workers or cores(), worker_kind(job[0])
+    num_workers, kind = num_workers or cores(), getattr(job[0], "workers", "processes")
+    if kind not in ("threads", "processes", None):  # None: as fast as reading and writing
+        raise UserError(f"the tokenizer's workers = {kind!r} is not 'threads', 'processes' or None")
     packed = _pickled(job) if dask or kind == "processes" else None
     if dask and not packed:
-        raise UserError("--dask: the tokenizer cannot be sent to other processes. Define its class "
-                        "outside of functions")
+        raise UserError("--dask cannot send the tokenizer: define its class outside of functions")
     needs_none = len(first_two) < 2 or num_workers == 1 or not kind
     work = functools.partial(encode_unit, *job)
     if not dask and (needs_none or kind == "processes" and not packed):
         yield from map(work, units)
         return
+    work = functools.partial(_encode_packed, packed) if packed else work
     try:
         with _executor(num_workers, kind, dask) as (executor, num_workers):
             waiting = collections.deque()
             for unit in units:
                 with _no_signals_of_the_terminal():  # submit() may start a worker
-                    waiting.append(executor.submit(_encode_packed, packed, unit) if packed else
-                                   executor.submit(work, unit))
+                    waiting.append(executor.submit(work, unit))
                 if len(waiting) >= 2 * num_workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -110,15 +108,6 @@ def encode_all(units, job, num_workers=None, dask=None):
     except concurrent.futures.BrokenExecutor:
         raise UserError("a worker was killed, perhaps for lack of memory (fewer --num_workers take "
                         "less). Run the same command again: finished work is kept") from None
-
-
-def worker_kind(tokenizer):
-    """"threads", "processes", or None for a tokenizer that is as fast as reading and writing."""
-    kind = getattr(tokenizer, "workers", "processes")
-    if kind not in ("threads", "processes", None):
-        raise UserError(f"the tokenizer has workers = {kind!r}; it must be 'threads', 'processes' "
-                        "or None")
-    return kind
 
 
 def _pickled(job):
@@ -153,8 +142,7 @@ def _executor(num_workers, kind, dask):
     else:
         spawn = multiprocessing.get_context("spawn")  # safe beside threads, and on every system
         with _no_signals_of_the_terminal():
-            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn,
-                                                              initializer=_end_with_parent)
+            executor = concurrent.futures.ProcessPoolExecutor(num_workers, spawn, _end_with_parent)
     try:
         yield executor, num_workers
     except BaseException:

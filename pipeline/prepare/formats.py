@@ -14,19 +14,17 @@ from pipeline.prepare.compression import compression_of
 
 HEAD = 1 << 16  # bytes that a file's format is told by
 FORMATS = {  # format: the suffixes of its files; rows.py reads all but text
-    "text": (), "jsonl": (".jsonl", ".ndjson", ".jsonlines", ".jl"), "json": (".json",),
-    "csv": (".csv",), "tsv": (".tsv", ".tab"), "parquet": (".parquet", ".pq")}
-UNPACK = {  # an archive: the command that gets its files out, which every Python has
-    "zip": "python -m zipfile -e {path} {folder}", "tar": "python -m tarfile -e {path} {folder}"}
-MAGIC = {  # the first bytes of files that hold neither text nor rows
-    b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"%PDF-": "PDF", b"MThd": "MIDI",
-    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "RIFF (sound or pictures)",
-    b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"\x7fELF": "ELF", b"GGUF": "GGUF",
-    b"SQLite format 3\0": "SQLite", b"\x93NUMPY": "NumPy", b"\x89HDF": "HDF5",
-    b"\xd0\xcf\x11\xe0": "old Microsoft Office", b"{\\rtf": "RTF", b"Obj\x01": "Avro",
-    b"ARROW1": "Arrow", b"\x80\x04\x95": "pickle", b"\x80\x05\x95": "pickle",
-    b"\x04\x22\x4d\x18": "LZ4", b"\x1f\x9d": "compress (.Z)", b"7z\xbc\xaf": "7-Zip",
-    b"Rar!\x1a": "RAR", b"!<arch>\n": "ar (.deb, .a)", b"\xca\xfe\xba\xbe": "Java class"}
+    "text": "", "jsonl": ".jsonl .ndjson .jsonlines .jl", "json": ".json", "csv": ".csv",
+    "tsv": ".tsv .tab", "parquet": ".parquet .pq"}
+# a kind of file that holds neither text nor rows: a regular expression of its first bytes
+MAGIC = r"""
+    zip: PK(\x03\x04|\x05\x06); PDF: %PDF-; MIDI: MThd; PNG: \x89PNG; JPEG: \xff\xd8\xff; GIF: GIF8;
+    RIFF (sound or pictures): RIFF; Ogg: OggS; MP3: ID3; FLAC: fLaC; ELF: \x7fELF; GGUF: GGUF;
+    SQLite: SQLite format 3\0; NumPy: \x93NUMPY; HDF5: \x89HDF; Arrow: ARROW1; Avro: Obj\x01;
+    old Microsoft Office: \xd0\xcf\x11\xe0; RTF: {\\rtf; pickle: \x80[\x04\x05]\x95; RAR: Rar!\x1a;
+    LZ4: \x04\x22\x4d\x18; compress (.Z): \x1f\x9d; 7-Zip: 7z\xbc\xaf; ar (.deb, .a): !<arch>\n;
+    Java class: \xca\xfe\xba\xbe"""
+MAGIC = {kind: pattern.encode() for kind, pattern in re.findall(r"([^\s;][^:;]*): ([^;]+)", MAGIC)}
 
 
 def format_of(path, head, stated=None, encoding="utf-8"):
@@ -42,7 +40,7 @@ def format_of(path, head, stated=None, encoding="utf-8"):
         return stated
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     suffix = next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), "")
-    named = next((name for name, known in FORMATS.items() if suffix in known), "text")
+    named = next((name for name, known in FORMATS.items() if suffix in known.split()), "text")
     _refuse_binary(path, head)
     if named == "parquet":
         return named
@@ -57,21 +55,19 @@ def format_of(path, head, stated=None, encoding="utf-8"):
 
 
 def _refuse_binary(path, head):
-    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
+    kind = next((kind for kind, magic in MAGIC.items() if re.match(magic, head)), None)
     kind = "tar" if _is_tar(head) else _kind_of_zip(head) if kind == "zip" else kind
-    if kind in UNPACK:
+    if kind in ("zip", "tar"):
         folder = str(path).removesuffix("".join(Path(path).suffixes)) + "-files"
-        raise UserError(f"{path} is a {kind} archive. Unpack it: "
-                        f"{UNPACK[kind].format(path=path, folder=folder)}; then name its files: "
+        command = f"python -m {kind}file -e {path} {folder}"  # every Python has it
+        raise UserError(f"{path} is a {kind} archive. Unpack it: {command}; then name its files: "
                         f'-t "{folder}/*"')
     if head.startswith(b"version https://git-lfs.github.com/"):
-        raise UserError(f"{path} is a pointer of Git LFS, which stands for the file. Get the file: "
-                        "git lfs pull")
+        raise UserError(f"{path} is a pointer of Git LFS. Get the file itself: git lfs pull")
     if compression := compression_of(head, ""):
         kind = f"{compression}, compressed twice"
     if kind:
-        raise UserError(f"{path} is a file of the kind {kind}, and text is needed. Convert it to "
-                        "text first")
+        raise UserError(f"{path} is of the kind {kind}. Convert it to text first")
 
 
 def _is_tar(head):
@@ -98,10 +94,9 @@ def _rows_in(text, is_all):
     """The format of the rows that the beginning of a file plainly holds, or None."""
     lines = re.split("\r\n|\n|\r", text)[: None if is_all else -1]
     lines = [line for line in lines if line.strip()]
-    if lines and _is_json_row(lines[0]) and (
-            lines[0][0] == "{" or
-            len(lines) > 1 and sum(map(_is_json_row, lines)) > 0.9 * len(lines)):
-        return "jsonl"
+    if lines and _is_json_row(lines[0]):
+        if lines[0][0] == "{" or lines[1:] and sum(map(_is_json_row, lines)) > 0.9 * len(lines):
+            return "jsonl"
     if _begins_json(text.strip(), is_all):
         return "json"
     found = next((d for d in "\t,;|" if len(lines) >= 3 and _is_table(lines, d)), None)
@@ -111,8 +106,8 @@ def _rows_in(text, is_all):
 def _is_json_row(line):
     """Whether a line is an object, a string, or a list of several values."""
     try:
-        return line[:1] in '{["' and isinstance(value := json.loads(line), (dict, str, list)) and (
-            not isinstance(value, list) or len(value) > 1)
+        value = json.loads(line) if line[:1] in '{["' else None
+        return len(value) > 1 if isinstance(value, list) else isinstance(value, (dict, str))
     except (json.JSONDecodeError, RecursionError):
         return False
     except ValueError:  # a number of more than 4,300 digits
@@ -148,7 +143,7 @@ def _is_table(lines, delimiter):
             return True
         names = [name.strip('"') for name in rows[0]]
         names = names if names[0] else names[1:]  # pandas leaves the name of its index empty
-        if len(set(names)) == len(names) and rows.count(rows[0]) == 1 and all(
-                re.fullmatch(r"(?![\d.+-]*$)\w[\w .()/#%-]{,40}", name) for name in names):
+        are_names = all(map(re.compile(r"(?![\d.+-]*$)\w[\w .()/#%-]{,40}").fullmatch, names))
+        if are_names and len(set(names)) == len(names) and rows.count(rows[0]) == 1:
             return True
     return False

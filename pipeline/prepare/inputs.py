@@ -136,13 +136,12 @@ class _Files(_NotAString):
 
     def head(self, path):
         """The first HEAD bytes of a file, unpacked."""
+        raw = b""
         with self.open(path) as file:
-            raw = b""
             for chunk in unpacked(file, path):
-                raw += chunk
-                if len(raw) >= HEAD:
+                if len(raw := raw + chunk) >= HEAD:
                     break
-            return raw[:HEAD]
+        return raw[:HEAD]
 
     def chunks(self, path):
         """The bytes of a file, unpacked, a chunk at a time."""
@@ -241,14 +240,12 @@ class Documents(_Files):
         if quoting not in (None, *QUOTINGS):
             raise UserError(f"--quoting {quoting!r} is unknown; it must be {' or '.join(QUOTINGS)}")
         if delimiter is not None and (not delimiter or set(delimiter) & set('"\r\n')):
-            raise UserError(f"--delimiter is {delimiter!r}; it must be one or more characters, "
-                            "without quotes and line ends")
+            raise UserError(f"--delimiter {delimiter!r} must be characters, no quotes or line ends")
         if any(self._table.values()) and not {"csv", "tsv"} & formats:
             raise UserError("--quoting, --delimiter and --columns are for CSV and TSV, and "
                             f"{self.name} is {self.formats[0]}")
         if self.encoding and formats == {"parquet"}:
-            raise UserError(f"--encoding is for text, and {self.name} is Parquet, which states its "
-                            "own encoding. Leave the flag out")
+            raise UserError(f"--encoding is for text, {self.name} is Parquet. Leave the flag out")
         if text_template and formats == {"text"}:
             raise UserError(f"--text_template is for rows, and {self.name} is text. Leave the flag "
                             "out, or name the format of the rows: --format jsonl")
@@ -347,19 +344,18 @@ class Shards(Ids):
             header = np.fromfile(file, "<i4", 256)
         dtype = self.HEADERS.get(tuple(header[:2].tolist()))
         if len(header) < 256 or dtype is None:
-            raise UserError(f"{path} is not a shard of llm.c or modded-nanogpt: it begins with "
-                            f"{header[:2].tolist()}, and those with "
-                            f"{' or '.join(map(str, map(list, self.HEADERS)))}. If it is text, add "
-                            "--format text")
+            begins = " or ".join(map(str, map(list, self.HEADERS)))
+            raise UserError(f"{path} is not a shard of llm.c or modded-nanogpt, which begin with "
+                            f"{begins}, not {header[:2].tolist()}. If it is text: --format text")
         count, stated = (path.stat().st_size - 1024) / np.dtype(dtype).itemsize, int(header[2])
         if count != stated or not stated:
-            raise UserError(f"{path} holds {count:,.10g} ids, and its header says {stated:,}. Get "
-                            "it again")
+            raise UserError(f"{path} holds {count:,.10g} ids, but states {stated:,}. Get it again")
         return np.memmap(path, dtype, "r", offset=1024)
 
     def _chunks(self):
-        return (np.array(ids[start : start + CHUNK]) for ids in self._shards
-                for start in range(0, len(ids), CHUNK))
+        for ids in self._shards:
+            for start in range(0, len(ids), CHUNK):
+                yield np.array(ids[start : start + CHUNK])
 
     def length(self):
         return sum(map(len, self._shards))

@@ -73,8 +73,8 @@ class Journal:
             return keys
         with contextlib.ExitStack() as stack:
             try:
-                lines, *bins = [stack.enter_context(open(path, "rb"))
-                                for path in (self.path, *self.held.values())]
+                paths = self.path, *self.held.values()
+                lines, *bins = [stack.enter_context(open(path, "rb")) for path in paths]
             except OSError:  # a file is missing, or cannot be read
                 return keys
             if (before := lines.readline(LINE)) != self.identity:
@@ -213,13 +213,15 @@ class Journal:
         self._close_files()
         keys = "tokens", "bytes", "documents"
         # the strings of SPLITS themselves, because pickle writes equal strings of units.tmp again
-        return {split: {**{key: self.counts[split][key] for key in keys},
-                        "sha256": self.hashes[split].hexdigest()} for split in SPLITS}
+        splits = {split: {key: self.counts[split][key] for key in keys} for split in SPLITS}
+        for split in SPLITS:
+            splits[split]["sha256"] = self.hashes[split].hexdigest()
+        return splits
 
     def renames(self):
         """The (temporary file, bin) pairs that commit() renames."""
-        return [(self.temporary[split], path) for split, path in self.final.items()
-                if self.held[split] != path]
+        pairs = zip(self.temporary.values(), self.final.values(), self.held.values())
+        return [(temporary, path) for temporary, path, held in pairs if held != path]
 
     def _close_files(self):
         for file in [*self.files.values(), *([self.file] if self.file else [])]:

@@ -4,18 +4,10 @@ BPE and SentencePiece are trained on the first SAMPLE characters of the train sp
 changes little, and the counts of all its words must fit into memory. Both packages are optional.
 """
 import io
-import itertools
 from pathlib import Path
 
+from pipeline import tokenizers
 from pipeline.errors import UserError, optional
-from pipeline.tokenizers import (
-    ByteTokenizer,
-    CharTokenizer,
-    SentencePieceTokenizer,
-    TiktokenTokenizer,
-    TokenList,
-    read_json,
-)
 
 METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
 SAMPLE = 100_000_000
@@ -23,47 +15,50 @@ SAMPLE = 100_000_000
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 
-def make_tokenizer(method, *texts, tiktoken_encoding="gpt2", backend="auto",
-                   additional_tokens_file=None, tokens_file=None, byte_fallback=False,
-                   spm_model_file=None, vocab_size=4096, train_text=None, document_end="\n"):
-    """The tokenizer of a --method, whose flags the keyword arguments are.
+def make_tokenizer(method, *texts, train_text=None, document_end="\n", **flags):
+    """The tokenizer of a --method. flags: those of this method that are set.
 
     texts: all of the text, for char. train_text: strings, for the methods that are trained.
     """
     if method == "char":
-        return CharTokenizer.from_text(*texts, document_end=document_end)
+        return tokenizers.CharTokenizer.from_text(*texts, document_end=document_end)
     if method == "byte":
-        return ByteTokenizer()
+        return tokenizers.ByteTokenizer()
     if method == "custom":
-        return TokenList.from_file(tokens_file, byte_fallback)
+        return tokenizers.TokenList.from_file(flags.pop("tokens_file"), **flags)
     if method == "sentencepiece":
-        return (SentencePieceTokenizer(Path(spm_model_file).read_bytes()) if spm_model_file else
-                train_sentencepiece(train_text, vocab_size))
+        if model := flags.get("spm_model_file"):
+            return tokenizers.SentencePieceTokenizer(Path(model).read_bytes())
+        return train_sentencepiece(train_text, **flags)
     if method == "bpe":
-        return train_bpe(train_text, vocab_size, backend)
+        return train_bpe(train_text, **flags)
     if method == "tiktoken":
-        additional = read_json(additional_tokens_file) if additional_tokens_file else {}
-        if not isinstance(additional, dict):
-            raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
-        return TiktokenTokenizer(tiktoken_encoding, backend=backend, additional_tokens=additional)
+        return _tiktoken(**flags)
     raise UserError(f"--method {method!r} is unknown; the methods are {', '.join(METHODS)}")
 
 
-def train_bpe(train_text, vocab_size, backend="auto"):
+def _tiktoken(tiktoken_encoding="gpt2", additional_tokens_file=None, backend="auto"):
+    additional = tokenizers.read_json(additional_tokens_file) if additional_tokens_file else {}
+    if not isinstance(additional, dict):
+        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
+    return tokenizers.TiktokenTokenizer(tiktoken_encoding, backend=backend,
+                                        additional_tokens=additional)
+
+
+def train_bpe(train_text, vocab_size=4096, backend="auto"):
     """A byte-level BPE of up to vocab_size ids, of which <|endoftext|> is the last.
 
     train_text: an iterable of strings; a small text can give fewer ids. The package tokenizers
     trains it, tiktoken encodes with it.
     """
-    tokenizers = optional("tokenizers", "--method bpe")
+    package = optional("tokenizers", "--method bpe")
     import tiktoken
     if vocab_size < 257:
-        raise UserError(f"--vocab_size is {vocab_size}; bpe needs 257 or more, for the 256 bytes "
-                        "and <|endoftext|>")
-    level = tokenizers.pre_tokenizers.ByteLevel
-    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+        raise UserError(f"--vocab_size {vocab_size} is below 257: 256 bytes and <|endoftext|>")
+    level = package.pre_tokenizers.ByteLevel
+    model = package.Tokenizer(package.models.BPE())
     model.pre_tokenizer = level(add_prefix_space=False)
-    trainer = tokenizers.trainers.BpeTrainer(
+    trainer = package.trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=level.alphabet(), show_progress=False)
     model.train_from_iterator(_sample(train_text), trainer)
     # the trainer writes printable bytes as themselves, and the others in order from U+0100 on
@@ -75,12 +70,12 @@ def train_bpe(train_text, vocab_size, backend="auto"):
     ids = {}
     for token in [*(bytes([i]) for i in range(256)), *tokens]:
         ids.setdefault(token, len(ids))
-    encoding = tiktoken.Encoding("bpe", pat_str=PATTERN, mergeable_ranks=ids,
-                                 special_tokens={"<|endoftext|>": len(ids)})
-    return TiktokenTokenizer("bpe", encoding, backend=backend, kind="bpe")
+    end = {"<|endoftext|>": len(ids)}
+    encoding = tiktoken.Encoding("bpe", pat_str=PATTERN, mergeable_ranks=ids, special_tokens=end)
+    return tokenizers.TiktokenTokenizer("bpe", encoding, backend=backend, kind="bpe")
 
 
-def train_sentencepiece(train_text, vocab_size):
+def train_sentencepiece(train_text, vocab_size=4096):
     """A SentencePiece BPE model of vocab_size tokens, with bytes for the characters that it lacks.
 
     It normalizes nothing. train_text: an iterable of strings.
@@ -107,15 +102,14 @@ def train_sentencepiece(train_text, vocab_size):
             raise failed[0] from None
         raise UserError(f"sentencepiece cannot train {vocab_size:,} tokens on this text: "
                         f"{str(error)[-200:]!r}") from None
-    return SentencePieceTokenizer(model.getvalue())
+    return tokenizers.SentencePieceTokenizer(model.getvalue())
 
 
 def _sample(train_text, size=1_000_000):
     """The first SAMPLE characters of the text, in strings of up to `size`."""
     left = SAMPLE
-    for part in itertools.chain.from_iterable(
-            (text[i : i + size] for i in range(0, len(text), size)) for text in train_text):
-        if left <= 0:
+    for text in train_text:
+        for start in range(0, min(left, len(text)), size):
+            yield text[start : min(left, start + size)]
+        if (left := left - len(text)) <= 0:
             return
-        yield part[:left]
-        left -= len(part)

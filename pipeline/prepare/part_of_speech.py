@@ -21,8 +21,8 @@ from pipeline.prepare.streams import ensure_prepared, open_characters, write_sym
 from pipeline.tokenizers import codes_of
 
 # the universal parts of speech (universaldependencies.org/u/pos)
-PARTS = dict(zip("ADJ ADP ADV AUX CONJ CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM "
-                 "VERB X".split(), "abcdefghijklmnopqr"))
+NAMES = "ADJ ADP ADV AUX CONJ CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
+PARTS = dict(zip(NAMES.split(), "abcdefghijklmnopqr"))
 ALPHABET = sorted({*PARTS.values(), "\n", " ", "_", "x"})
 MODEL = "en_core_web_sm"
 PIECE = 100_000  # characters tagged at once; a piece ends at the end of a line
@@ -31,9 +31,8 @@ PIECE = 100_000  # characters tagged at once; a piece ends at the end of a line
 def prepare_part_of_speech(folder, doc, text_of):
     """Everything that such a stream's prepare.py does; it prepares the text first if need be."""
     parser = dataset_parser(doc, tokenizer=None, download=False)
-    parser.add_argument("--tagger", choices=["auto", *TAGGERS], default="auto",
-                        help=f"the package that tags the words; auto, the default, means spacy "
-                             f"if it and its model {MODEL} are installed, else textblob")
+    told = f"auto: spacy if it and its model {MODEL} are installed, else textblob (default: auto)"
+    parser.add_argument("--tagger", choices=["auto", *TAGGERS], default="auto", help=told)
     args = parser.parse_args()
     ensure_prepared(text_of)
     write_part_of_speech(folder, text_of, args.tagger)
@@ -57,9 +56,9 @@ def write_part_of_speech(folder, text_of, tagger="auto"):
         for piece in _pieces(tokenizer.decode(ids) for ids in text.chunks(split)):
             yield id_of[codes_of(symbols_of(piece, tag(piece)))]
 
-    return write_symbols(folder, text, ALPHABET, arrays,
-                         {"annotation": "part_of_speech", "tagger": tagger},
-                         what=f"part_of_speech by {tagger['name']} {tagger['version']}")
+    made = {"annotation": "part_of_speech", "tagger": tagger}
+    what = f"part_of_speech by {tagger['name']} {tagger['version']}"
+    return write_symbols(folder, text, ALPHABET, arrays, made, what)
 
 
 def _pieces(blocks):
@@ -100,11 +99,12 @@ def _spacy():
                         f"{MODEL}") from None
 
     def tag(text):
-        return [(token.idx, token.idx + len(token), PARTS.get(token.pos_, "x"))
-                for token in nlp(text) if not token.is_space]
+        for token in nlp(text):
+            if not token.is_space:
+                yield token.idx, token.idx + len(token), PARTS.get(token.pos_, "x")
 
-    return tag, {"name": "spacy", "version": spacy.__version__, "model": MODEL,
-                 "model_version": nlp.meta["version"]}
+    made_by = {"name": "spacy", "version": spacy.__version__}
+    return tag, {**made_by, "model": MODEL, "model_version": nlp.meta["version"]}
 
 
 # textblob's own tokenizer does not say where in the text a word stands
@@ -115,15 +115,17 @@ TOKEN = re.compile(r"""
     | [^\W\d_]+(?:'(?!(?:s|ll|re|ve|d|m)\b)[^\W\d_]+)?            # o'er
     | \d(?:[\d.,]*\d)? | \S                                       # 1,000; each mark by itself
     """, re.VERBOSE)
-PENN = {tag: part for part, tags in {  # the tags of the Penn treebank -> the universal ones
-    "ADJ": "JJ JJR JJS", "ADP": "IN RP", "ADV": "RB RBR RBS", "SCONJ": "WRB", "AUX": "MD",
-    "CCONJ": "CC", "DET": "DT PDT WDT", "INTJ": "UH", "NOUN": "NN NNS", "NUM": "CD",
-    "PART": "TO POS", "PRON": "PRP PRP$ WP WP$ EX", "PROPN": "NNP NNPS", "SYM": "SYM $ #",
-    "VERB": "VB VBD VBG VBN VBP VBZ", "X": "FW LS"}.items() for tag in tags.split()}
-AUXILIARY = frozenset("be am is are was were been being art wert 'm 're have has had having hath "
-                      "hast hadst do does did doth dost didst".split())
-SUBORDINATING = frozenset("if that because while whilst although though unless whether lest since "
-                          "till".split())
+# a universal part of speech: the tags of the Penn treebank that have it
+UNIVERSAL = """
+    ADJ: JJ JJR JJS; ADP: IN RP; ADV: RB RBR RBS; SCONJ: WRB; AUX: MD; CCONJ: CC; DET: DT PDT WDT;
+    INTJ: UH; NOUN: NN NNS; NUM: CD; PART: TO POS; PRON: PRP PRP$ WP WP$ EX; PROPN: NNP NNPS;
+    SYM: SYM $ #; VERB: VB VBD VBG VBN VBP VBZ; X: FW LS"""
+PENN = {tag: part for part, tags in re.findall(r"(\w+): ([^;]+)", UNIVERSAL)
+        for tag in tags.split()}
+AUXILIARY = """be am is are was were been being art wert 'm 're have has had having hath hast hadst
+    do does did doth dost didst""".split()
+SUBORDINATING = """if that because while whilst although though unless whether lest since
+    till""".split()
 
 
 def _textblob():
@@ -135,8 +137,8 @@ def _textblob():
         # textblob takes sentences in lines; the first word of each may have a capital
         split = "".join(t[0] + ("\n" if t[0] in ".?!:" else " ") for t in tokens)[:-1]
         tags = [tag for _, tag in PatternTagger().tag(split, tokenize=False)]
-        return [(token.start(), token.end(), PARTS[part_of(token[0], tag)])
-                for token, tag in zip(tokens, tags)]
+        for token, tag in zip(tokens, tags):
+            yield *token.span(), PARTS[part_of(token[0], tag)]
 
     return tag, {"name": "textblob", "version": importlib.metadata.version("textblob")}
 

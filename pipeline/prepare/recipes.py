@@ -43,20 +43,17 @@ def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=
     files. rows: the files are tables for write_rows(). download: there is something to fetch.
     """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     if tokenizer:
-        parser.add_argument("--tokenizer", default=tokenizer, type=_known_tokenizer,
-                            help=f"char, byte, or an encoding of tiktoken (default: {tokenizer})")
+        told = f"char, byte, or an encoding of tiktoken (default: {tokenizer})"
+        add("--tokenizer", default=tokenizer, type=_known_tokenizer, help=told)
     if shards or rows:
-        parser.add_argument("--max_shards", type=_positive,
-                            help="use only this many files of the train split")
+        add("--max_shards", type=_positive, help="use only this many files of the train split")
     if rows:
-        parser.add_argument("--max_bad_rows", type=int, default=0,
-                            help="skip up to this many rows without a text (default: 0)")
+        add("--max_bad_rows", type=int, default=0, help="bad rows that may be skipped (default: 0)")
     if download:
-        parser.add_argument("--offline", action="store_true",
-                            help="download nothing; list the missing files and their sources")
-        parser.add_argument("--yes", action="store_true",
-                            help="begin a download of more than 10 GB without asking")
+        add("--offline", action="store_true", help="download nothing, but list missing files")
+        add("--yes", action="store_true", help="begin a download of more than 10 GB without asking")
     return parser
 
 
@@ -77,8 +74,9 @@ def _known_tokenizer(name):
 
 def chosen_tokenizer(args, *texts):
     """The tokenizer that --tokenizer names. `char` takes its vocabulary from the texts."""
-    method = args.tokenizer if args.tokenizer in ("char", "byte") else "tiktoken"
-    return make_tokenizer(method, *texts, tiktoken_encoding=args.tokenizer)
+    if args.tokenizer in ("char", "byte"):
+        return make_tokenizer(args.tokenizer, *texts)
+    return make_tokenizer("tiktoken", tiktoken_encoding=args.tokenizer)
 
 
 # ---- downloads
@@ -145,9 +143,8 @@ def _refuse_missing(home, files):
         state = "incomplete" if file.path.exists() else "missing"
         print(f"{state}: {plain(file.path)}\n    from {printable_address(file.url)}")
     if missing:
-        raise UserError(f"--offline: {len(missing)} of {len(files)} files are missing or "
-                        f"incomplete in {home}. The list above names the source of each. Put them "
-                        f"there, or leave out --offline")
+        raise UserError(f"--offline: {home} lacks {len(missing)} of {len(files)} files, listed "
+                        "above with their sources. Put them there, or leave out --offline")
 
 
 # ---- rows -> dataset
@@ -179,8 +176,9 @@ def write_documents(folder, args, read, files, *, percentage_train=0.99):
     write_dataset() ends a document with the tokenizer's eot_token, or else with a newline.
     """
     train, val = (_Documents(read, paths) for paths in (files.train, files.val))
-    write_dataset(folder, train, chosen_tokenizer(args, train, val), source=files.source,
-                  val_text=val if files.val else None, percentage_train=percentage_train)
+    split = dict(val_text=val) if files.val else dict(percentage_train=percentage_train)
+    tokenizer = chosen_tokenizer(args, train, val)
+    write_dataset(folder, train, tokenizer, source=files.source, **split)
 
 
 class _Documents:

@@ -19,6 +19,8 @@ from pipeline.errors import UserError, optional
 QUOTINGS = ("csv", "none", "backslash")
 LONG_CELL = 50  # lines; a longer cell may have swallowed rows, so a note mentions it
 SHOWN = 3  # notes of each kind
+# what pyarrow raises for a value that Python cannot hold, beside its own exceptions
+UNREADABLE = (ValueError, OverflowError, KeyError, TypeError, ImportError)
 
 
 class BadRow(str):
@@ -183,52 +185,44 @@ def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
             yield line + line_end
 
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    escapes = dict(doublequote=False, escapechar="\\") if has_escapes else {}
     try:
-        reader = csv.reader(with_ends(), delimiter=delimiter, strict=True,
-                            **(dict(doublequote=False, escapechar="\\") if has_escapes else {}))
+        reader = csv.reader(with_ends(), delimiter=delimiter, strict=True, **escapes)
     except (TypeError, ValueError):
-        raise UserError(f"--delimiter {delimiter!r} must be one character, and neither a quote nor "
-                        "a line end, where quotes hold cells together. If quotes are text here, "
-                        "add --quoting none") from None
+        raise UserError(f"--delimiter {delimiter!r} must be one character, and no quote, where "
+                        "quotes hold cells together. Quotes as text: --quoting none") from None
     while True:
-        first = reader.line_num + 1
+        before = reader.line_num
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = next(reader, None)
         except csv.Error as error:
-            yield _where(first, reader), _bad_quote(error, reader.line_num - first + 1, line)
-            continue
-        if not cells:  # an empty line
-            continue
-        if header is None:
+            cells = error
+        if cells is None:
+            return
+        num_lines = reader.line_num - before
+        where = f"line {reader.line_num:,}"
+        if num_lines > 1:
+            where = f"lines {before + 1:,} to {reader.line_num:,}"
+        if isinstance(cells, csv.Error):
+            yield where, _bad_quote(cells, num_lines, line)
+        elif cells and header is None:
             header = _header(cells, path)
-            continue
-        where, how = _where(first, reader), ""
-        if "\\" in line:
-            how = ". If a backslash stands before special characters, add --quoting backslash"
-        row = _row(cells, header, how)
-        num_lines = reader.line_num - first + 1
-        if not isinstance(row, BadRow) and (
-                num_lines > LONG_CELL or num_lines > 1 and _holds_rows(cells, delimiter)):
-            notes += 1
-            if notes <= SHOWN:
-                note(f"note: {path} {where} are one row, by their quotes. If this happens often, "
-                     "add --quoting none")
-        yield where, row
-
-
-def _where(first, reader):
-    last = reader.line_num
-    return f"line {first:,}" if first == last else f"lines {first:,} to {last:,}"
+        elif cells:  # not an empty line
+            how = ". If backslashes stand before special characters, add --quoting backslash"
+            row = _row(cells, header, how if "\\" in line else "")
+            is_long = num_lines > LONG_CELL or num_lines > 1 and _holds_rows(cells, delimiter)
+            if is_long and not isinstance(row, BadRow) and (notes := notes + 1) <= SHOWN:
+                note(f"note: {path} {where} are one row by their quotes. If often: --quoting none")
+            yield where, row
 
 
 def _bad_quote(error, num_lines, line):
     at_end = "end of data" in str(error)
     why = "a quote opens a cell that does not end" if at_end else f"it is not CSV: {error}"
     lost = f"; it takes {num_lines:,} lines with it" if num_lines > 1 else ""
-    how = ("If a backslash stands before a quote that is text, add --quoting backslash"
-           if '\\"' in line else "If quotes are text here, add --quoting none")
+    how = "If quotes are text here, add --quoting none"
+    if '\\"' in line:
+        how = "If a backslash stands before a quote that is text, add --quoting backslash"
     return BadRow(f"{why}{lost}. {how}", num_lines)
 
 
@@ -267,9 +261,8 @@ def _refuse_special(cells, is_header, where):
         raise UserError(f"{where} has cells in quotes, as in CSV. Add --quoting csv to remove the "
                         "quotes; or --quoting none if they are text")
     if "\\N" in cells:
-        raise UserError(f"{where} has a cell \\N, which databases write for a missing value. Add "
-                        "--quoting backslash to read \\N, \\n, \\t as databases mean them; or "
-                        "--quoting none if they are text")
+        raise UserError(f"{where} has a cell \\N. Add --quoting backslash to read \\N, \\n, \\t as "
+                        "databases mean them; or --quoting none if they are text")
 
 
 def _unescape_cell(cell):
@@ -291,8 +284,7 @@ def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
     its column was asked for, and is left out of the row otherwise.
     """
     pyarrow, parquet = optional("pyarrow", path), optional("pyarrow.parquet", path)
-    unreadable = (ValueError, OverflowError, KeyError, TypeError, ImportError,
-                  pyarrow.ArrowException)
+    unreadable = (*UNREADABLE, pyarrow.ArrowException)
     try:
         metadata = parquet.ParquetFile(file).metadata
         schema = metadata.schema.to_arrow_schema()
@@ -303,8 +295,8 @@ def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
         number = 0
         for batch in table.iter_batches(batch_size=at_once, columns=read):
             names = batch.schema.names
-            values = [_values(column, name, name in large, unreadable)
-                      for name, column in zip(names, batch.columns)]
+            pairs = zip(names, batch.columns)
+            values = [_values(column, name, name in large, unreadable) for name, column in pairs]
             for row in zip(*values):
                 number += 1
                 bad = next((value for value in row if isinstance(value, BadRow)), None)
@@ -327,10 +319,12 @@ def _columns_to_read(schema, columns, path):
         raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
     if not read:
         names = " ".join(", ".join(schema.names)[:200].splitlines())  # a name may hold a newline
-        texts = [field.name for field in schema
-                 if str(field.type).endswith("string") and "\n" not in field.name]
-        how = f'. Say which holds the text: --text_template "{{{texts[0]}}}"' if texts else ""
-        raise UserError(f"{path} has no column {columns[0]} (there are: {names}){how}")
+        told = f"{path} has no column {columns[0]} (there are: {names})"
+        for field in schema:
+            if str(field.type).endswith("string") and "\n" not in field.name:
+                told += f'. Say which holds the text: --text_template "{{{field.name}}}"'
+                break
+        raise UserError(told)
     return read
 
 

@@ -12,9 +12,8 @@ import subprocess
 import sys
 
 from pipeline.errors import UserError
-from pipeline.prepare.inputs import Ids
+from pipeline.prepare.combine import write_ids
 from pipeline.prepare.recipes import dataset_parser
-from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import dataset_folder, open_dataset
 from pipeline.read.streams import StreamMap
 from pipeline.tokenizers import CharTokenizer, tokenizer_from_meta
@@ -63,8 +62,8 @@ def open_characters(name):
     dataset = open_dataset(name)
     tokenizer = tokenizer_from_meta(dataset.meta)
     if not isinstance(tokenizer, CharTokenizer):
-        raise UserError(f"{dataset.folder} has {dataset.meta.get('tokenizer')} tokens, but a "
-                        f"stream is made of characters. Prepare it with --method char")
+        raise UserError(f"{dataset.folder} has {dataset.meta.get('tokenizer')} tokens, and a "
+                        f"stream needs characters. Prepare it with --method char")
     return dataset, tokenizer
 
 
@@ -74,11 +73,7 @@ def write_symbols(folder, text, alphabet, arrays, stream, what):
     alphabet: the symbols. arrays(split): arrays of their ids, one id for each character of text.
     stream: how it was made, for the key of that name in meta.pkl. what: the same in words.
     """
-    splits = text.meta.get("splits", {})
-    train, val = (Ids(lambda split=split: arrays(split), size=text.num_tokens[split], name=what,
-                      documents=splits.get(split, {}).get("documents"))
-                  for split in ("train", "val"))
-    made_of = {"text": text.name, "text_sha256": text.fingerprint()}
-    return write_dataset(folder, train, CharTokenizer(alphabet), val_text=val, num_workers=1,
-                         source=f"{what} of {text.name} ({text.meta.get('source', 'unknown')})",
-                         more={"stream": {**stream, **made_of}})
+    stream = {**stream, "text": text.name, "text_sha256": text.fingerprint()}
+    source = f"{what} of {text.name} ({text.meta.get('source', 'unknown')})"
+    return write_ids(folder, [text], arrays, CharTokenizer(alphabet), what, itemsize=1,
+                     source=source, more={"stream": stream})

@@ -44,8 +44,8 @@ class Template:
             text = self.function(row)
         except KeyError as error:
             columns = " ".join(", ".join(map(str, row))[:200].splitlines())
-            return BadRow(f"it has no {error} (there are: "
-                          f"{columns}){_where_text_is(row, format, error.args[0])}")
+            how = _where_text_is(row, format, error.args[0])
+            return BadRow(f"it has no {error} (there are: {columns}){how}")
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return BadRow(f"{error} in the text template")
         if text is None and self.columns is None:
@@ -75,8 +75,7 @@ class _StrictFormatter(string.Formatter):
 def _where_text_is(row, format, column):
     """The flags that help a user whose rows lack a column. They name the column that differs from
     it only in blanks and capitals; if there is none, the column with the longest text."""
-    texts = {name: value for name, value in row.items()
-             if isinstance(value, str) and name and isinstance(name, str)}
+    texts = {k: v for k, v in row.items() if k and isinstance(k, str) and isinstance(v, str)}
     if not texts:
         return ""
     alike = [name for name in texts if name.strip().lower() == column.strip().lower()]

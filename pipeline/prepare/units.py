@@ -31,8 +31,9 @@ def split_text(text, val_text, percentage_train, seed=0, document_end=""):
             is_string, cut = isinstance(given, str), None
             if val_text is None:
                 cut = int((len(given) if is_string else given.length()) * percentage_train)
-            chunks = ([to_utf8(given)] if is_string else
-                      given.utf8() if isinstance(given, TextFile) else given)
+            chunks = [to_utf8(given)] if is_string else given
+            if isinstance(given, TextFile):
+                chunks = given.utf8()
             yield from _split_one_text(split, chunks, cut)
         elif given is not None:
             for number, document in enumerate(given, 1):
@@ -60,8 +61,7 @@ def checked_text(text, val_text):
     """
     for given in [text] if val_text is None else [text, val_text]:
         if isinstance(given, (bytes, dict, set, frozenset, type)) or not hasattr(given, "__iter__"):
-            raise UserError(f"the text is {given!r:.40}, of the type {type(given).__name__}; it "
-                            "must be a string or a list of strings")
+            raise _wrong_type("the text", given, "a string or a list of strings")
         for number, document in enumerate(given if isinstance(given, (list, tuple)) else (), 1):
             _check_document(document, number)
     is_list_of_one = isinstance(text, (list, tuple)) and len(text) == 1
@@ -70,8 +70,12 @@ def checked_text(text, val_text):
 
 def _check_document(document, number):
     if not isinstance(document, str):
-        raise UserError(f"document number {number:,} is {document!r:.40}, of the type "
-                        f"{type(document).__name__}; each document must be a string")
+        raise _wrong_type(f"document number {number:,}", document, "a string")
+
+
+def _wrong_type(what, given, wanted):
+    return UserError(f"{what} is {given!r:.40}, of the type {type(given).__name__}; it must be "
+                     f"{wanted}")
 
 
 def check_fraction(percentage_train, val_text):
@@ -118,7 +122,7 @@ def make_units(parts, border, size=UNIT):
         held_size += len(raw)
         if end == GOES_ON and held_size < wanted:
             continue
-        raw = _joined(held)
+        raw = joined(held)
         rest = raw[:0]
         if end == GOES_ON:
             if not (cut := _last_cut(raw, border)):
@@ -157,7 +161,8 @@ def _at_most(size, parts):
         yield split, raw[start:], end
 
 
-def _joined(raws):
+def joined(raws):
+    """Several texts in UTF-8, or arrays of ids, as one."""
     if len(raws) == 1:
         return raws[0]
     return b"".join(raws) if isinstance(raws[0], bytes) else np.concatenate(raws)

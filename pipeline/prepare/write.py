@@ -25,18 +25,11 @@ import numpy as np
 
 from pipeline.errors import UserError, printable, resumable
 from pipeline.files import lock
+from pipeline.prepare import units
 from pipeline.prepare.commit import commit
 from pipeline.prepare.encode import encode_all
 from pipeline.prepare.inputs import Ids, TextFile
 from pipeline.prepare.journal import Journal
-from pipeline.prepare.units import (
-    GOES_ON,
-    UNIT,
-    check_fraction,
-    checked_text,
-    make_units,
-    split_text,
-)
 from pipeline.read.folder import SPLITS, token_dtype
 from pipeline.read.meta import load_plain
 from pipeline.tokenizers import UnknownText, as_bytes, table_hash, tokenizer_meta
@@ -45,7 +38,7 @@ from pipeline.tokenizers import UnknownText, as_bytes, table_hash, tokenizer_met
 @resumable()
 def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.9, source=None,
                   split_seed=0, end_of_text=True, document_end=None, inputs=(), num_workers=None,
-                  dask=None, unit_size=UNIT, more=None):
+                  dask=None, unit_size=units.UNIT, more=None):
     """Write text as ids to folder's train.bin, val.bin and meta.pkl; print the counts; return meta.
 
     text: a string or TextFile, cut in two after the fraction percentage_train of its characters; or
@@ -65,8 +58,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     """
     folder, start_time, inputs = Path(folder), time.perf_counter(), inputs or [text, val_text]
     source = printable(source or _source_of(text, inputs), 10_000)
-    text = checked_text(text, val_text)
-    check_fraction(percentage_train, val_text)
+    text = units.checked_text(text, val_text)
+    units.check_fraction(percentage_train, val_text)
     _refuse_glued(text, inputs)
     meta = _meta_of(tokenizer)
     if document_end is None:
@@ -76,11 +69,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     # hours of work should not end with a meta.pkl that cannot be read
     load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
     dtype, eot_token = token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None
-    encode = functools.partial(encode_all, job=(tokenizer, meta["vocab_size"], dtype, eot_token),
-                               num_workers=num_workers, dask=dask)
+    job = tokenizer, meta["vocab_size"], dtype, eot_token
+    encode = functools.partial(encode_all, job=job, num_workers=num_workers, dask=dask)
     identity = _identity(meta, end_of_text)
     with lock(folder, "prepare.py"), Journal(folder, dtype, identity) as journal:
-        parts = split_text(text, val_text, percentage_train, split_seed, document_end)
+        parts = units.split_text(text, val_text, percentage_train, split_seed, document_end)
         with _progress_bar(text, val_text) as show:
             work = _units(parts, tokenizer, unit_size)
             source_hash = _encode_into(journal, work, encode, meta, show)
@@ -100,9 +93,9 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
 def _meta_of(tokenizer):
     """What meta.pkl says of the tokenizer."""
     meta = tokenizer_meta(tokenizer)
-    return meta | {"dtype": token_dtype(meta["vocab_size"]).name,
-                   "eot_token": getattr(tokenizer, "eot_token", None),
-                   "table_sha256": table_hash(meta["itos"])}
+    dtype, eot_token = token_dtype(meta["vocab_size"]), getattr(tokenizer, "eot_token", None)
+    more = dict(dtype=dtype.name, eot_token=eot_token, table_sha256=table_hash(meta["itos"]))
+    return {**meta, **more}
 
 
 def _identity(meta, end_of_text):
@@ -117,7 +110,7 @@ def _units(parts, tokenizer, unit_size):
     """The units of a text. A user's own tokenizer is tried on the first one."""
     border = getattr(tokenizer, "border", lambda text: 0)  # without border(), text is never cut
     is_own = not hasattr(tokenizer, "to_meta")
-    for number, unit in enumerate(make_units(parts, border, unit_size)):
+    for number, unit in enumerate(units.make_units(parts, border, unit_size)):
         if is_own and not number and isinstance(unit[0][1], bytes):
             _warn_if_lossy(tokenizer, unit[0][1])
         yield unit
@@ -152,7 +145,7 @@ def _count_text(unit, eot_token, lengths):
     for split, raw, end in unit:
         if isinstance(raw, bytes):
             counts[split][0] += len(raw)
-            counts[split][1] += end != GOES_ON
+            counts[split][1] += end != units.GOES_ON
         else:  # ids beyond the vocabulary are refused later
             counts[split][0] += int(lengths().take(raw, mode="clip").sum())
             if eot_token is not None:
@@ -170,17 +163,16 @@ def _token_lengths(meta):
 
 def _facts(journal, text, val_text, percentage_train):
     """What meta.pkl says of the bins."""
-    facts = {
-        "max_id": max(counts["max_id"] for counts in journal.counts.values()),
-        "splits": journal.close(),
-        "split_rule": "given" if val_text is not None else
-                      "characters" if isinstance(text, (str, TextFile)) else
-                      "ids" if isinstance(text, Ids) else "documents by hash",
-        "percentage_train": None if val_text is not None else percentage_train}
+    splits, rule = journal.close(), "ids" if isinstance(text, Ids) else "characters"
+    if val_text is not None:
+        rule, percentage_train = "given", None
+    elif _is_documents(text):
+        rule = "documents by hash"
     for split, given in zip(SPLITS, (text, val_text)):
         if getattr(given, "documents", None) is not None:
-            facts["splits"][split]["documents"] = given.documents
-    return facts
+            splits[split]["documents"] = given.documents
+    max_id = max(counts["max_id"] for counts in journal.counts.values())
+    return dict(max_id=max_id, splits=splits, split_rule=rule, percentage_train=percentage_train)
 
 
 # ---- what is refused
@@ -196,8 +188,7 @@ def _refuse_glued(text, inputs):
     for joint in joints if isinstance(text, str) else ():
         if joint in text or joint.lower() in text:
             raise UserError(f"the text joins documents with nothing between them: {joint!r}. Join "
-                            'them with a line end, "\\n".join(text); or keep them apart: '
-                            "text = [... for t in text]")
+                            'them by "\\n".join(text); or keep them apart: [... for t in text]')
 
 
 def _refuse_unknown_end(tokenizer, document_end):
@@ -206,20 +197,19 @@ def _refuse_unknown_end(tokenizer, document_end):
     except Exception as error:  # a user's own tokenizer may raise anything
         raise UserError(f"each document is to end with {document_end!r}, which the tokenizer "
                         f"cannot encode ({type(error).__name__}: {error}). Add it to the tokens, "
-                        "or choose another end: --document_end, document_end= of write_dataset(); "
-                        "'' for none") from None
+                        "or choose another --document_end or document_end=, '' for none") from None
 
 
 def _refuse_empty(counts, folder, text, val_text, percentage_train):
     empty = [split for split in SPLITS if not counts[split]["tokens"]]
     if len(empty) == 2:
         raise UserError(f"the text for {folder} is empty. Put text in and run prepare.py again")
+    if empty and val_text is not None:
+        raise UserError(f"{folder}: no text is left for the {empty[0]} split. Give it some text")
     if empty:
-        how = ("Give it some text" if val_text is not None else
-               "Give more text or documents, another percentage_train or --split_seed, or a "
-               "validation text: -v FILE")
-        at = f" at percentage_train {percentage_train}" if val_text is None else ""
-        raise UserError(f"{folder}: no text is left for the {empty[0]} split{at}. {how}")
+        raise UserError(f"{folder}: no text is left for the {empty[0]} split at percentage_train "
+                        f"{percentage_train}. Give more text, another percentage_train or "
+                        "--split_seed, or a validation text: -v FILE")
 
 
 def _warn_if_lossy(tokenizer, raw):
@@ -228,8 +218,8 @@ def _warn_if_lossy(tokenizer, raw):
     back = tokenizer.decode(tokenizer.encode(sample))
     if back != sample:
         at = len(os.path.commonprefix([sample, back]))
-        print(f"note: decode(encode(text)) differs from the text at character {at:,}: "
-              f"{sample[at : at + 10]!r} became {back[at : at + 10]!r}")
+        was, became = sample[at : at + 10], back[at : at + 10]
+        print(f"note: decode(encode(text)) turns {was!r} at character {at:,} into {became!r}")
 
 
 # ---- what is printed
@@ -265,16 +255,17 @@ def _print_counts(folder, meta, inputs, seconds):
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
     is_far = abs(val - wanted) > min(wanted, 1 - wanted) / 2
     if meta["split_rule"] == "documents by hash" and is_far:
+        documents = sum(splits[split]["documents"] for split in SPLITS)
         print(f"note: val has {val:.1%} of the tokens, and {wanted:.1%} were asked for. No "
-              "document is cut, and the "
-              f"{splits['train']['documents'] + splits['val']['documents']:,} there are come no "
-              "closer. Try another --split_seed, more documents, or a validation text (-v)")
+              f"document is cut, and the {documents:,} there are come no closer. Try another "
+              "--split_seed, more documents, or a validation text (-v)")
 
 
 def _count_rows(inputs):
     """", 5 rows, 1 bad left out", summed over all inputs; "" where the inputs have no rows."""
-    rows, bad, empty = (sum(getattr(given, f"num_{what}", 0) for given in inputs)
-                        for what in ("rows", "bad", "empty"))
-    left_out = "".join(f", {count:,} {what} left out"
-                       for count, what in ((bad, "bad"), (empty, "empty")) if count)
-    return f", {rows:,} rows{left_out}" if rows or bad else ""
+    def count(what, after=""):
+        number = sum(getattr(given, f"num_{what}", 0) for given in inputs)
+        return f", {number:,} {what}{after}" if number else ""
+
+    bad, empty = count("bad", " left out"), count("empty", " left out")
+    return f"{count('rows') or ', 0 rows'}{bad}{empty}" if count("rows") or bad else ""
