@@ -78,7 +78,8 @@ def dataset(text):
     elif "/" in text or os.sep in text:
         return path
     if text == "template":
-        raise argparse.ArgumentTypeError("is the pattern of new datasets; name a dataset")
+        raise argparse.ArgumentTypeError(
+            "is the pattern of new datasets. Name another folder of data/, or a path with a slash")
     if text in ("", ".", ".."):
         raise argparse.ArgumentTypeError("must be a folder of data/, or a path with a slash")
     return text
@@ -290,9 +291,9 @@ def _parser(problems):
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=30),
         description="Train a GPT on a prepared dataset. Examples:\n\n"
-                    "  python train.py                                   # Tiny Shakespeare\n"
-                    "  python train.py --dataset=mydata --max_iters=5000 # your own text\n"
-                    "  python train.py --init_from=resume                # resume the newest run\n\n"
+                    "  python train.py                                # Tiny Shakespeare\n"
+                    "  python train.py --dataset=mydata --n_layer=6   # your own text\n"
+                    "  python train.py --init_from=resume             # resume the newest run\n\n"
                     "Each flag is shown with its default, or with N, X, NAME or PATH and the\n"
                     "default in parentheses. @configs/NAME.args reads flags from a file; flags\n"
                     "after it on the command line override them.")
@@ -411,7 +412,7 @@ def _check_combinations(args, given, problems):
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
         halves = [str(full >> k) for k in range(1, full.bit_length()) if full % (1 << k) == 0]
-        remedy = f"choose {' or '.join(halves)}" if halves else "it is odd, so no value fits"
+        remedy = f"choose one of {', '.join(halves)}" if halves else "it is odd, so no value fits"
         problems.append(f"--first_block_size {first} cannot be doubled up to --block_size {full}: "
                         f"{remedy}")
     if args.sample_every_eval and args.max_sample_tokens == 0:
@@ -434,7 +435,7 @@ def _check_mode(args, given, problems):
     mode = args.training_mode
     if mode is None:
         return
-    problems += [f"--{name} needs --training_mode {other}; yours is {mode}"
+    problems += [f"--{name} needs --training_mode {other} (yours is {mode})"
                  for other, flags in MODE_FLAGS.items() if other != mode
                  for name in flags if given.get(name) is not None]
     if mode == "single":

@@ -23,7 +23,7 @@ PREPARE = """
 import sys
 from pipeline.prepare.write import write_dataset
 from pipeline.prepare.inputs import TextFile
-from pipeline.prepare.make_tokenizer import make_tokenizer
+from pipeline.tokenizers import make_tokenizer
 from pipeline.prepare.units import train_text
 from pipeline.tokenizers import TokenList
 folder, method, num_workers = sys.argv[1:]

@@ -31,7 +31,7 @@ OURS = """
 import sys
 from pipeline.prepare.write import write_dataset
 from pipeline.prepare.inputs import TextFile
-from pipeline.prepare.make_tokenizer import make_tokenizer
+from pipeline.tokenizers import make_tokenizer
 folder, method = sys.argv[1:]
 text = TextFile(folder + "/input.txt")
 if method == "char":

@@ -26,13 +26,11 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import copy_program
 from helpers import ROOT, child_env, only_line, python
-from prepare_here import prepare_here
 from sources import FAULTS, Sources
 
 try:
@@ -461,21 +459,14 @@ def get_dataset(clone, sources, name, *flags, timeout=120, **env):
 
 @pytest.fixture(scope="module")
 def results(clone, sources):
-    """name -> its finished preparation. Get_dataset.sh runs for those that fetch or share something
-    unusual, one after another where they share a download. The rest come from the hub, alike, and
-    their prepare.py runs in this process, which saves the time that Python takes to start."""
+    """name -> its finished get_dataset.sh. Those that share a download run one after another."""
     shared = ("mnist", "shakespeare_char")
-    alike = [name for name in CASES if "import one_line_errors, prepare\n" in (
-        clone / "data" / name / "prepare.py").read_text() and name != "tiny-stories"]
     groups = [*([name for name in CASES if name.startswith(first)] for first in shared),
-              *([name] for name in CASES if not name.startswith(shared) and name not in alike)]
-    with ThreadPoolExecutor(4) as pool:  # they wait more than they work
+              *([name] for name in CASES if not name.startswith(shared))]
+    with ThreadPoolExecutor(8) as pool:  # they wait more than they work
         runs = pool.map(lambda group: [get_dataset(clone, sources, n, *CASES[n].flags)
                                        for n in group], groups)
-        done = {name: run for group, runs in zip(groups, runs) for name, run in zip(group, runs)}
-    with mock.patch.dict(os.environ, sources.env()):
-        return done | {name: prepare_here(clone / "data" / name, *CASES[name].flags)
-                       for name in alike}
+    return {name: run for group, done in zip(groups, runs) for name, run in zip(group, done)}
 
 
 def text_of(folder, split):

@@ -98,7 +98,7 @@ def test_meta_holds_the_tokenizer_the_sums_and_where_each_member_is_from(home, c
     assert capsys.readouterr().out.splitlines()[-1].startswith("both: train 36,450 tokens, val "
                                                                "4,050 tokens, vocab_size 29 ")
     check_dataset(["both"])
-    assert "all is well: sizes, every id, hashes" in capsys.readouterr().out
+    assert "no problem was found (checked: sizes, every id, hashes)" in capsys.readouterr().out
 
 
 def test_an_end_of_text_goes_between_members_where_there_is_none(home):

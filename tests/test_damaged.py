@@ -26,7 +26,6 @@ import sample
 import train
 from data import check_dataset, list_datasets
 from pipeline.errors import UserError, one_line_errors
-from pipeline.prepare.make_tokenizer import PATTERN
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
 from pipeline.read.meta import load_plain
@@ -39,6 +38,7 @@ from pipeline.tokenizers import (
     hash_of_table,
     tokenizer_from_meta,
 )
+from pipeline.tokenizers.trained import PATTERN
 from train_args import parse_args
 from training import plots, run_folder
 from training import run_folder as runs

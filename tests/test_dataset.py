@@ -665,7 +665,7 @@ def test_a_dataset_that_is_not_there_is_told_its_neighbour_or_how_to_make_it(
         capsys, monkeypatch, name, hint):
     monkeypatch.chdir(Path(__file__).parents[1])
     says(one_line_error(capsys, open_dataset, name), f"data/{name} not found", hint,
-         "python data/list_datasets.py ")
+         "python data/list_datasets.py")
 
 
 def test_a_folder_that_is_not_prepared_names_its_command(capsys, folder):

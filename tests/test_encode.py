@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import TextFile
-from pipeline.prepare.make_tokenizer import train_bpe, train_sentencepiece
 from pipeline.prepare.units import ENDS_TEXT, GOES_ON, make_units, split_text
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
@@ -32,6 +31,7 @@ from pipeline.tokenizers import (
     UnknownText,
     tokenizer_from_meta,
 )
+from pipeline.tokenizers.trained import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val")

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.prepare import compression, rows
 from pipeline.prepare.inputs import Shards, TextFile, open_inputs, read_documents
-from pipeline.prepare.make_tokenizer import make_tokenizer
 from pipeline.prepare.write import write_dataset
-from pipeline.tokenizers import ByteTokenizer
+from pipeline.tokenizers import ByteTokenizer, make_tokenizer
 
 ROWS = [{"text": text, "n": i} for i, text in enumerate(
     ["plain", "", "two\nlines\r\nand a \"quote\", a comma", "tab\there", "naïve 日本 😀 \u2028\x85",

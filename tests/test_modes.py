@@ -261,7 +261,7 @@ def test_the_best_checkpoint_and_the_mean_go_by_the_final_weights_and_each_datas
     assert checkpoint["evaluated"]["val_loss/text"] == pytest.approx(last["val_loss/text"],
                                                                      rel=1e-4)
     assert re.search(
-        r"  text: train loss \d\.\d{4}, val loss \d\.\d{4}, \d\.\d{3} bits a byte, 0\.\d\d epochs",
+        r"  text: train loss \d\.\d{4}, val loss \d\.\d{4}, \d\.\d{3} bits per byte, 0\.\d\d ep",
         out)
     assert re.search(r"^text +8,\d+ +\d+ +\d{3} +0\.\d\d +\d\d\.\d%$", out, re.M)
 
@@ -521,14 +521,14 @@ BAD = [  # flags ({} is the folder of the datasets), facts of the message
      ["a/val.bin has 100 tokens", "block_size 400", "401"]),
     (f"{MIXTURE} --dataset_list {{}}/text/ {{}}/bytes/",
      ["text and bytes", "256 tokens", "--multidataset_wte"]),
-    (MIXTURE, ["--training_mode multidataset", "--dataset_list NAME NAME"]),
+    (MIXTURE, ["--training_mode multidataset", "--dataset_list with two or more"]),
     (f"{MIXTURE} --dataset={{}}/a/", ["--dataset ", "--training_mode single", "multidataset"]),
     (A_B, ["--dataset_list", "--training_mode multidataset", "single"]),
     ("--multicontext_datasets {}/a/ {}/b/",
      ["--multicontext_datasets", "--training_mode multicontext", "single"]),
     (f"--training_mode=multicontext {A_B}", ["--dataset_list", "--training_mode multidataset"]),
     ("--training_mode=multicontext",
-     ["--training_mode multicontext", "--multicontext_datasets NAME NAME"]),
+     ["--training_mode multicontext", "--multicontext_datasets with two or more"]),
     (f"{STREAMS_OF} {{}}/a/ {{}}/b/", ["b/train.bin has 503 tokens fewer", "/a/train.bin (1,003)"]),
     (f"{STREAMS_OF} {{}}/text/ {{}}/cvp/ --multicontext_loss_weights 1",
      ["--multicontext_loss_weights", "1 weight", "2 datasets"]),

@@ -205,11 +205,11 @@ def test_nothing_is_said_where_nothing_looks_wrong(data, capsys):
     [
         (["--max_iters=1000"], ["text", "5.3 times", "--max_iters to 75"]),
         (["--eval_iters=100"], ["val of text", "84 windows", "400", "--eval_iters to 21"]),
-        (["--learning_rate=3"], ["--learning_rate 3", "adamw beside muon", "0.0003 to 0.1"]),
-        (["--muon_learning_rate=1e-4"], ["--muon_learning_rate 0.0001", "of muon", "0.002 to 0.2"]),
+        (["--learning_rate=3"], ["--learning_rate 3", "AdamW with Muon", "0.0003 to 0.1"]),
+        (["--muon_learning_rate=1e-4"], ["--muon_learning_rate 0.0001", "of Muon", "0.002 to 0.2"]),
         (
             ["--optimizer=adamw", "--learning_rate=0.02"],
-            ["--learning_rate 0.02", "adamw alone", "3e-05 to 0.01"],
+            ["--learning_rate 0.02", "AdamW alone", "3e-05 to 0.01"],
         ),
     ],
 )

@@ -27,11 +27,11 @@ from helpers import (  # noqa: F401
 import sample
 import train
 from pipeline.get.merge_files import get_encoding
-from pipeline.prepare.make_tokenizer import PATTERN
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import Dataset, open_dataset
 from pipeline.read.mixture import Mixture, start_tokens
 from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
+from pipeline.tokenizers.trained import PATTERN
 from training import samples
 from training.checkpoint import load_checkpoint
 from training.run_folder import newest_run

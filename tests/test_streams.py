@@ -208,7 +208,7 @@ def test_one_command_makes_the_streams_of_any_text_and_says_how_to_train_on_them
     (["/tmp/s", "--streams_of", "coded"], "/tmp/s is a path"),
     (["s", "--streams_of"], "--streams_of needs"),
     (["s", "--streams_of", ""], "--streams_of needs"),
-    (["s", "--part_of_speech"], "--part_of_speech goes with --streams_of"),
+    (["s", "--part_of_speech"], "--part_of_speech needs --streams_of"),
     (["mnist", "--streams_of", "taken"], "mnist_cvp exists already"),
     (["--streams_of", "coded"], "bash data/create_new_dataset.sh NAME")])
 def test_streams_that_cannot_be_made_are_one_line_and_leave_nothing(own, argv, told):

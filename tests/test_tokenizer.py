@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.get.download import DownloadError
 from pipeline.get.merge_files import MERGE_FILES, get_encoding
-from pipeline.prepare.make_tokenizer import make_tokenizer, train_bpe, train_sentencepiece
 from pipeline.read.meta import load_plain
 from pipeline.tokenizers import (
     ByteTokenizer,
@@ -28,11 +27,13 @@ from pipeline.tokenizers import (
     TiktokenTokenizer,
     TokenList,
     as_bytes,
+    make_tokenizer,
     table_hash,
     tables,
     tokenizer_from_meta,
     tokenizer_meta,
 )
+from pipeline.tokenizers.trained import train_bpe, train_sentencepiece
 
 ENCODINGS = ["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base",
              "o200k_harmony"]

@@ -8,7 +8,7 @@
     journal.py      ids -> temporary bins, remembered over a kill
     commit.py       the finished files replace the older ones
     write.py        write_dataset(): the steps from units.py to commit.py
-    flags.py        the flags of the template's prepare.py; make_tokenizer.py: what --method makes
+    flags.py        the flags of the template's prepare.py
     recipes.py, streams.py, combine.py   what other kinds of prepare.py share
 """
 from pipeline.errors import one_line_errors

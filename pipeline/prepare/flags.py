@@ -11,12 +11,11 @@ from pipeline.errors import Parser, UserError, typed
 from pipeline.prepare.compression import SUFFIXES as COMPRESSED
 from pipeline.prepare.formats import FORMATS
 from pipeline.prepare.inputs import Ids, open_inputs
-from pipeline.prepare.make_tokenizer import METHODS, make_tokenizer
 from pipeline.prepare.rows import QUOTINGS
 from pipeline.prepare.units import checked_text, train_text
 from pipeline.read.folder import dataset_folder, read_meta
 from pipeline.threads import cores
-from pipeline.tokenizers import tokenizer_from_meta
+from pipeline.tokenizers import METHODS, make_tokenizer, tokenizer_from_meta
 
 OF_TEXT = "text_template max_bad_rows format encoding quoting delimiter columns".split()
 OF_METHOD = {  # --method: the flags that it reads

@@ -22,8 +22,8 @@ from pipeline.get.download import RemoteFile, download_all, readable_size
 from pipeline.get.hub import hub_files
 from pipeline.get.packages import fetch_package
 from pipeline.prepare.inputs import read_documents
-from pipeline.prepare.make_tokenizer import make_tokenizer
 from pipeline.prepare.write import write_dataset
+from pipeline.tokenizers import make_tokenizer
 
 ASK_ABOVE = 10e9  # bytes; a larger download begins only after a yes
 

@@ -12,8 +12,11 @@ Ids are never dropped and nothing is normalised: decode(encode(text)) == text. A
 own needs just encode, decode and itos (id -> token; a list or a dict, str or bytes), and border for
 texts larger than memory.
 
-To add a kind of tokenizer: write its class in a module here, and its line into KINDS.
+To add a kind of tokenizer: write its class in a module here, and a line for it into KINDS (how it
+is read from meta.pkl) and into METHODS (how --method of prepare.py makes it).
 """
+from pathlib import Path
+
 from pipeline.errors import UserError
 from pipeline.tokenizers.bpe import TiktokenTokenizer, bpe_from_meta
 from pipeline.tokenizers.characters import ByteTokenizer, CharTokenizer
@@ -30,6 +33,7 @@ from pipeline.tokenizers.tables import (
     token_text,
 )
 from pipeline.tokenizers.token_lists import TableTokenizer, TokenList
+from pipeline.tokenizers.trained import train_bpe, train_sentencepiece
 
 
 def _characters(meta):
@@ -68,6 +72,40 @@ KINDS = {  # `tokenizer` of meta.pkl: a function of meta.pkl's dict
     "custom_char_with_byte_fallback": _table,  # these two are another program's
     "json_byte_fallback": _table,
 }
+
+
+def _tiktoken(texts, tiktoken_encoding="gpt2", additional_tokens_file=None, backend="auto", **_):
+    additional = read_json(additional_tokens_file) if additional_tokens_file else {}
+    if not isinstance(additional, dict):
+        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
+    return TiktokenTokenizer(tiktoken_encoding, backend=backend, additional_tokens=additional)
+
+
+def _sentencepiece_of(texts, train_text=None, spm_model_file=None, document_end=None, **flags):
+    if spm_model_file:
+        return SentencePieceTokenizer(Path(spm_model_file).read_bytes())
+    return train_sentencepiece(train_text, **flags)
+
+
+METHODS = {  # --method of prepare.py: a function of the texts and of the flags that are set
+    "char": lambda texts, train_text=None, **end: CharTokenizer.from_text(*texts, **end),
+    "byte": lambda texts, **_: ByteTokenizer(),
+    "tiktoken": _tiktoken,
+    "custom": lambda texts, tokens_file, train_text=None, document_end=None, **flags: (
+        TokenList.from_file(tokens_file, **flags)),
+    "sentencepiece": _sentencepiece_of,
+    "bpe": lambda texts, train_text, document_end=None, **flags: train_bpe(train_text, **flags),
+}
+
+
+def make_tokenizer(method, *texts, train_text=None, document_end="\n", **flags):
+    """The tokenizer of a --method. flags: those of this method that are set.
+
+    texts: all of the text, for char. train_text: strings, for the methods that are trained.
+    """
+    if method not in METHODS:
+        raise UserError(f"--method {method!r} is unknown; the methods are {', '.join(METHODS)}")
+    return METHODS[method](texts, train_text=train_text, document_end=document_end, **flags)
 
 
 def tokenizer_from_meta(meta):

@@ -1,48 +1,17 @@
-"""The tokenizer of a --method: a known one, or one made from the text, or one trained on it.
+"""Tokenizers that are trained on the text: BPE and SentencePiece. Both packages are optional.
 
-BPE and SentencePiece are trained on the first SAMPLE characters of the train split: more text
-changes little, and the counts of all its words must fit into memory. Both packages are optional.
+They are trained on the first SAMPLE characters of the train split: more text changes little, and
+the counts of all its words must fit into memory.
 """
 import io
-from pathlib import Path
 
-from pipeline import tokenizers
 from pipeline.errors import UserError, optional
+from pipeline.tokenizers.bpe import TiktokenTokenizer
+from pipeline.tokenizers.sentencepiece_model import SentencePieceTokenizer
 
-METHODS = ("char", "byte", "tiktoken", "custom", "sentencepiece", "bpe")
 SAMPLE = 100_000_000
 # GPT-2's pattern, which the trainer has built in: a word with the space before it, numbers, ...
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-
-
-def make_tokenizer(method, *texts, train_text=None, document_end="\n", **flags):
-    """The tokenizer of a --method. flags: those of this method that are set.
-
-    texts: all of the text, for char. train_text: strings, for the methods that are trained.
-    """
-    if method == "char":
-        return tokenizers.CharTokenizer.from_text(*texts, document_end=document_end)
-    if method == "byte":
-        return tokenizers.ByteTokenizer()
-    if method == "custom":
-        return tokenizers.TokenList.from_file(flags.pop("tokens_file"), **flags)
-    if method == "sentencepiece":
-        if model := flags.get("spm_model_file"):
-            return tokenizers.SentencePieceTokenizer(Path(model).read_bytes())
-        return train_sentencepiece(train_text, **flags)
-    if method == "bpe":
-        return train_bpe(train_text, **flags)
-    if method == "tiktoken":
-        return _tiktoken(**flags)
-    raise UserError(f"--method {method!r} is unknown; the methods are {', '.join(METHODS)}")
-
-
-def _tiktoken(tiktoken_encoding="gpt2", additional_tokens_file=None, backend="auto"):
-    additional = tokenizers.read_json(additional_tokens_file) if additional_tokens_file else {}
-    if not isinstance(additional, dict):
-        raise UserError(f"{additional_tokens_file} must hold a JSON object, token: id")
-    return tokenizers.TiktokenTokenizer(tiktoken_encoding, backend=backend,
-                                        additional_tokens=additional)
 
 
 def train_bpe(train_text, vocab_size=4096, backend="auto"):
@@ -72,7 +41,7 @@ def train_bpe(train_text, vocab_size=4096, backend="auto"):
         ids.setdefault(token, len(ids))
     end = {"<|endoftext|>": len(ids)}
     encoding = tiktoken.Encoding("bpe", pat_str=PATTERN, mergeable_ranks=ids, special_tokens=end)
-    return tokenizers.TiktokenTokenizer("bpe", encoding, backend=backend, kind="bpe")
+    return TiktokenTokenizer("bpe", encoding, backend=backend, kind="bpe")
 
 
 def train_sentencepiece(train_text, vocab_size=4096):
@@ -102,7 +71,7 @@ def train_sentencepiece(train_text, vocab_size=4096):
             raise failed[0] from None
         raise UserError(f"sentencepiece cannot train {vocab_size:,} tokens on this text: "
                         f"{str(error)[-200:]!r}") from None
-    return tokenizers.SentencePieceTokenizer(model.getvalue())
+    return SentencePieceTokenizer(model.getvalue())
 
 
 def _sample(train_text, size=1_000_000):
