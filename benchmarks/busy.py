@@ -47,7 +47,6 @@ WARM = 2
 STARTS = 3  # of each run
 
 
-
 class Run:
     """A process that trains until stop(), and computes only while turn() lets it.
 
@@ -147,16 +146,17 @@ def compare(what, legs, rounds, seconds):
     """Let the legs take turns; print their speeds, and the ratios of the first leg to the others.
 
     legs: name -> function that starts a Run. Each is started several times, because a process keeps
-    the luck that it had with its memory: two equal ones differ by up to 5% from start to end."""
+    the luck that it had with its memory: two equal ones differ by some percent to the end."""
     speeds = {name: [] for name in legs}
     for _ in range(STARTS):
         runs = {}
         try:
             for name, start in legs.items():
                 runs[name] = start()
-            for _ in range(-(-rounds // STARTS)):
-                for name, run in runs.items():
-                    speeds[name].append(run.turn(seconds))
+            for first in range(-(-rounds // STARTS)):  # another one begins each round
+                for k in range(len(runs)):
+                    name = list(runs)[(first + k) % len(runs)]
+                    speeds[name].append(runs[name].turn(seconds))
         finally:
             for run in runs.values():
                 run.stop()

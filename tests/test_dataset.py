@@ -111,7 +111,7 @@ def test_a_string_is_cut_by_characters_into_flat_little_endian_ids(folder, capsy
     decode = tokenizer_from_meta(meta).decode
     assert (decode(train), decode(val)) == (text[:750], text[750:])
     says(capsys.readouterr().out.removesuffix("\n"), "mine: train 750 tokens, val 251 tokens",
-         "vocab_size 11", "prepare.py", "1.00 bytes a token")
+         "vocab_size 11", "prepare.py", "1.00 bytes per token")
     assert sorted(contents(folder)) == ["meta.pkl", "train.bin", "val.bin"]
 
 
@@ -174,7 +174,7 @@ def test_the_ids_spell_the_text_to_the_character(folder, text):
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan"), float("inf")])
 def test_a_fraction_outside_0_to_1_is_refused(folder, fraction):
-    refused(folder, "abc" * 10, ByteTokenizer(), "percentage_train", fraction, "0 and 1",
+    refused(folder, "abc" * 10, ByteTokenizer(), "percentage_train", fraction, "above 0", "below 1",
             percentage_train=fraction)
 
 

@@ -212,7 +212,7 @@ def test_bad_rows_are_an_error_with_file_and_line_unless_so_many_are_allowed(tmp
             list(read_documents(path, max_bad_rows=allowed))
         assert str(error.value).startswith(f"{path} line {line}: ") and why in str(error.value)
         assert str(error.value).isprintable()
-        assert str(error.value).endswith(f"It is bad row number {allowed + 1}; --max_bad_rows "
+        assert str(error.value).endswith(f"Bad rows so far: {allowed + 1}; --max_bad_rows "
                                          f"allows {allowed}")
     capsys.readouterr()
     documents = read_documents(path, max_bad_rows=len(bad))
@@ -250,7 +250,7 @@ def test_templates_reach_into_rows_and_those_that_are_none_are_one_line(tmp_path
                            ("{}", "names no column")):
         with pytest.raises(UserError, match=told):
             read_documents(path, text_template=template)
-    with pytest.raises(UserError, match=r"it has no 'text' \(there are: q, a, n\)"):
+    with pytest.raises(UserError, match=r"no column 'text' \(its columns: q, a, n\)"):
         list(read_documents(path))
     assert list(read_documents(path, column="q")) == ["why"]
 

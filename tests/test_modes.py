@@ -298,7 +298,7 @@ def test_a_run_that_goes_too_often_through_a_member_is_refused_with_the_length_t
              f"--block_size={T}", "--batch_size=10", "--max_epochs_per_dataset=2"]
     with pytest.raises(UserError) as error:
         open_mixture(parse_args([*flags, "--max_iters=100"]))
-    says(str(error.value), "a, c ", "2 times", "c first", "--max_epochs_per_dataset")
+    says(str(error.value), "a, c ", "2 times", "(c is the first)", "--max_epochs_per_dataset")
     fits = int(re.search(r"--max_iters to (\d+)", str(error.value))[1])
     mixture = open_mixture(parse_args([*flags, f"--max_iters={fits}"]))
     assert mixture.consumed(fits)["c"][1] <= 2 < mixture.consumed(fits + 1)["c"][1]

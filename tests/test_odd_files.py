@@ -184,7 +184,7 @@ def test_the_closing_line_says_how_many_rows_were_read(new_dataset, tmp_path):
 def test_rows_that_a_stray_quote_takes_along_are_counted_and_named(tmp_path, capsys):
     raw = 'text\na\n"b\nc\nd\ne\n'
     line = refusal(tmp_path / "a.csv", raw, max_bad_rows=1)
-    assert "lines 3 to 6" in line and "4 lines" in line and "bad row number 4" in line
+    assert "lines 3 to 6" in line and "4 lines" in line and "Bad rows so far: 4" in line
     assert "--quoting none" in line
     assert documents(tmp_path / "a.csv", raw, quoting="none") == ["a", '"b', "c", "d", "e"]
     assert documents(tmp_path / "a.csv", raw, max_bad_rows=4) == ["a"]

@@ -129,7 +129,7 @@ def test_the_template_works_as_it_stands(new_dataset):
     cut = int(len(TEXT) * 0.9)
     assert prepared(folder).startswith(f"asis: train {cut:,} tokens, val {len(TEXT) - cut:,} "
                                        f"tokens, vocab_size "
-                                       f"{len(set(TEXT))} (input.txt); 1.09 bytes a token, ")
+                                       f"{len(set(TEXT))} (input.txt); 1.09 bytes per token, ")
     assert (text_of(folder, "train"), text_of(folder, "val")) == (TEXT[:cut], TEXT[cut:])
     before = contents(folder)
     prepared(folder)
@@ -278,10 +278,10 @@ BAD_TEXTS = {  # what is in input.txt, the flags, the facts of the message
         "iconv -c -f UTF-8 -t UTF-8 {folder}/input.txt > utf8.txt"]),
     "UTF-16": ("\ufeffabc\ud800".encode("utf-16-le", "surrogatepass"), [],
                ["{folder}/input.txt", "utf-16 at offset 8", "--encoding"]),
-    "-p 1": (b"abc", ["-p", "1"], ["percentage_train is 1.0", "between 0 and 1"]),
-    "-p 0": (b"abc", ["-p", "0"], ["percentage_train is 0.0", "between 0 and 1"]),
-    "-p 90": (b"abc", ["-p90"], ["percentage_train is 90.0", "between 0 and 1"]),
-    "-p nan": (b"abc", ["-p", "nan", "--method=bpe"], ["percentage_train is nan"]),
+    "-p 1": (b"abc", ["-p", "1"], ["(-p) is 1.0", "below 1"]),
+    "-p 0": (b"abc", ["-p", "0"], ["(-p) is 0.0", "below 1"]),
+    "-p 90": (b"abc", ["-p90"], ["(-p) is 90.0", "below 1"]),
+    "-p nan": (b"abc", ["-p", "nan", "--method=bpe"], ["(-p) is nan"]),
     "empty -v": (b"abc", ["-v", os.devnull], ["{folder}", "val split"]),
     "an encoding": (b"abc", ["--method=tiktoken", "-egpt5"],
                     ["'gpt5'", "gpt2", "p50k_edit", "cl100k_base", "o200k_harmony"]),

@@ -236,9 +236,9 @@ def prompts(vocabularies, computed, texts):
         stream, positions[name] = stream_map(ids[of])
         must = by_name[name].tokenizer.decode(stream)
         if given.get(name, must) != must:
-            raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but it is a "
-                            f"function of {of}, and {of} gives {must!r}. Give that, or leave it "
-                            f"out")
+            raise UserError(f"--multicontext_start of {name} is {given[name]!r}, but it is "
+                            f"computed from {of}, so it must be {must!r}. Write that, or leave "
+                            f"that prompt out")
         ids[name] = stream.tolist()
     return [ids[v.name] for v in vocabularies], positions
 

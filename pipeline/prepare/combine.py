@@ -62,8 +62,9 @@ def refuse_mismatch(folder, members):
     for member in others:
         if hash_of_table(member.meta) != hash_of_table(first.meta):
             raise UserError(f"{first.name} and {member.name} have different tokenizers "
-                            f"({_describe(first)}; {_describe(member)}). Prepare one with the "
-                            f"other's: --reuse_vocab_of {first.name}")
+                            f"({_describe(first)}; {_describe(member)}). Prepare both with one "
+                            f"tokenizer, for example {member.name} with --reuse_vocab_of "
+                            f"{first.name}")
     folders = [member.folder.resolve() for member in members]
     for member, path in zip(members, folders):
         if folders.count(path) > 1:

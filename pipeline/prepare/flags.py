@@ -52,23 +52,24 @@ def _add_text(add, here):
         help="files or globs: text, .jsonl, .json, .csv, .tsv, .parquet, also compressed "
         f"({', '.join(COMPRESSED)}); .bin shards of llm.c; - is standard input "
         "(default: input.txt)")
-    add("-v", "--val_input", nargs="+", help="the same for validation; then all of -t is for train")
+    add("-v", "--val_input", nargs="+", help="validation text; then all of -t is used to train")
     add("-p", "--percentage_train", type=float, help="fraction of text to train on (default: 0.9)")
     add("--split_seed", type=int, default=0, help="seed that picks val documents (default: 0)")
     add("--format", choices=FORMATS, help="format of the files (default: by name and contents)")
     add("--encoding", help="encoding of the text: cp1252, shift_jis, ... (default: utf-8)")
-    add("--quoting", choices=QUOTINGS, help="how .csv and .tsv files use quotes. csv: they hold a "
-        "cell together (default for .csv); none: they are text (default for .tsv); backslash: a "
+    add("--quoting", choices=QUOTINGS, help="how .csv and .tsv files use quotes. csv: they "
+        "enclose cells (default for .csv); none: they are text (default for .tsv); backslash: a "
         "backslash stands before special characters, as databases write them")
-    add("--delimiter", type=typed, help="separates cells of .csv, .tsv: ';' (default: comma, tab)")
-    add("--columns", type=lambda names: names.split(","), metavar="NAMES", help="the names of the "
-        "columns of .csv and .tsv files whose first line is a row already: id,language,text")
+    add("--delimiter", type=typed, help="separator of cells, such as ';' (default: a "
+        "comma in .csv, a tab in .tsv)")
+    add("--columns", type=lambda names: names.split(","), metavar="NAMES", help="column "
+        "names of .csv and .tsv files without a header line: id,language,text")
     add("--text_template", type=typed, help='a row as text: "Q: {q}\\nA: {a}" (default: "{text}")')
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
     add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
     add("--document_end", type=typed, metavar="TEXT",
-        help="text to add to each document that does not end with it (default: \\n where no "
-        "<|endoftext|> follows, else nothing)")
+        help="end of each document, added where it is missing (default: nothing before "
+        "<|endoftext|>, else \\n)")
 
 
 def _add_tokenizer(add):
@@ -79,8 +80,9 @@ def _add_tokenizer(add):
         help="for tiktoken and bpe: what encodes; auto, the default: gigatoken if installed")
     add("--tokens_file", help="for custom: a file of tokens, one a line, or a JSON list")
     add("--byte_fallback", action="store_true", default=None,
-        help="for custom: encode text that no token covers as bytes")
-    add("--vocab_size", type=int, help="for bpe and sentencepiece: ids to train (default: 4096)")
+        help="for custom: encode as bytes what no token covers")
+    add("--vocab_size", type=int,
+        help="for bpe and sentencepiece: size of the vocabulary (default: 4096)")
     add("--spm_model_file", help="for sentencepiece: a model to use instead of training one")
     add("--reuse_vocab_of", metavar="DATASET", help="use the tokenizer of a dataset (name or path)")
 
@@ -90,12 +92,12 @@ def _refuse_unread(parser, args):
     for flag, other in (("method", "reuse_vocab_of"), ("vocab_size", "spm_model_file"),
                         ("percentage_train", "val_input")):
         if getattr(args, flag) is not None and getattr(args, other):
-            parser.error(f"--{flag} does nothing beside --{other}")
+            parser.error(f"leave out --{flag}: --{other} already decides that")
     args.method = args.method or "char"
     for flag in sum(OF_METHOD.values(), ()):
         methods = [method for method, flags in OF_METHOD.items() if flag in flags]
         if getattr(args, flag) is not None and (args.method not in methods or args.reuse_vocab_of):
-            parser.error(f"--{flag} is read only with --method {' or '.join(methods)}")
+            parser.error(f"--{flag} needs --method {' or '.join(methods)}")
     if args.method == "custom" and not args.tokens_file:
         parser.error("--method custom needs --tokens_file")
     args.percentage_train = 0.9 if args.percentage_train is None else args.percentage_train

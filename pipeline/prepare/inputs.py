@@ -299,10 +299,10 @@ class Documents(_Files):
     def _count_bad(self, bad_row, message):
         self.num_bad += bad_row.num_rows
         if self.num_bad > self.max_bad_rows:
-            raise UserError(f"{message}. It is bad row number {self.num_bad:,}; --max_bad_rows "
+            raise UserError(f"{message}. Bad rows so far: {self.num_bad:,}; --max_bad_rows "
                             f"allows {self.max_bad_rows:,}")
         if self.num_bad <= SHOWN:
-            self._note(f"note: {message}; left out")
+            self._note(f"note: left out: {message}")
 
     def _note(self, line):
         if not self._notes_shown:  # they are printed in the first reading alone

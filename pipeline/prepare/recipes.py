@@ -59,7 +59,7 @@ def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=
 
 def _positive(text):
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number above 0")
     return int(text)
 
 

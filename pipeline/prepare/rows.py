@@ -65,8 +65,8 @@ def _refuse_other_delimiter(head, default, path):
     if head.count(found) > head.count(default):
         how = {"\t": "--format tsv", ",": "--format csv"}.get(found, f"--delimiter '{found}'")
         raise UserError(f"{path}: its first line, {head[:60]!r}, has {head.count(found)} {found!r} "
-                        f"and {head.count(default)} {default!r}. Add {how}; or --delimiter "
-                        f"{default!r} if that separates columns")
+                        f"and {head.count(default)} {default!r}. Add {how} (or, if {default!r} "
+                        f"separates the columns, --delimiter {default!r})")
 
 
 def _lines(texts, line_end):

@@ -26,8 +26,8 @@ class Template:
         try:
             fields = [field for _, field, _, _ in formatter.parse(template) if field is not None]
         except ValueError as error:
-            raise UserError(f"text_template {template!r} cannot be read: {error}. Write a brace as "
-                            f"{{{{ or }}}}") from None
+            raise UserError(f"text_template {template!r} cannot be read: {error}. A brace that is "
+                            f"text is written {{{{ or }}}}") from None
         if not fields or not all(fields):
             raise UserError(f"text_template {template!r} names no column; write one as {{column}}")
         heads = [re.match(r"[^.\[]*", field)[0] for field in fields]  # a of {a.b} and {a[0]}
@@ -45,7 +45,7 @@ class Template:
         except KeyError as error:
             columns = " ".join(", ".join(map(str, row))[:200].splitlines())
             how = _where_text_is(row, format, error.args[0])
-            return BadRow(f"it has no {error} (there are: {columns}){how}")
+            return BadRow(f"it has no column {error} (its columns: {columns}){how}")
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             return BadRow(f"{error} in the text template")
         if text is None and self.columns is None:

@@ -80,8 +80,8 @@ def _wrong_type(what, given, wanted):
 
 def check_fraction(percentage_train, val_text):
     if not 0 < percentage_train < 1 and val_text is None:
-        raise UserError(f"percentage_train is {percentage_train}; it must lie between 0 and 1, "
-                        "both excluded, unless a validation text is given")
+        raise UserError(f"percentage_train (-p) is {percentage_train}; it must be above 0 and "
+                        "below 1 (0.9: 90% for train), unless a validation text is given")
 
 
 def _split_one_text(split, chunks, cut):

@@ -208,8 +208,8 @@ def _refuse_empty(counts, folder, text, val_text, percentage_train):
         raise UserError(f"{folder}: no text is left for the {empty[0]} split. Give it some text")
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split at percentage_train "
-                        f"{percentage_train}. Give more text, another percentage_train or "
-                        "--split_seed, or a validation text: -v FILE")
+                        f"{percentage_train} (equal documents stay together). Give more text, "
+                        "another -p or --split_seed, or a validation text: -v FILE")
 
 
 def _warn_if_lossy(tokenizer, raw):
@@ -249,7 +249,7 @@ def _print_counts(folder, meta, inputs, seconds):
     splits = meta["splits"]
     tokens, num_bytes = (sum(splits[split][key] for split in SPLITS) for key in ("tokens", "bytes"))
     counts = ", ".join(f"{split} {splits[split]['tokens']:,} tokens" for split in SPLITS)
-    density = f"{num_bytes / tokens:.2f} bytes a token, " if num_bytes else ""
+    density = f"{num_bytes / tokens:.2f} bytes per token, " if num_bytes else ""
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
           f"({printable(meta['source'], 1000)}{_count_rows(inputs)}); {density}{seconds:.1f} s")
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens

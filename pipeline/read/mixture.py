@@ -258,8 +258,8 @@ def refuse_unaligned(streams):
             more = "more" if difference > 0 else "fewer"
             raise UserError(
                 f"{other.path(split)} has {abs(difference):,} tokens {more} than "
-                f"{streams[0].path(split)} ({first:,}). The streams of multicontext must be "
-                f"equally long, token by token: prepare both from the same text")
+                f"{streams[0].path(split)} ({first:,}). A stream must have one token for "
+                f"each token of the first: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
@@ -290,5 +290,6 @@ def refuse_more_epochs(mixture, args):
         fits = "Not even one iteration fits:"
     names = ", ".join(np.array(mixture.names)[too_often(args.max_iters)])
     first = mixture.names[too_often(first_too_long).argmax()]
-    raise UserError(f"{names} would be read more than {args.max_epochs_per_dataset:g} times, "
-                    f"{first} first. {fits} change the weights, or raise --max_epochs_per_dataset")
+    raise UserError(f"{names} would be read more than {args.max_epochs_per_dataset:g} times "
+                    f"({first} is the first). {fits} change the weights, or raise "
+                    f"--max_epochs_per_dataset")
