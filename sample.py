@@ -39,8 +39,8 @@ FLAGS = {
     ("start", prompt_text): (
         r'the prompt, or FILE:path for a file that contains it. \n is a newline, \t a tab, \\ a '
         r'backslash, and "<|endoftext|>" the token that ends a document. Without a prompt, a '
-        r'sample starts from the first of these that the train text has: that token, a newline, '
-        r'its most frequent token'),
+        r'sample starts from <|endoftext|>; if the train text has none, from a newline, or else '
+        r'from its most frequent token'),
     ("dataset", str): (
         "with --multidataset_wte: the dataset whose vocabulary is sampled (default: the first "
         "of the run)"),

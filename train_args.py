@@ -86,8 +86,7 @@ def dataset(text):
 
 
 SEVERAL = datasets, positives = _several(dataset), _several(positive)
-METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", datasets: "NAME",
-            boolean: "true"}  # else X
+METAVARS = {count: "N", threads: "N", str: "PATH", dataset: "NAME", datasets: "NAME"}  # else X
 
 # the rows of each group: (name, type, default): help. None stands for no value, or for a default
 # that depends on other flags, which _fill_in() puts in its place
@@ -125,8 +124,7 @@ FLAGS = {
         ("max_epochs_per_dataset", positive, None): (
             "refuse a run that would read a dataset more than this many times"),
         ("multidataset_wte", boolean, None): (
-            "give each dataset a vocabulary of its own, so that their tokenizers may differ "
-            "(default: false)"),
+            "give each dataset a vocabulary of its own, so that their tokenizers may differ"),
     },
     "data: aligned streams (--training_mode multicontext)": {
         ("multicontext_datasets", datasets, None): (
@@ -150,7 +148,7 @@ FLAGS = {
             "many times"),
         ("bias", boolean, None): (
             "for --arch gpt2: add biases and compute GELU by its tanh formula, as the published "
-            "GPT-2 does (default: false)"),
+            "GPT-2 does"),
     },
     "optimizer": {
         ("max_iters", count, 400): "iterations (optimizer steps) of the whole run",
@@ -294,8 +292,8 @@ def _parser(problems):
                     "  python train.py                                # Tiny Shakespeare\n"
                     "  python train.py --dataset=mydata --n_layer=6   # your own text\n"
                     "  python train.py --init_from=resume             # resume the newest run\n\n"
-                    "Each flag is shown with its default, or with N, X, NAME or PATH and the\n"
-                    "default in parentheses. @configs/NAME.args reads flags from a file; flags\n"
+                    "Each flag is followed by its default, or by N, X, NAME or PATH; the default\n"
+                    "is then in parentheses. @configs/NAME.args reads flags from a file; flags\n"
                     "after it on the command line override them.")
 
     def type_of(name, kind):
@@ -312,6 +310,7 @@ def _parser(problems):
             options = {"nargs": "+"} if f"--{name}" in LISTS else {}
             if kind is boolean:  # --flag alone means --flag=true
                 options = {"nargs": "?", "const": True}
+            default = False if default is None and kind is boolean else default
             shown_as = METAVARS.get(kind, "X") if default is None else str(default).lower()
             group.add_argument(f"--{name}", type=type_of(name, kind), default=argparse.SUPPRESS,
                                metavar=shown_as, help=words, **options)
@@ -402,11 +401,11 @@ def _take_published_sizes(args, given, problems):
 def _check_combinations(args, given, problems):
     """Sizes that do not divide, and flags that need another one. A value that was bad is None."""
     # rotary positions turn channels in pairs, so a head needs an even number of them
-    unit, multiple = (2, "an even multiple") if args.arch == "modern" else (1, "a multiple")
+    unit, times = (2, "2 x ") if args.arch == "modern" else (1, "")
     if args.n_embd and args.n_head and args.n_embd % (unit * args.n_head):
         above = args.n_embd - args.n_embd % -(unit * args.n_head)
-        problems.append(f"--n_embd {args.n_embd} must be {multiple} of --n_head {args.n_head} "
-                        f"(such as {above})")
+        problems.append(f"--n_embd {args.n_embd} must be a multiple of {times}--n_head "
+                        f"{args.n_head} (such as {above})")
     if args.n_kv_head and args.n_head and args.n_head % args.n_kv_head:
         problems.append(f"--n_kv_head {args.n_kv_head} must divide --n_head {args.n_head}")
     first, full = args.first_block_size, args.block_size

@@ -236,9 +236,9 @@ def check_documents(dataset):
 def check_stream(first, stream, sample=1 << 20):
     """Whether two datasets can be read side by side: they must be equally long, and share the most
     information (mutual information) when they are not shifted."""
-    problems = [f"{stream.path(split)} has {stream.num_tokens[split]:,} tokens, and "
-                f"{first.path(split)} has {first.num_tokens[split]:,}; aligned streams must be "
-                f"equally long"
+    problems = [f"{stream.path(split)} has {stream.num_tokens[split]:,} tokens, but "
+                f"{first.path(split)}, which must be aligned with it, has "
+                f"{first.num_tokens[split]:,}"
                 for split in SPLITS if stream.num_tokens[split] != first.num_tokens[split]]
     edge = max(SHIFTS)
     if problems or first.num_tokens["train"] <= 100 * edge:
@@ -275,9 +275,9 @@ def show(dataset, counts, args):
     print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: "
           f"{top}")
     occur = np.histogram(total, [1, 2, 10, 100, 1000, 10_000, 2**63 - 1])[0]
-    levels = ("1", "2-9", "10-99", "100-999", "1,000-9,999", "10,000+")
-    print("  ids that occur " + ", ".join(
-        f"{level} times: {number:,}" for level, number in zip(levels, occur)))
+    levels = ("once", "2-9 times", "10-99", "100-999", "1,000-9,999", "10,000 or more")
+    print("  ids by occurrences: " + "; ".join(
+        f"{number:,} {level}" for level, number in zip(levels, occur)))
     draw = np.random.default_rng(args.seed)
     for split in SPLITS:
         tokens = dataset.tokens(split)
@@ -314,6 +314,14 @@ def _folder(name):
     return f"{name}/" if Path(name).is_dir() and not dataset_folder(name).is_dir() else name
 
 
+def _at_least(low):
+    def parse(text):
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {low} or more")
+        return int(text)
+    return parse
+
+
 def main(argv=None):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
@@ -322,9 +330,10 @@ def main(argv=None):
     flag("--adopt", metavar="ENCODING",
          help="write a meta.pkl for .bin files in tiktoken's ENCODING")
     flag("--dtype", choices=["uint16", "uint32"], help="write the width of an id into meta.pkl")
-    flag("--windows", type=int, default=3, help="windows shown of each split (default: 3)")
-    flag("--width", type=int, default=24, help="tokens in a window (default: 24)")
-    flag("--seed", type=int, default=0, help="seed that chooses the windows shown (default: 0)")
+    flag("--windows", type=_at_least(1), default=3, help="windows shown of each split (default: 3)")
+    flag("--width", type=_at_least(1), default=24, help="tokens in a window (default: 24)")
+    flag("--seed", type=_at_least(0), default=0,
+         help="seed that chooses the windows shown (default: 0)")
     args = parser.parse_args(argv)
     name = _folder(args.name)
     if args.adopt or args.dtype:

@@ -169,7 +169,7 @@ def test_all_bad_values_are_in_one_message():
 def test_flags_that_contradict_each_other_are_named_together():
     told = refused("--n_embd=100", "--n_head=3", "--n_kv_head=2", "--bias=true",
                    "--muon_momentum=0.5", "--optimizer=adamw")
-    assert_facts(told, ("--n_embd 100", "--n_head 3", "even", "102"),
+    assert_facts(told, ("--n_embd 100", "2 x", "--n_head 3", "102"),
                  ("--n_kv_head 2", "--n_head 3"), ("--bias", "--arch gpt2"),
                  ("--muon_momentum", "--optimizer muon"))
     assert_facts(refused("--overwrite", "--init_from=resume"),
@@ -183,11 +183,11 @@ def test_windows_can_only_grow_by_doubling(first):
 
 
 def test_a_width_of_odd_heads_is_refused_only_where_positions_are_rotary():
-    assert_facts(refused("--n_embd=12", "--n_head=4"), ("--n_embd 12", "--n_head 4", "even", "16"))
+    assert_facts(refused("--n_embd=12", "--n_head=4"), ("--n_embd 12", "2 x", "--n_head 4", "16"))
     assert parse_args(["--n_embd=12", "--n_head=4", "--arch=gpt2"]).n_embd == 12
     told = refused("--n_embd=13", "--n_head=4", "--arch=gpt2")
     assert_facts(told, ("--n_embd 13", "--n_head 4", "16"))
-    assert "even" not in told[0]
+    assert "2 x" not in told[0]
 
 
 def test_a_contradiction_is_in_the_message_beside_a_bad_value():

@@ -49,7 +49,7 @@ MISTAKES = [
      "train.py --compile=«false»"),
     ("train.py --sampling_method=shuffle", "--sampling_method shuffle",
      "train.py --sampling_method=«without_replacement»"),
-    ("train.py --n_embd=50 --n_head=4", "--n_embd 50 | even | --n_head 4",
+    ("train.py --n_embd=50 --n_head=4", "--n_embd 50 | 2 x | --n_head 4",
      "train.py --n_embd=«56» --n_head=4"),
     ("train.py --bias=true", "--bias", "train.py --bias=true «--arch gpt2»"),
     ("train.py --block_size=24 --first_block_size=10",
@@ -94,7 +94,7 @@ MISTAKES = [
     (f"{MIX} fox,pupp", "data/pupp", f"{MIX} fox,«pup»"),
     (f"{MIX} fox bytes", "fox | bytes | tokenizer",
      f"{MIX} fox bytes «--multidataset_wte»"),
-    ("train.py --training_mode=multicontext --multicontext_datasets fox pup", "pup | fewer",
+    ("train.py --training_mode=multicontext --multicontext_datasets fox pup", "pup | 8,100",
      "train.py --training_mode=multicontext --multicontext_datasets fox fox2"),
     # runs
     ("train.py --out_dir=out/done", "out/done",

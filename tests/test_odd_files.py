@@ -188,7 +188,7 @@ def test_rows_that_a_stray_quote_takes_along_are_counted_and_named(tmp_path, cap
     assert "--quoting none" in line
     assert documents(tmp_path / "a.csv", raw, quoting="none") == ["a", '"b', "c", "d", "e"]
     assert documents(tmp_path / "a.csv", raw, max_bad_rows=4) == ["a"]
-    assert "bad row number 3" in refusal(tmp_path / "b.csv", 'text\n"a\nb\nc" d\ne\n',
+    assert "Bad rows so far: 3" in refusal(tmp_path / "b.csv", 'text\n"a\nb\nc" d\ne\n',
                                          max_bad_rows=2)
     capsys.readouterr()
     for name, raw, lines in (("long.csv", 'text\n"' + "x\n" * 60 + '"\nz\n', "lines 2 to 62"),

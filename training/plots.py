@@ -112,6 +112,8 @@ def plot(out_dirs, path):
                   ncols=1 if several else 4, alignment="left",
                   title="val (train dashed):" if several else None)
     figure.suptitle("" if several else printable(str(out_dirs[0])).replace("$", r"\$"))
+    if not Path(path).suffix:
+        raise UserError(f"{path} has no ending that names a format of pictures, such as .png")
     try:
         figure.savefig(path, dpi=80)
     except ValueError as error:  # an ending that names no format of pictures

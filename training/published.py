@@ -91,4 +91,5 @@ def refuse_other_tokens(dataset, name):
         raise UserError(f"{dataset.folder} was prepared with another tokenizer ({kind}, "
                         f"{dataset.vocab_size:,} ids) than --init_from {name} (gpt2, 50,257 ids). "
                         f"Prepare it again: python {dataset.folder}/prepare.py --method tiktoken "
-                        f"(or --tokenizer gpt2, see --help), or use --dataset=shakespeare")
+                        f"(a dataset of the hub has --tokenizer gpt2 instead), or use "
+                        f"--dataset=shakespeare")

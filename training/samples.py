@@ -102,8 +102,10 @@ def speak(model, metas, starts, training_mode, args, device):
         raise UserError("--multicontext_start and --draw_all_streams are for runs of "
                         "--training_mode multicontext. Give the prompt by --start")
     if args.dataset and (len(metas) == 1 or args.dataset not in metas):
-        raise UserError(f"--dataset {args.dataset} cannot be sampled: this run has the vocabulary "
-                        f"of {', '.join(metas)}. Leave --dataset out, or name one of these")
+        raise UserError(f"--dataset {args.dataset} names no vocabulary of this run, which has "
+                        f"{', '.join(metas)}. Leave --dataset out" if len(metas) > 1 else
+                        f"--dataset is for runs with --multidataset_wte, and this run has one "
+                        f"vocabulary, that of {', '.join(metas)}. Leave --dataset out")
     vocabulary = vocabularies[list(metas).index(args.dataset) if args.dataset else 0]
     if len(metas) > 1 and not args.dataset:
         note(f"this is a sample of {vocabulary.name}; --dataset chooses another of: "

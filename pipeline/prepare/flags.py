@@ -35,8 +35,8 @@ def parse_args(doc, here, argv=None):
     _add_text(parser.add_argument_group("the text").add_argument, here)
     _add_tokenizer(parser.add_argument_group("the tokenizer").add_argument)
     add = parser.add_argument_group("the work").add_argument
-    add("--num_workers", type=int,
-        help=f"threads or processes that encode; char, byte need none (default: {cores()} cores)")
+    add("--num_workers", type=int, help="threads or processes that encode; char, byte need none "
+        f"(default: the cores, {cores()})")
     add("--dask", metavar="ADDRESS", help="encode on workers of a dask scheduler: tcp://host:8786")
     args = parser.parse_args(argv)
     _refuse_unread(parser, args)

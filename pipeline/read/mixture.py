@@ -180,7 +180,8 @@ def check_split(dataset, split, block_size):
     """Raise UserError when the split is shorter than one window."""
     num_tokens = dataset.num_tokens[split]
     if num_tokens <= block_size:
-        lower = f"Use --block_size {num_tokens - 1}, or give" if num_tokens > 1 else "Give"
+        fits = min(dataset.num_tokens.values()) - 1  # of both splits
+        lower = f"Use --block_size {fits}, or give" if fits > 0 else "Give"
         more = "it more text" if split == "train" else "val more text (-p or -v of prepare.py)"
         raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
                         f"needs {block_size + 1}. {lower} {more}")
@@ -254,12 +255,11 @@ def refuse_unaligned(streams):
                 f"is there now. Run: python {stream.folder}/prepare.py")
     for split, other in itertools.product(SPLITS, streams[1:]):
         first = streams[0].num_tokens[split]
-        if difference := other.num_tokens[split] - first:
-            more = "more" if difference > 0 else "fewer"
+        if other.num_tokens[split] != first:
             raise UserError(
-                f"{other.path(split)} has {abs(difference):,} tokens {more} than "
-                f"{streams[0].path(split)} ({first:,}). A stream must have one token for "
-                f"each token of the first: prepare both from the same text")
+                f"{other.path(split)} has {other.num_tokens[split]:,} tokens, and "
+                f"{streams[0].path(split)} has {first:,}. A stream must have one token for each "
+                f"token of the first: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
