@@ -18,11 +18,10 @@ from pipeline.threads import set_environment, take_threads
 if __name__ == "__main__":
     set_environment()  # before numpy and torch, which read it as they are imported
 
-from model import GPT
-from pipeline.errors import Parser, UserError, one_line_errors, typed
+from pipeline.errors import Parser, one_line_errors, typed
 from pipeline.tokenizers import TiktokenTokenizer
 from train_args import GPT2, count, not_negative, probability, seed, whole
-from training.checkpoint import config_of, load_checkpoint, take_state
+from training.checkpoint import load_run
 from training.published import published_gpt2
 from training.ranks import pick_device
 from training.run_folder import newest_run
@@ -81,21 +80,6 @@ def parse_args(argv=None):
     if args.init_from in GPT2 and args.out_dir:
         parser.error(f"--out_dir has no effect with --init_from {args.init_from}: leave one out")
     return args
-
-
-def load_run(out_dir):
-    """(model, metas, starts, training_mode) of a run of train.py, as speak() takes them."""
-    path = out_dir / "best.pt"
-    path = path if path.exists() else out_dir / "ckpt.pt"
-    checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
-    try:
-        model = GPT(config)
-    except (MemoryError, RuntimeError) as error:  # sizes are checked: only memory can be lacking
-        raise UserError(f"{path} needs more memory than is free ({str(error)[:200]}). Stop other "
-                        f"programs, then run the same command again") from None
-    take_state(checkpoint, path, model)
-    return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
 
 def main(argv=None):

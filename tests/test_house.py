@@ -153,16 +153,19 @@ def read_only_checkout(tmp_path_factory):
     return loaded
 
 
+@pytest.mark.long
 def test_a_read_only_checkout_works_with_data_and_runs_elsewhere(read_only_checkout):
     assert list(read_only_checkout) == ["train.py", "sample.py", "data/check_dataset.py"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train.py", "sample.py"])
 def test_training_and_sampling_our_own_folder_load_neither_get_nor_prepare(
         read_only_checkout, command):
     assert read_only_checkout[command] == []
 
 
+@pytest.mark.long
 def test_checking_our_own_folder_loads_neither_get_nor_prepare(read_only_checkout):
     assert read_only_checkout["data/check_dataset.py"] == []
 
@@ -170,6 +173,7 @@ def test_checking_our_own_folder_loads_neither_get_nor_prepare(read_only_checkou
 # ---- where data may lie
 
 
+@pytest.mark.long
 def test_data_may_be_a_link_to_a_big_disk(tmp_path):
     """prepare.py, check_dataset.py and train.py find each other through the link."""
     root, disk = copy_program(tmp_path / "repo"), tmp_path / "disk" / "datasets"

@@ -26,6 +26,7 @@ from helpers import (  # noqa: F401
 
 import sample
 import train
+from model import GPT
 from pipeline.get.merge_files import get_encoding
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import Dataset, open_dataset
@@ -426,12 +427,12 @@ def bpe_run(tmp_path_factory):
 @pytest.fixture
 def prompts(monkeypatch):
     """The ids that each sample starts from, as lists."""
-    prompts, plain = [], sample.GPT.generate_tokens
+    prompts, plain = [], GPT.generate_tokens
 
     def noting(self, idx, *args, **kw):
         prompts.append(idx.tolist())
         return plain(self, idx, *args, **kw)
-    monkeypatch.setattr(sample.GPT, "generate_tokens", noting)
+    monkeypatch.setattr(GPT, "generate_tokens", noting)
     return prompts
 
 

@@ -134,7 +134,10 @@ def test_a_run_stopped_by_signals_at_any_iteration_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, status",
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long), (signal.SIGINT, 130)],
+)
 def test_a_real_signal_saves_and_prints_the_command_that_resumes(fox, tmp_path, number, status):
     """In a process of its own; the printed command is then run in a shell, as printed."""
     flags = [

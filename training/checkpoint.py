@@ -6,6 +6,7 @@ home here.
     load_checkpoint(path)                  the dict, complete and plain, or UserError
     config_of(checkpoint, path)            its model's sizes, compared with arguments and weights
     take_state(checkpoint, path, model)    its weights, and the optimizer's state
+    load_run(out_dir)                      the model of a run, with what sampling needs
     resume(run, checkpoint, path)          all of that, and the position, into a run
 
 A checkpoint may come from a stranger. So only tensors and plain values are read, and no code is
@@ -63,11 +64,12 @@ def _is_model_args(value):
 IS_STATE = meta.dict_where(meta.of(str), _is_tensor)
 count, position = meta.whole(1, 2**32), meta.whole(0, 2**63 - 1)
 OF_TYPE = {  # of a field of GPTConfig: whether a value will do
-    int: count, int | None: count, bool: meta.of(bool), str: ARCHS.__contains__,
+    int: count, int | None: count, bool: meta.of(bool), str: meta.word,
     tuple: lambda value: type(value) is tuple and all(map(count, value)),
     float: lambda value: _is_number(value) and 0 <= value < 1,  # dropout is a probability
 }
 MODEL_ARGS = {field.name: OF_TYPE[field.type] for field in fields(GPTConfig)}
+MODEL_ARGS["arch"] = ARCHS.__contains__
 KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "format": (position, "a whole number"),
     "model": (IS_STATE, "a dict of tensors"),
@@ -296,6 +298,22 @@ def resume(run, checkpoint, path):
         run.scaler.load_state_dict(checkpoint["scaler"])
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
+
+
+def load_run(out_dir):
+    """(model, metas, starts, training_mode) of the run in out_dir: its best
+    checkpoint, or else its latest."""
+    path = out_dir / "best.pt"
+    path = path if path.exists() else out_dir / "ckpt.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint, path)
+    try:
+        model = GPT(config)
+    except (MemoryError, RuntimeError) as error:  # sizes are checked: only memory can be lacking
+        raise UserError(f"{path} needs more memory than is free ({str(error)[:200]}). Stop other "
+                        f"programs, then run the same command again") from None
+    take_state(checkpoint, path, model)
+    return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
 
 def load_same_checkpoint(out_dir, ranks):
