@@ -68,8 +68,8 @@ def parse_args(argv=None):
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
     flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     flag("--multicontext_start", type=typed, nargs="+",
-         help="prompts of aligned streams: one for each; those that are computed from another "
-              "may be left out")
+         help="one prompt for each aligned stream; a stream that is computed from another one "
+              "needs none")
     flag("--draw_all_streams", action="store_true",
          help="sample every stream, even one that can be computed from another")
     for (name, kind), words in FLAGS.items():

@@ -376,12 +376,13 @@ def main(argv=None):
         stack.enter_context(memory_errors(ranks.device))
         run = set_up(args, argv, ranks, stack)
         args = run.args
-        for line in plan.data_lines(run) if args.plan or not args.eval_only else ():
-            ranks.say(line)
-        ranks.say(plan.model_line(run))
-        if run.iter_num >= args.max_iters and (args.plan or not args.eval_only):
+        trains = args.plan or not args.eval_only
+        if trains and run.iter_num >= args.max_iters:
             raise UserError(f"this run is complete: it has done {run.iter_num:,} of "
                             f"{args.max_iters:,} iterations. To train longer, raise --max_iters")
+        for line in plan.data_lines(run) if trains else ():
+            ranks.say(line)
+        ranks.say(plan.model_line(run))
         if args.plan:
             if ranks.is_first:
                 plan.print_plan(run, train_step)

@@ -112,7 +112,7 @@ FLAGS = {
         ("dataset_sampling_probs", positives, None): (
             "weights: how much of each batch comes from each dataset (default: equal)"),
         ("dataset_sampling_alpha", not_negative, None): (
-            "weights from size: the tokens of each dataset, to this power (1: proportional to "
+            "weight of each dataset: its number of tokens to this power (1: proportional to "
             "size; 0: equal)"),
         ("dataset_sampling_probs_final", positives, None): (
             "weights at the end, if they change during the run"),
@@ -292,9 +292,9 @@ def _parser(problems):
                     "  python train.py                                # Tiny Shakespeare\n"
                     "  python train.py --dataset=mydata --n_layer=6   # your own text\n"
                     "  python train.py --init_from=resume             # resume the newest run\n\n"
-                    "Each flag is followed by its default, or by N, X, NAME or PATH; the default\n"
-                    "is then in parentheses. @configs/NAME.args reads flags from a file; flags\n"
-                    "after it on the command line override them.")
+                    "After each flag: its default, or N, X, NAME or PATH (the default is then in\n"
+                    "parentheses). What is in [ ] may be left out. @configs/NAME.args reads\n"
+                    "flags from a file; flags after it on the command line override them.")
 
     def type_of(name, kind):
         def parse(text):
@@ -442,7 +442,7 @@ def _check_mode(args, given, problems):
     lists = [name for name in MODE_FLAGS[mode] if f"--{name}" in LISTS]
     names, *weights = (getattr(args, name) for name in lists)
     if not names:
-        problems.append(f"--training_mode {mode} needs --{lists[0]} with two or more names")
+        problems.append(f"--training_mode {mode} needs --{lists[0]} with names of datasets")
         return
     problems += [f"--{lists[0]} names {name} twice"
                  for name in sorted({name for name in names if names.count(name) > 1})]

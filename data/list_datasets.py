@@ -61,8 +61,8 @@ def print_table(datasets):
             mark = name = ""
         print(f"{mark:1} {name:20}  {kind[:19]:19}  {download[:8]:>8}  {tokens[:6]:>6}  "
               f"{licence[:16]}".rstrip())
-    print("\n* means prepared. Tokens: of train, or of the first part of a dataset that\n"
-          "has several. Each README.md, and --json, have all facts and addresses")
+    print("\n* means prepared. Tokens: of train, or, in a dataset of several parts, of\n"
+          "the first. Every dataset's README.md, and --json, have all facts")
 
 
 def main():

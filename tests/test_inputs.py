@@ -196,8 +196,9 @@ BAD = {  # a file, and for each line that is a bad row a fact of its message
               {2: "JSON", 3: "object", 4: "'text'", 5: "null", 6: "surrogate", 7: '["list"]',
                8: "17"}),
     "csv": ("text,n\na,1\nb\nc,2,3\n\"d\"x,4\nz,5\n",
-            {3: "it has 1 fields, the header 2", 4: "it has 3 fields, the header 2", 5: "CSV"}),
-    "tsv": ("text\tn\na\t1\nb\nz\t5\n", {3: "it has 1 fields, the header 2"}),
+            {3: "it has 1 fields, but the header has 2",
+             4: "it has 3 fields, but the header has 2", 5: "CSV"}),
+    "tsv": ("text\tn\na\t1\nb\nz\t5\n", {3: "it has 1 fields, but the header has 2"}),
 }
 
 

@@ -155,7 +155,7 @@ def test_the_first_batch_is_shown_as_text_above_its_targets(data, capsys, monkey
     )
     assert "b: no row in this batch" in told
     start, shown, targets = re.search(
-        r"a: 3 of 3 rows; the first, from token ([\d,]+):\n +(.*)\n +(.*)\n", told
+        r"a: 3 of 3 rows\. The row from token ([\d,]+):\n +(.*)\n +(.*)\n", told
     ).groups()
     start = int(start.replace(",", ""))
     assert seen[0][0][0].tolist() == list(range(start, start + 16))  # what the model is given

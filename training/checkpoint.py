@@ -201,7 +201,7 @@ def _read(path, instead):
             refuse_lack_of(error, path)
             why = f": {printable(str(error))}" if isinstance(error, ValueError) else ""
             raise UserError(f"{path} could not be read as a checkpoint: it is damaged, or holds "
-                            f"code, which was not run "
+                            f"code (not run) "
                             f"({type(error).__name__}{why}). {instead}") from None
 
 

@@ -192,7 +192,7 @@ def first_batch(run):
                 continue
             start, length = int(starts[rows[0]]), min(args.block_size, 80) + 1
             ids = dataset.read("train", starts[rows[:1]], length)[0].tolist()
-            yield f"  {dataset.name}: {len(rows):,} of {G:,} rows; the first, from token {start:,}:"
+            yield f"  {dataset.name}: {len(rows):,} of {G:,} rows. The row from token {start:,}:"
             tokens = [token_text(dataset.meta, i) for i in ids]
             widths = [max(map(len, pair)) for pair in zip(tokens, tokens[1:])]
             fit = sum(np.cumsum(np.add(widths, 1)) < 72)

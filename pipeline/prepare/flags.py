@@ -35,8 +35,8 @@ def parse_args(doc, here, argv=None):
     _add_text(parser.add_argument_group("the text").add_argument, here)
     _add_tokenizer(parser.add_argument_group("the tokenizer").add_argument)
     add = parser.add_argument_group("the work").add_argument
-    add("--num_workers", type=int, help="threads or processes that encode; char, byte need none "
-        f"(default: the cores, {cores()})")
+    add("--num_workers", type=int, help="encoding threads or processes; char, byte need none "
+        f"(default: one per core, {cores()})")
     add("--dask", metavar="ADDRESS", help="encode on workers of a dask scheduler: tcp://host:8786")
     args = parser.parse_args(argv)
     _refuse_unread(parser, args)
@@ -68,7 +68,7 @@ def _add_text(add, here):
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
     add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
     add("--document_end", type=typed, metavar="TEXT",
-        help="end of each document, added where it is missing (default: nothing before "
+        help="text added to a document that does not end in it (default: none before "
         "<|endoftext|>, else \\n)")
 
 

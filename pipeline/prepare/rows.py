@@ -172,7 +172,7 @@ def _row(cells, header, how):
     """The dict of a row; a BadRow with the advice `how` for a wrong number of cells."""
     if len(cells) == len(header):
         return dict(zip(header, cells))
-    return BadRow(f"it has {len(cells)} fields, the header {len(header)}{how}")
+    return BadRow(f"it has {len(cells)} fields, but the header has {len(header)}{how}")
 
 
 def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):

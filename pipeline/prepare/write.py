@@ -208,7 +208,7 @@ def _refuse_empty(counts, folder, text, val_text, percentage_train):
         raise UserError(f"{folder}: no text is left for the {empty[0]} split. Give it some text")
     if empty:
         raise UserError(f"{folder}: no text is left for the {empty[0]} split at percentage_train "
-                        f"{percentage_train} (equal documents stay together). Give more text, "
+                        f"{percentage_train} (equal documents share a split). Give more text, "
                         "another -p or --split_seed, or a validation text: -v FILE")
 
 

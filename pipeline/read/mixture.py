@@ -258,8 +258,8 @@ def refuse_unaligned(streams):
         if other.num_tokens[split] != first:
             raise UserError(
                 f"{other.path(split)} has {other.num_tokens[split]:,} tokens, and "
-                f"{streams[0].path(split)} has {first:,}. A stream must have one token for each "
-                f"token of the first: prepare both from the same text")
+                f"{streams[0].path(split)} has {first:,}. Aligned streams must have equally "
+                f"many tokens: prepare both from the same text")
 
 
 def refuse_other_tokenizers(datasets):
