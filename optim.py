@@ -136,7 +136,7 @@ def configure_optimizer(model, args):
         return Optimizer([{**adamw, "params": matrices + tables, "weight_decay": args.weight_decay},
                           {**adamw, "params": vectors, "weight_decay": 0.0}])
     if args.optimizer != "muon":
-        raise ValueError(f"there is no optimizer {args.optimizer!r}; there are muon and adamw")
+        raise ValueError(f"optimizer must be muon or adamw, and is {args.optimizer!r}")
     muon = {"rule": "muon", "lr": args.muon_learning_rate, "momentum": args.muon_momentum,
             "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices],
             "dtype": "bfloat16" if args.dtype == "bfloat16" else "float32"}
@@ -162,7 +162,7 @@ def lr_fraction(iter_num, args):
     elif args.lr_schedule == "linear":
         left = 1 - progress
     else:
-        raise ValueError(f"there is no lr_schedule {args.lr_schedule!r}")
+        raise ValueError(f"lr_schedule {args.lr_schedule!r} is unknown")
     return args.min_lr_share + (1 - args.min_lr_share) * left
 
 

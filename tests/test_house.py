@@ -191,43 +191,6 @@ def test_data_may_be_a_link_to_a_big_disk(tmp_path):
     assert (disk / "mine" / "meta.pkl").exists() and (root / "o" / "ckpt.pt").exists()
 
 
-OLD_PREPARE = """
-import os
-import sys
-from pathlib import Path
-
-HERE = Path(os.path.abspath(__file__)).parent
-sys.path.insert(0, str(HERE.parents[1]))
-from data.dataset import write_dataset
-from data.errors import one_line_errors
-from data.files import read_text
-from data.prepare_args import inputs, parse_args, tokenizer_of, writing
-
-
-def main():
-    args = parse_args("Made when the library lay in data/.", HERE)
-    text, val_text = inputs(args)
-    tokenizer = tokenizer_of(args, text, val_text)
-    write_dataset(HERE, text, tokenizer, val_text=val_text, **writing(args))
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main()
-"""
-
-
-def test_a_prepare_py_that_was_made_when_the_library_lay_in_data_still_works(repo):
-    folder = repo / "data" / "made_before"
-    folder.mkdir()
-    (folder / "prepare.py").write_text(OLD_PREPARE)
-    (folder / "input.txt").write_text("the quick brown fox\n" * 200)
-    child = python(folder / "prepare.py")
-    assert child.returncode == 0, child.stderr
-    assert (folder / "meta.pkl").exists()
-    shutil.rmtree(folder)
-
-
 # ---- a line, a function, a file
 
 

@@ -38,6 +38,7 @@ from helpers import (
     python,
     resume,
     run,
+    run_log,
 )
 
 import sample
@@ -58,7 +59,6 @@ from train_args import SCHEDULES, parse_args
 from training import checkpoint, run_folder
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.ranks import Ranks, Stop, estimate_mfu
-from training.run_folder import RunLog
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
 
@@ -1154,14 +1154,7 @@ def test_on_a_terminal_the_progress_line_is_rewritten_in_place(fox, capsys, monk
 @pytest.mark.parametrize("iters", [1, 999_999])
 @pytest.mark.parametrize("loss", [0.00001, 10.82541, 1234.5])
 def test_the_progress_line_fits_80_columns_with_large_numbers_too(tmp_path, capsys, iters, loss):
-    log = RunLog(
-        types.SimpleNamespace(
-            ranks=Ranks("cpu"),
-            mixture=types.SimpleNamespace(names=["x"]),
-            out_dir=tmp_path,
-            iter_num=0,
-        )
-    )
+    log = run_log(tmp_path)
     for rate in (0.51, 999.4, 99_950, 999_499, 12.34e6, 7.89e9):
         for wait in (0.0, 0.123, 1.0):
             for best in (float("inf"), loss):
@@ -1511,14 +1504,7 @@ def test_what_the_schedules_and_the_optimizer_do_not_know_is_refused():
 
 
 def test_a_log_column_that_is_not_declared_is_refused(fox, tmp_path):
-    log = RunLog(
-        types.SimpleNamespace(
-            ranks=Ranks("cpu"),
-            mixture=types.SimpleNamespace(names=["x"]),
-            out_dir=tmp_path,
-            iter_num=0,
-        )
-    )
+    log = run_log(tmp_path)
     with pytest.raises(ValueError, match="humidity"):
         log.row({"iter": 1, "humidity": 0.5})
     log.file.close()

@@ -37,12 +37,15 @@ class Ranks:
     def __init__(self, device_name):
         self.rank, local_rank, self.count = (int(os.environ.get(name, default)) for name, default in
                                              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
-        self.is_first, self._local_rank = self.rank == 0, local_rank
+        self.is_first, self._local_rank, self.device = self.rank == 0, local_rank, None
         self.use(device_name)
 
     def use(self, device_name):
         """Take the device of this name. Raises UserError for one that cannot be used here."""
-        self.device = pick_device(device_name, self._local_rank, self.count)
+        device = pick_device(device_name, self._local_rank, self.count)
+        if device == self.device:  # a resumed run asks again, by the name that it began with
+            return
+        self.device = device
         num_gpus = torch.cuda.device_count() if self.device.type == "cuda" else 1
         if self.count == 1 < num_gpus and ":" not in device_name:
             print(f"note: this run uses one of the {num_gpus} GPUs of this machine. To use all, "

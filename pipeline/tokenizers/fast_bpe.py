@@ -7,7 +7,6 @@ tries each proven character in every kind of neighbourhood.
 """
 import base64
 import contextlib
-import importlib.metadata
 import tempfile
 import threading
 from pathlib import Path
@@ -100,6 +99,7 @@ def fast_encoder(backend, name, encoding, additional_tokens):
     """
     if backend == "tiktoken":
         return None
+    import importlib.metadata  # takes 12 ms, which most starts of a prepare.py need not wait
     version = None
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version("gigatoken")
