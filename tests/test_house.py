@@ -99,10 +99,9 @@ def test_a_prepare_py_imports_from_pipeline_prepare_its_own_folder_and_python_al
 
 
 def test_data_holds_datasets_and_commands_and_no_module():
-    commands = {"check_dataset.py", "combine_datasets.py", "list_datasets.py"}
-    assert {path.name for path in (ROOT / "data").glob("*.py")} == commands
-    here = {path.name for path in (ROOT / "data").iterdir() if path.is_file()}
-    assert here - commands == {"README.md", "create_new_dataset.sh"}
+    here = {path.name for ending in ("py", "sh") for path in (ROOT / "data").glob(f"*.{ending}")}
+    assert here == {"check_dataset.py", "combine_datasets.py", "list_datasets.py",
+                    "create_new_dataset.sh"}
 
 
 # ---- what a run loads
