@@ -8,10 +8,12 @@ One table for both directions. A view shares the memory of our tensor and has th
 an export writes it, an import copies the published tensor into it.
 """
 import re
+from dataclasses import fields
 
 import torch
 
 from model import ROPE_THETA
+from pipeline.errors import UserError
 
 # field of GPTConfig: its key in config.json
 KEYS_OF_GPT2 = {"block_size": "n_positions", "vocab_size": "vocab_size", "n_layer": "n_layer",
@@ -56,6 +58,9 @@ def config_json(config):
     """The dict of config.json, less what concerns the tokenizer and the dtype."""
     name = class_of(config)
     model_type, keys, fixed = CLASSES[name]
+    if unknown := {field.name for field in fields(config)} - {*keys, *OTHER_FIELDS}:
+        raise UserError(f"export.py does not know {', '.join(sorted(unknown))} of GPTConfig, which "
+                        f"another model.py has added. Add it to training/layouts.py")
     sizes = {key: getattr(config, field) for field, key in keys.items()}
     held = {"architectures": [name], "model_type": model_type, **sizes, **fixed}
     if config.arch == "gpt2":  # the tanh formula of GELU, or the exact one
