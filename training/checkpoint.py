@@ -7,6 +7,7 @@ home here.
     config_of(checkpoint, path)            its model's sizes, compared with arguments and weights
     empty_model(config)                    a model whose weights are to be loaded
     take_state(checkpoint, path, model)    its weights, and the optimizer's state
+    read_run(out_dir)                      the checkpoint of a run, and its model's sizes
     load_run(out_dir)                      the model of a run, with what sampling needs
     resume(run, checkpoint, path)          all of that, and the position, into a run
 
@@ -160,10 +161,11 @@ def refuse_not_finite(what, out_dir):
 # ---- reading
 
 
-def load_checkpoint(path, needed=SAMPLED):
+def load_checkpoint(path, needed=SAMPLED, mapped=False):
     """The dict that pack() made; one of an older format is brought up to date.
 
-    needed: the keys that it must have. Raises UserError or FileNotFoundError.
+    needed: the keys that it must have. mapped: whether the tensors stay in the file until they are
+    used, which saves the memory of the optimizer's. Raises UserError or FileNotFoundError.
     """
     runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
@@ -173,7 +175,7 @@ def load_checkpoint(path, needed=SAMPLED):
             do = f"Did you mean --out_dir={near[0]}?"
         raise FileNotFoundError(f"{path} not found. {do}")
     instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
-    checkpoint = _read(path, instead)
+    checkpoint = _read(path, instead, mapped)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
     version = checkpoint.setdefault("format", 1)
@@ -195,14 +197,15 @@ def load_checkpoint(path, needed=SAMPLED):
     return checkpoint
 
 
-def _read(path, instead):
+def _read(path, instead, mapped):
     with open_regular(path) as file:
         try:
             check_records(file)
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns about details of foreign files
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+                checkpoint = torch.load(path if mapped else file, map_location="cpu", mmap=mapped,
+                                        weights_only=True)
             meta.check_tree(checkpoint if isinstance(checkpoint, dict) else {}, VOCABULARIES)
             return checkpoint
         except Exception as error:  # a damaged file can raise almost anything
@@ -275,6 +278,7 @@ def config_of(checkpoint, path):
     vocab_sizes = sizes["vocab_sizes"] or (sizes["vocab_size"],)
     # rotary positions turn channels in pairs
     if (head_dim % (2 if sizes["arch"] == "modern" else 1) or sizes["n_head"] % sizes["n_kv_head"]
+            or sizes["arch"] == "gpt2" and head_dim * sizes["n_head"] != sizes["n_embd"]
             or sum(vocab_sizes) != sizes["vocab_size"] or sizes["n_layer"] > len(weights)
             or args.get("training_mode") not in ("single", "multidataset", "multicontext")):
         raise UserError(f"{path} is damaged: no model has the sizes that it states")
@@ -286,6 +290,11 @@ def config_of(checkpoint, path):
     with torch.device("meta"):  # nothing is allocated before the shapes are known to be right
         refuse_other_tensors(GPT(config).state_dict(), weights, path)
     return config
+
+
+def vocab_sizes_of(model_args):
+    """The ids of each vocabulary of a model."""
+    return [*model_args["vocab_sizes"]] or [model_args["vocab_size"]]
 
 
 def empty_model(config, device="cpu"):
@@ -330,13 +339,24 @@ def resume(run, checkpoint, path):
         setattr(run, name, checkpoint[name])
 
 
+def best_checkpoint(out_dir):
+    path = out_dir / "best.pt"
+    return path if path.exists() else out_dir / "ckpt.pt"
+
+
+def read_run(out_dir):
+    """(path, checkpoint, GPTConfig) of the run in out_dir: its best checkpoint, or else its
+    latest. The tensors lie in the file."""
+    path = best_checkpoint(out_dir)
+    checkpoint = load_checkpoint(path, mapped=True)
+    return path, checkpoint, config_of(checkpoint, path)
+
+
 def load_run(out_dir):
     """(model, metas, starts, training_mode) of the run in out_dir: its best
     checkpoint, or else its latest."""
-    path = out_dir / "best.pt"
-    path = path if path.exists() else out_dir / "ckpt.pt"
-    checkpoint = load_checkpoint(path)
-    model = empty_model(config_of(checkpoint, path))
+    path, checkpoint, config = read_run(out_dir)
+    model = empty_model(config)
     take_state(checkpoint, path, model)
     return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
@@ -361,5 +381,5 @@ def refuse_other_tensors(own, given, path):
         if a != b:
             raise UserError(f"{path} is damaged: {printable(name)} is {b}, and a model of its "
                             f"sizes has {a}")
-        if not given[name].isfinite().all():
+        if not torch.stack(given[name].aminmax()).isfinite().all():  # both are NaN if one is
             raise UserError(f"{path} is damaged: {printable(name)} has numbers that are not finite")
