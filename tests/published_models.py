@@ -131,6 +131,6 @@ def make_by_transformers(folder, name):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    model = model.to(getattr(torch, dtype))
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    return model.float()
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard_size)
+    # read again, because to() has rounded its table of rotary frequencies too
+    return type(model).from_pretrained(folder, dtype=torch.float32).eval()

@@ -32,6 +32,7 @@ from published_models import (
 )
 from sources import Sources
 
+import export
 import sample
 import train
 from model import GPT, GPTConfig
@@ -492,3 +493,53 @@ def test_a_model_of_transformers_comes_in_over_the_hub_trains_and_goes_on(
     resume("parts", "--max_iters=7")
     train.main([*flags, "--max_iters=7", "--out_dir=whole"])
     assert_same_training("parts", "whole")
+
+
+# ---- in and out again
+
+
+def tensors_of(folder):
+    """{name: (dtype, bytes)} of all safetensors files of a folder."""
+    from safetensors.torch import load_file
+    return {name: (tensor.dtype, tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def in_and_out(folder, data, dtype):
+    """Begin a run with a model, take a step of no length, and export it."""
+    train.main([*FLAGS, f"--dataset={data}", f"--init_from={folder}", "--max_iters=1",
+                "--out_dir=x", "--learning_rate=1e-45", "--weight_decay=0"])
+    export.main(["--out_dir=x", f"--dtype={dtype}", "--verify=false"])
+    return Path("x/export")
+
+
+@pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen", "llama"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_unchanged_weights_and_the_tokenizer_come_out_equal_to_the_byte(
+        config, dtype, tokenizer, data):
+    write_tokenizer(Path("m"), tokenizer)
+    write_model(Path("m"), config, getattr(torch, dtype), num_shards=2)
+    out = in_and_out("./m", data, dtype)
+    assert tensors_of(out) == tensors_of(Path("m"))
+    assert (out / "tokenizer.json").read_bytes() == Path("m/tokenizer.json").read_bytes()
+    stated = config_of_json(json.loads((out / "config.json").read_text()), "x")
+    assert {**asdict(stated), "block_size": 64} == asdict(config)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MADE_BY_TRANSFORMERS)
+def test_what_transformers_wrote_comes_out_equal_to_the_byte(name, tokenizer, tmp_path):
+    pytest.importorskip("transformers")
+    make_by_transformers(tmp_path / "made", name)
+    write_tokenizer(tmp_path / "made", tokenizer)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_dataset(folder, TEXT, ModelFiles(str(tmp_path / "made")).tokenizer())
+    dtype = MADE_BY_TRANSFORMERS[name][2]
+    out = in_and_out(tmp_path / "made", folder, dtype)
+    made, written = tensors_of(tmp_path / "made"), tensors_of(out)
+    assert made.keys() == written.keys()
+    for tensor, raw in made.items():
+        if not tensor.endswith("wpe.weight"):  # a shorter context has the first positions
+            assert written[tensor] == raw, tensor
+    export.main(["--out_dir=x", f"--dtype={dtype}", "--verify=true"])

@@ -10,6 +10,7 @@ an export writes it, an import copies the published tensor into it.
 """
 import json
 import re
+from dataclasses import fields
 
 import torch
 
@@ -54,7 +55,8 @@ REFUSED = {  # key of config.json: (its value for a model like ours, what anothe
 }
 # fields that choose the class, or that a published model has no need of: dropout is for training,
 # and a model of several vocabularies goes out with the rows of one
-OTHER_FIELDS = ("arch", "bias", "n_kv_head", "dropout", "vocab_sizes", "qk_norm", "rope_theta")
+OTHER_FIELDS = ("arch", "bias", "n_kv_head", "dropout", "vocab_sizes", "head_dim", "qk_norm",
+                "rope_theta")
 
 OUTSIDE = {"transformer.wte.weight": "model.embed_tokens.weight",
            "transformer.ln_f.weight": "model.norm.weight", "lm_head.weight": "lm_head.weight"}
@@ -81,6 +83,9 @@ def config_json(config):
     name = class_of(config)
     model_type, keys, others = CLASSES[name]
     fixed = {key: REFUSED[key][0] for key in others}
+    if unknown := {field.name for field in fields(config)} - {*keys, *OTHER_FIELDS}:
+        raise UserError(f"export.py does not know {', '.join(sorted(unknown))} of GPTConfig, which "
+                        f"another model.py has added. Add it to training/layouts.py")
     sizes = {key: getattr(config, field) for field, key in keys.items()}
     held = {"architectures": [name], "model_type": model_type, **sizes, **fixed}
     if config.arch == "gpt2":  # the tanh formula of GELU, or the exact one
