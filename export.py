@@ -26,6 +26,7 @@ import torch
 from model import CHUNK_LOGITS, GPT
 from pipeline.errors import Parser, UserError, optional
 from pipeline.files import lock, scratch_folder
+from pipeline.tokenizers import PublishedTokenizer
 from train_args import boolean
 from training.checkpoint import read_run, take_state
 from training.export_tokenizer import is_equal, table_to_publish, tokenizer_json
@@ -117,7 +118,10 @@ def write_export(folder, args, views, config, vocabulary):
     write_json(folder / "generation_config.json", {
         **stated, "do_sample": True, "temperature": SampleArgs.temperature,
         "top_k": SampleArgs.top_k})
-    if published is None:
+    if isinstance(tokenizer, PublishedTokenizer):  # it goes out as it came in
+        (folder / "tokenizer.json").write_text(tokenizer.text, encoding="utf-8")
+        write_tokenizer_config(folder, config, tokenizer.special_tokens, tokenizer.eot_token)
+    elif published is None:
         print(f"note: the tokenizer of {vocabulary.name} is known to this program alone, so the "
               f"export holds the weights without it")
     elif published.model:
@@ -128,16 +132,20 @@ def write_export(folder, args, views, config, vocabulary):
             published = None
     if published is not None:
         write_json(folder / "tokenizer.json", tokenizer_json(published))
-        end = {i: text for text, i in published.special.items()}.get(published.eot_token)
-        of_end = {"bos_token": end, "eos_token": end} if end else {}
-        write_json(folder / "tokenizer_config.json", {
-            "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size,
-            "clean_up_tokenization_spaces": False, **of_end})
+        write_tokenizer_config(folder, config, published.special, published.eot_token)
     if args.gguf:
         if published is None:
             raise UserError("--gguf needs a tokenizer that llama.cpp knows. Leave --gguf out")
         write_gguf(folder / "model.gguf", config, views, published, args.gguf, ids)
     return published
+
+
+def write_tokenizer_config(folder, config, special, eot_token):
+    end = {i: text for text, i in special.items()}.get(eot_token)
+    of_end = {"bos_token": end, "eos_token": end} if end else {}
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.block_size,
+        "clean_up_tokenization_spaces": False, **of_end})
 
 
 def write_card(path, folder, checkpoint, views, config, vocabulary):
@@ -213,7 +221,8 @@ def verify(folder, path, checkpoint, config, vocabulary, dtype):
     if (folder / "tokenizer.json").exists():
         text = vocabulary.tokenizer.decode(
             [i for i in a.tolist() if i != vocabulary.tokenizer.eot_token])
-        given = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+        given = transformers.AutoTokenizer.from_pretrained(folder)(
+            text, add_special_tokens=False)["input_ids"]
         if given != vocabulary.tokenizer.encode(text).tolist():
             raise UserError(f"transformers encodes {text[:50]!r} differently, so nothing was "
                             f"written")

@@ -19,6 +19,9 @@ def write_gguf(path, config, views, published, kind, ids):
     """
     gguf = optional("gguf", "--gguf")
     model_type = CLASSES[class_of(config)][0]
+    if model_type == "llama":  # whose rows of query and key llama.cpp wants in another order
+        raise UserError("--gguf writes models with norms on query and key (qk_norm), and this one "
+                        "has none. Convert the export by llama.cpp's own script")
     writer = gguf.GGUFWriter(path, model_type)
     writer.add_name(path.parent.name)
     writer.add_file_type(gguf.LlamaFileType[KINDS[kind]])

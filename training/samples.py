@@ -68,7 +68,9 @@ class Vocabulary:
         if not text:
             return [self.start]
         eot = self.tokenizer.eot_token
-        parts = text.split("<|endoftext|>") if eot is not None else [text]
+        # the tokenizer of a published model reads the names of its special tokens itself
+        of_own = "<|endoftext|>" in getattr(self.tokenizer, "special_tokens", ())
+        parts = text.split("<|endoftext|>") if eot is not None and not of_own else [text]
         try:
             first, *others = (self.tokenizer.encode(part).tolist() for part in parts)
         except UserError as error:
@@ -78,7 +80,8 @@ class Vocabulary:
 
     def sample(self, logits, options):
         """One token for each row of logits (B, ids of the table) -> (B,), as ids of the dataset."""
-        return sample_token(logits[:, self.first : self.first + self.size], **options)[:, 0]
+        size = min(self.size, self.tokenizer.vocab_size)  # a published table has rows without ids
+        return sample_token(logits[:, self.first : self.first + size], **options)[:, 0]
 
 
 def vocabularies_of(config, metas, starts):
