@@ -73,6 +73,8 @@ def random_run(out_dir, tokenizer, arch="modern", spread=0.2, **sizes):
     export.py needs. Returns (out_dir, the model)."""
     torch.manual_seed(0)
     sizes = dict(n_layer=2, n_head=4, n_kv_head=4, n_embd=64, block_size=256) | sizes
+    if arch == "llama":
+        arch, sizes["qk_norm"] = "modern", False
     config = GPTConfig(arch=arch, vocab_size=tokenizer.vocab_size, **sizes)
     model = GPT(config).eval()
     with torch.no_grad():
@@ -415,9 +417,10 @@ def loads(folder):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["char", "byte", "bpe", "sentencepiece", "gpt2", "cl100k_base",
-                                  "o200k_base"])
-@pytest.mark.parametrize("arch", ["modern", "gpt2"])
+@pytest.mark.parametrize("arch, kind", [
+    *((arch, kind) for arch in ("modern", "gpt2") for kind in (
+        "char", "byte", "bpe", "sentencepiece", "gpt2", "cl100k_base", "o200k_base")),
+    ("llama", "byte")])
 def test_transformers_computes_our_logits_and_our_200_tokens(tmp_path, capsys, arch, kind):
     pytest.importorskip("transformers")
     out_dir, model = random_run(tmp_path / "run", tokenizer_of(kind), arch)
@@ -467,13 +470,13 @@ class LlamaCpp:
         return token
 
 
-def trained_run(tmp_path, tokenizer, arch, *flags):
+def trained_run(tmp_path, tokenizer, arch):
     """A run that has learned CORPUS a little, so that its likeliest tokens stand out."""
     (tmp_path / "data").mkdir()
     write_dataset(tmp_path / "data", CORPUS, tokenizer)
-    train.main([*TINY, f"--dataset={tmp_path / 'data'}", f"--arch={arch}", "--block_size=256",
-                "--n_embd=64", "--max_iters=60", "--eval_iters=1", *flags,
-                f"--out_dir={tmp_path / 'run'}"])
+    arch = ["--qk_norm=false", "--n_kv_head=1"] if arch == "llama" else [f"--arch={arch}"]
+    train.main([*TINY, f"--dataset={tmp_path / 'data'}", *arch, "--block_size=256", "--n_embd=64",
+                "--max_iters=60", "--eval_iters=1", f"--out_dir={tmp_path / 'run'}"])
     return tmp_path / "run"
 
 
@@ -481,8 +484,8 @@ def trained_run(tmp_path, tokenizer, arch, *flags):
 @pytest.mark.parametrize("arch, kind", [
     *((arch, kind) for arch in ("modern", "gpt2")
       for kind in ("char", "byte", "bpe", "sentencepiece", "gpt2")),
-    ("modern", "list"), ("modern", "cl100k_base"), ("modern", "p50k_base"), ("modern", "p50k_edit"),
-    ("modern", "added")])
+    *(("modern", kind) for kind in ("list", "cl100k_base", "p50k_base", "p50k_edit", "added")),
+    ("llama", "byte")])
 def test_llama_cpp_gives_our_ids_and_our_likeliest_tokens(tmp_path, arch, kind):
     ours = tokenizer_of(kind)
     out_dir = trained_run(tmp_path, ours, arch)
