@@ -27,7 +27,9 @@ CHUNKS_AHEAD = 2  # such chunks of windows that wait in the queue
 def to_xy(windows, device):
     """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
     token later than x. The ids are widened on the device, so fewer bytes travel."""
-    wide = windows.to(device, non_blocking=True).to(torch.int64)
+    # CUDA copies beside its work and takes care of the source. On Apple's GPUs a copy that is not
+    # waited for may read memory that has been freed (pytorch issue 189690)
+    wide = windows.to(device, non_blocking=torch.device(device).type == "cuda").to(torch.int64)
     if windows.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
         wide &= (1 << 8 * windows.itemsize) - 1
     return wide[:, :-1], wide[:, 1:]
