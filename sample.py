@@ -22,8 +22,8 @@ from pipeline.errors import Parser, one_line_errors, typed
 from pipeline.tokenizers import TiktokenTokenizer
 from train_args import GPT2, count, not_negative, probability, seed, whole
 from training.checkpoint import load_run
+from training.device import pick_device
 from training.published import published_gpt2
-from training.ranks import pick_device
 from training.run_folder import newest_run
 from training.samples import SampleArgs, speak
 

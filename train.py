@@ -41,15 +41,9 @@ from pipeline.read.folder import SPLITS
 from pipeline.read.mixture import Mixture, open_mixture, start_tokens
 from pipeline.read.sampler import ORDER_VERSION, seed_of
 from training import checkpoint, plan, plots
+from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
 from training.published import load_gpt2, refuse_other_tokens
-from training.ranks import (
-    Ranks,
-    Stop,
-    estimate_mfu,
-    memory_errors,
-    settle_precision,
-    settle_threads,
-)
+from training.ranks import Ranks, Stop
 from training.run_folder import (
     RunLog,
     claim_out_dir,
@@ -215,7 +209,7 @@ def train(run, argv, stack):
     while run.iter_num < args.max_iters and not stopping:
         loss_sum += train_step(run, [next(batches) for _ in range(batches.micro_steps)])
         # noted on the device, without waiting for it
-        bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num, bad_iter)
+        bad_iter.masked_fill_((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num)
         run.iter_num += 1
 
         stopping = stop.agreed()  # all ranks leave the loop at the same iteration, or none does
@@ -250,10 +244,7 @@ def train(run, argv, stack):
 def begin(run, argv, stack):
     """(log, batches, stop): the run's folder is made, and what the loop needs is opened."""
     args, ranks = run.args, run.ranks
-    if args.compile == "true":
-        torch._dynamo.config.recompile_limit = 64  # windows that grow need a graph for each length
-        run.eval_model = torch.compile(run.model, dynamic=False)  # a graph for any shape is slower
-    run.train_model = ranks.wrap(run.eval_model)
+    run.train_model = ranks.wrap(run.train_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
     args.out_dir = str(run.out_dir)
     trackers = ()
@@ -377,6 +368,10 @@ def main(argv=None):
         run = set_up(args, argv, ranks, stack)
         args = run.args
         trains = args.plan or not args.eval_only
+        if trains and args.compile == "true":
+            torch._dynamo.config.recompile_limit = 64  # growing windows: a graph for each length
+            # a graph for any shape would be slower
+            run.train_model = run.eval_model = torch.compile(run.model, dynamic=False)
         if trains and run.iter_num >= args.max_iters:
             raise UserError(f"this run is complete: it has done {run.iter_num:,} of "
                             f"{args.max_iters:,} iterations. To train longer, raise --max_iters")

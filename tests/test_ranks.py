@@ -1,9 +1,12 @@
-"""Devices and ranks (training/ranks.py): which device a process gets, how a run of several ends.
+"""Devices and ranks (training/device.py, training/ranks.py): which device a process gets, how a run
+of several ends.
 
 Run: python -m pytest tests/test_ranks.py
 """
 import os
 import re
+import sys
+import warnings
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from helpers import char_dataset, python
 
 from pipeline.errors import UserError
 from train_args import parse_args
-from training.ranks import Ranks, pick_device, settle_precision
+from training.device import pick_device, settle_precision
+from training.ranks import Ranks
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-        monkeypatch.setattr(torch, "empty", lambda *a, device: None)
+        monkeypatch.setattr("training.device.run_a_kernel", lambda device: None)
     return pretend
 
 
@@ -64,13 +68,82 @@ def test_gpus_that_stay_idle_are_said(gpus, capsys):
 
 
 def test_without_a_compiler_auto_does_not_compile_and_true_is_one_line(monkeypatch):
-    monkeypatch.setattr("training.ranks.shutil.which", lambda name: None)
+    monkeypatch.setattr("training.device.shutil.which", lambda name: None)
     args = parse_args(["--max_iters=9999", "--dtype=bfloat16"])
     settle_precision(args, torch.device("cuda"))
     assert args.compile == "false"
     args.compile = "true"
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         settle_precision(args, torch.device("cuda"))
+
+
+def test_auto_compiles_what_is_long_in_iterations_or_in_floating_point_operations(monkeypatch):
+    monkeypatch.setattr("training.device.shutil.which", lambda name: name)
+    large = ["--n_layer=12", "--n_embd=768", "--block_size=1024", "--batch_size=16"]
+    for flags, expected in (
+            (["--max_iters=2000"], "true"), (["--max_iters=1999"], "false"),
+            (["--max_iters=100", *large, "--gradient_accumulation_steps=32"], "true"),
+            (["--max_iters=100", *large], "false")):
+        args = parse_args([*flags, "--dtype=bfloat16"])
+        settle_precision(args, torch.device("cuda"))
+        assert args.compile == (expected if sys.platform == "linux" else "false"), flags
+
+
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nmore lines"
+
+
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_one_line_with_what_to_install(
+        gpus, monkeypatch):
+    """The wheels for CUDA 13 find a V100 and cannot compute on it."""
+    gpus(1)
+
+    def fails(device):
+        raise RuntimeError(NO_KERNEL)
+    monkeypatch.setattr("training.device.run_a_kernel", fails)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    with pytest.raises(UserError) as caught:
+        pick_device("auto")
+    told = str(caught.value)
+    assert "no kernel image" in told and "sm_75, sm_80" in told and "\n" not in told
+    assert f"pip install --force-reinstall torch=={torch.__version__.split('+')[0]} " in told
+    assert "whl/cu126" in told
+
+
+def test_a_device_that_fails_says_torchs_own_reason(gpus, monkeypatch):
+    gpus(1)
+
+    def busy(device):
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors")
+    monkeypatch.setattr("training.device.run_a_kernel", busy)
+    with pytest.raises(UserError, match="busy or unavailable. Choose auto"):
+        pick_device("cuda")
+
+
+def test_a_driver_that_is_too_old_is_said_before_training_on_the_cpu(monkeypatch, capsys):
+    def is_available():
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found "
+                      "version 12040). Please update your GPU driver by", stacklevel=1)
+        return False
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert pick_device("auto") == torch.device("cpu")
+    told = capsys.readouterr().out
+    assert "too old (found version 12040)" in told and "whl/cu126" in told
+    assert told.count("\n") == 1
+    pick_device("auto", 1, 2)  # one rank says it for all
+    pick_device("cpu")  # and nobody who has chosen the CPU is told
+    assert capsys.readouterr().out == ""
+
+
+def test_a_torch_without_cuda_beside_a_gpu_is_said(monkeypatch, capsys):
+    """pip gives Windows a torch without CUDA; a night on the CPU should not be the way to learn
+    it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr("training.device.has_nvidia_driver", lambda: True)
+    assert pick_device("auto") == torch.device("cpu")
+    told = capsys.readouterr().out
+    assert "built without CUDA" in told and "--index-url" in told
 
 
 @pytest.mark.long

@@ -58,7 +58,8 @@ from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args
 from training import checkpoint, run_folder
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.ranks import Ranks, Stop, estimate_mfu
+from training.device import estimate_mfu
+from training.ranks import Ranks, Stop
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
 
@@ -1217,7 +1218,18 @@ def test_log_csv_has_a_row_a_look_and_losses_where_evaluated(fox):
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA B300 SXM6 AC", 2250e12),
+        ("Tesla V100-SXM2-16GB", 125e12),
+        ("Tesla T4", 65e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 5090", 209e12),
+        ("NVIDIA GeForce RTX 4090 D", 147e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA RTX A4000", None),

@@ -7,28 +7,17 @@ started beside it.
         ranks.sum(values), ranks.from_first(make)  # what all ranks share
         Stop(ranks).agreed()                       # the signal to stop for, the same on all ranks
 """
-import contextlib
-import ctypes
 import datetime
 import math
 import os
-import re
-import shutil
 import signal
-import sys
 import time
 from inspect import signature
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.threads import set_by_user, take_threads
-
-COMPILERS = ("g++", "c++", "clang++", "cl")  # torch.compile writes C++ and has it compiled
-PEAK_FLOPS = {  # dense bfloat16 FLOPs a second by the maker's data sheet; words of the GPU's name
-    "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12,
-    "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-}
+from training.device import keep_freed_memory, pick_device
 
 
 class Ranks:
@@ -157,116 +146,3 @@ class Stop:
     def restore(self):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-
-# ---- what the device decides
-
-
-def pick_device(name, local_rank=0, num_ranks=1):
-    """The torch.device for --device: of several ranks, each has a GPU of its own. Raises UserError
-    for one that cannot be used here."""
-    if name == "auto":
-        name = ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() and num_ranks == 1 else "cpu")
-    if num_ranks > 1 and re.fullmatch(r"mps|cuda:\d+", name):
-        raise UserError(f"--device {name} is one device, and torchrun has started {num_ranks} "
-                        f"processes. Choose --device cuda, which gives each its own GPU, or cpu")
-    num_gpus = torch.cuda.device_count() if name == "cuda" else 0
-    if num_gpus and local_rank >= num_gpus:
-        error = UserError(f"torchrun has started more processes than this machine has GPUs "
-                          f"({num_gpus}). Start it with --nproc_per_node={num_gpus}")
-        error.of_one_rank = True  # the others have found theirs
-        raise error
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":
-            device = torch.device("cuda", local_rank if device.index is None else device.index)
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, AttributeError):
-        raise UserError(f"--device {name} cannot be used here. Choose auto, cpu, cuda or mps; CUDA "
-                        f"needs a GPU, its driver, and a torch that was built for it") from None
-    return device
-
-
-def has_fast_bfloat16(device):
-    """Whether the processor has instructions that multiply bfloat16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def settle_precision(args, device):
-    """Replace `auto` in args.dtype and args.compile. Both are stored in the checkpoint, so that a
-    resumed run keeps them."""
-    on_cuda = device.type == "cuda"
-    if args.dtype == "auto":
-        args.dtype = ("bfloat16" if has_fast_bfloat16(device) else
-                      "float16" if on_cuda else "float32")
-    if args.dtype == "float16" and not on_cuda:
-        raise UserError("--dtype float16 needs a CUDA GPU. On this device choose float32 or "
-                        "bfloat16")
-    compiler = next(filter(shutil.which, COMPILERS), None)
-    if args.compile == "auto":  # compiling takes half a minute; a short run does not win it back
-        worth_it = on_cuda and sys.platform == "linux" and args.max_iters >= 2000 and compiler
-        args.compile = "true" if worth_it else "false"
-    if args.compile == "true" and not compiler:
-        raise UserError(f"--compile true needs a C++ compiler, and none of {', '.join(COMPILERS)} "
-                        f"was found. Install one (on Debian and Ubuntu: sudo apt install g++), or "
-                        f"leave the flag out")
-
-
-def settle_threads(args, checkpoint, ranks):
-    """Set the number of threads, and args.num_threads to it. A resumed run keeps its number,
-    because a sum that is taken in another number of parts is rounded differently."""
-    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones have none
-    chosen = "--num_threads" if args.num_threads else set_by_user()
-    num_threads = take_threads(args.num_threads, before)
-    if ranks.device.type != "cpu":
-        return
-    args.num_threads = num_threads
-    if before not in (None, num_threads):
-        ranks.say(f"note: this run has used {before} threads so far and uses {num_threads} from "
-                  f"here on ({chosen or 'this machine has no more cores'}), so its weights will "
-                  f"differ in the last bits from those of a run that was never stopped. To keep "
-                  f"them equal, resume with --num_threads={before}")
-
-
-def keep_freed_memory():
-    """Have glibc keep freed memory. By default it returns large pieces to the system, and each step
-    pays for getting them anew, up to a tenth of a small model's time."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such settings
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, in bytes
-        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, in bytes; the largest value allowed
-
-
-def estimate_mfu(model, tokens_per_s, ranks):
-    """Model FLOPs a second as a fraction, 0..1, of the GPUs' peak in bfloat16; None for a device
-    whose peak is not in PEAK_FLOPS."""
-    if ranks.device.type != "cuda":
-        return None
-    words = torch.cuda.get_device_name(ranks.device).replace("-", " ").split()
-    if "Laptop" in words:  # the same name as the desktop's GPU, and far slower
-        return None
-    peaks = [peak for name, peak in PEAK_FLOPS.items() if all(w in words for w in name.split())]
-    return model.flops_per_token() * tokens_per_s / (peaks[0] * ranks.count) if peaks else None
-
-
-@contextlib.contextmanager
-def memory_errors(device):
-    """Turn a lack of memory into one line that says what to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # numpy's, CUDA's, and that of torch's CPU allocator, which has no type of its own
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError))
-                or "can't allocate memory" in str(error)):
-            raise
-        what = (str(error) or repr(error)).splitlines()[0][:200].rstrip(". ")
-        told = UserError(f"out of memory on {device.type}: {what}. Lower --batch_size and raise "
-                         f"--gradient_accumulation_steps by the same factor, or choose a smaller "
-                         f"model")
-        told.of_one_rank = True  # the other ranks may have had enough
-        raise told from None
