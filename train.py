@@ -102,7 +102,7 @@ def set_up(args, argv, ranks, stack):
     if args.init_from in GPT2:  # its embeddings mean nothing for ids of another tokenizer
         refuse_other_tokens(mixture.datasets[0], args.init_from)
     model = make_model(args, mixture.vocab_sizes, ranks)
-    optimizer = configure_optimizer(model, args)
+    optimizer = configure_optimizer(model, args, ranks)
     weights = mixture.weights if mixture.num_streams > 1 else [1.0]  # the fractions mix the members
     run = Run(
         args, ranks, mixture, model, optimizer,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import char_dataset, python
 
+from optim import Optimizer
 from pipeline.errors import UserError
 from train_args import parse_args
 from training.device import pick_device, settle_precision
@@ -144,6 +145,37 @@ def test_a_torch_without_cuda_beside_a_gpu_is_said(monkeypatch, capsys):
     assert pick_device("auto") == torch.device("cpu")
     told = capsys.readouterr().out
     assert "built without CUDA" in told and "--index-url" in told
+
+
+class Gathering:
+    """Rank `rank` of `count`, which gathers what the others would send."""
+
+    def __init__(self, rank, count, sent):
+        self.rank, self.count, self.sent = rank, count, sent
+
+    def gather(self, part):
+        self.sent[self.rank] = part
+        return torch.cat([self.sent.get(rank, torch.zeros_like(part))
+                          for rank in range(self.count)])
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_ranks_that_share_muon_have_together_what_one_has_alone(count):
+    """Five matrices of a shape do not divide; a rank may have none."""
+    weights, gradients = torch.randn(2, 5, 8, 16)
+
+    def step(ranks):
+        params = [torch.nn.Parameter(w.clone()) for w in weights]
+        for p, gradient in zip(params, gradients):
+            p.grad = gradient.clone()
+        Optimizer([{"rule": "muon", "params": params, "lr": 0.1, "momentum": 0.9,
+                    "weight_decay": 0.1, "dtype": "float32", "parts": [[8]] * 5}], ranks).step()
+        return torch.stack(params).detach()
+    sent = {}
+    shared = [step(Gathering(rank, count, sent)) for rank in range(count)]
+    assert torch.allclose(shared[-1], step(None), atol=1e-6)  # the last one has all parts
+    assert all(part.shape == sent[0].shape and len(part) * count < 5 + count
+               for part in sent.values())
 
 
 @pytest.mark.long

@@ -72,6 +72,14 @@ class Ranks:
         torch.distributed.all_reduce(values)
         return values.cpu()
 
+    def gather(self, part):
+        """part (n, ...) of each rank -> (count * n, ...), in the order of the ranks."""
+        # gloo, which serves CUDA where there is no NCCL, gathers on the CPU alone
+        sent = part.cpu() if torch.distributed.get_backend() == "gloo" else part
+        parts = [torch.empty_like(sent) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, sent)
+        return torch.cat(parts).to(part.device)
+
     def largest(self, number):
         """The largest of a whole number over all ranks."""
         if self.count == 1:
