@@ -164,7 +164,7 @@ def has_grouped_kernel(q):
     write out all scores, (B, nh, T, T).
     """
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
-    return dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    return dtype != torch.float32 and torch.cuda.get_device_properties(q.device).major >= 8
 
 
 class CausalSelfAttention(nn.Module):
@@ -246,7 +246,7 @@ class HeadLoss(torch.autograd.Function):
         device, needs_grad = x.device.type, any(ctx.needs_input_grad)
         # cast once here: autocast would do it again for each product of each chunk
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        table, rows = weight.to(dtype), rows_at_once(device, weight.size(0))
+        table, rows = weight.to(dtype), rows_at_once(x.device, weight.size(0))
         total, dx, dweight = 0.0, [], torch.zeros_like(weight) if needs_grad else None
         for part, target in zip(x.to(dtype).split(rows), targets.split(rows)):
             # the whole table, because a product of 50,257 columns is slower than one of 50,304
@@ -276,10 +276,12 @@ class HeadLoss(torch.autograd.Function):
 
 def rows_at_once(device, num_columns):
     """How many rows of logits, each of num_columns, HeadLoss holds at a time on this device."""
-    if device == "cpu":
+    if device.type != "cuda":
         return max(1, CHUNK_LOGITS // num_columns)
-    # a GPU needs larger products to be busy, and computes them in tiles of 128 rows
-    return max(128, 4 * CHUNK_LOGITS // num_columns // 128 * 128)
+    # large products keep a GPU busy: in float32 the logits may fill 1/64 of its memory. It computes
+    # them in tiles of 128 rows
+    most = torch.cuda.get_device_properties(device).total_memory // 64 // 4
+    return max(128, most // num_columns // 128 * 128)
 
 
 def others(targets, vocabulary):

@@ -130,7 +130,7 @@ class CPUGenerator(torch.Generator):
 
 
 @contextlib.contextmanager
-def pretend_cuda(monkeypatch, capability=(9, 0)):
+def pretend_cuda(monkeypatch, major=9, total_memory=80 << 30):
     waits = []
 
     def wait(what):
@@ -142,7 +142,8 @@ def pretend_cuda(monkeypatch, capability=(9, 0)):
     def on_cpu(function):
         return lambda device="cuda", *args, **kwargs: function("cpu", *args, **kwargs)
     for name, value in dict(
-            is_available=True, device_count=1, set_device=None, get_device_capability=capability,
+            is_available=True, device_count=1, set_device=None,
+            get_device_properties=SimpleNamespace(major=major, total_memory=total_memory),
             get_device_name="NVIDIA H100 80GB HBM3", is_bf16_supported=True, synchronize=None,
             max_memory_allocated=1 << 30, current_device=0).items():
         monkeypatch.setattr(torch.cuda, name, lambda *a, value=value, **k: value)

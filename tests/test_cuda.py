@@ -49,7 +49,7 @@ def test_training_evaluation_and_a_sample_on_cuda_are_those_of_the_cpu(
     monkeypatch.setattr(model_module, "CHUNK_LOGITS", 200)  # the head works in chunks
     flags = [f"--dataset={fox}", *FLAGS, *flags]
     train.main([*flags, "--dtype=float32", "--out_dir=cpu"])
-    with pretend_cuda(monkeypatch) as gpu:
+    with pretend_cuda(monkeypatch, total_memory=1 << 12) as gpu:
         train.main([*flags, "--device=cuda", "--out_dir=gpu"])
     assert losses("gpu") == pytest.approx(losses("cpu"), rel=limit)
     waits = [wait for wait in gpu.waits if wait.endswith("train_step")]
@@ -128,16 +128,16 @@ def test_what_waits_for_the_gpu_is_noted(monkeypatch):
 # ---- what is different on CUDA
 
 
-@pytest.mark.parametrize("dtype, capability, expected", [
-    (torch.bfloat16, (8, 0), 2), (torch.bfloat16, (7, 5), 4), (torch.float32, (9, 0), 4)])
+@pytest.mark.parametrize("dtype, major, expected", [
+    (torch.bfloat16, 8, 2), (torch.bfloat16, 7, 4), (torch.float32, 9, 4)])
 def test_shared_heads_are_repeated_where_cuda_has_no_fast_kernel_for_them(
-        monkeypatch, dtype, capability, expected):
+        monkeypatch, dtype, major, expected):
     seen, plain = [], torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(model_module.F, "scaled_dot_product_attention", lambda q, k, v, **options: (
         seen.append((k.size(1), options["enable_gqa"])) or plain(q, k, v, **options)))
     q, k, v = (torch.randn(2, heads, 8, 16, dtype=dtype) for heads in (4, 2, 2))
     expected_y = model_module.attention(q, k, v, is_causal=True)
-    with pretend_cuda(monkeypatch, capability):
+    with pretend_cuda(monkeypatch, major):
         y = model_module.attention(*(mark(t.clone(), CUDA) for t in (q, k, v)), is_causal=True)
     assert seen == [(2, True), (expected, expected == 2)]
     assert torch.allclose(y.float(), expected_y.float(), atol=1e-2)
@@ -152,10 +152,13 @@ def test_gains_of_a_norm_keep_their_precision_on_cuda(monkeypatch):
     assert (y.float() / one.float()).mean().item() == pytest.approx(1.003, abs=1e-4)
 
 
-def test_a_gpu_works_on_more_rows_of_logits_in_multiples_of_128():
-    assert rows_at_once("cpu", 50_304) == 667
-    assert rows_at_once("cuda", 50_304) == 2560
-    assert rows_at_once("cuda", 1 << 40) == 128 and rows_at_once("cpu", 1 << 40) == 1
+def test_a_gpu_works_on_more_rows_of_logits_in_multiples_of_128_by_its_memory(monkeypatch):
+    assert rows_at_once(torch.device("cpu"), 50_304) == 667
+    for gigabytes, rows in ((80, 6656), (24, 1920), (8, 640)):
+        with pretend_cuda(monkeypatch, total_memory=gigabytes << 30):
+            assert rows_at_once(CUDA, 50_304) == rows
+            assert rows_at_once(CUDA, 1 << 40) == 128
+    assert rows_at_once(torch.device("cpu"), 1 << 40) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -173,7 +176,7 @@ def test_the_head_in_chunks_has_the_loss_and_gradients_of_plain_operations(monke
         return logits, loss.detach(), *(t.grad for t in inputs)
     _, *expected = gradients(1 << 25, torch.device("cpu"))
     if device == "cuda":
-        with pretend_cuda(monkeypatch):
+        with pretend_cuda(monkeypatch, total_memory=1 << 16):  # chunks of 128 rows
             logits, *found = gradients(500, CUDA)
     else:
         logits, *found = gradients(500, torch.device("cpu"))
