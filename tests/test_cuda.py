@@ -14,6 +14,7 @@ import model as model_module
 import sample
 import train
 from model import GPT, GPTConfig, head_loss, rms_norm, rows_at_once
+from pipeline.read.batches import to_xy
 
 FLAGS = [*TINY, "--n_layer=1", "--n_head=4", "--max_iters=2", "--eval_interval=2",
          "--log_interval=1", "--gradient_accumulation_steps=2", "--dropout=0.1",
@@ -72,6 +73,16 @@ def test_a_checkpoint_of_the_cpu_goes_on_and_is_sampled_on_cuda(fox, monkeypatch
     assert len(losses("x")) == 4 + 2 * 2  # four batches, two evaluations
 
 
+def test_a_run_goes_on_where_it_began_unless_told_otherwise(fox, monkeypatch, capsys):
+    with pretend_cuda(monkeypatch):
+        train.main([f"--dataset={fox}", *FLAGS, "--device=cuda:0", "--out_dir=x"])
+        for more, device in ((["--max_iters=4"], "on cuda in"),
+                             (["--max_iters=6", "--device=cpu"], "on cpu in")):
+            capsys.readouterr()
+            train.main(["--init_from=resume", "--out_dir=x", *more])
+            assert device in capsys.readouterr().out
+
+
 def test_mixtures_and_streams_train_on_cuda_as_on_the_cpu(fox, monkeypatch, tmp_path):
     jugs = char_dataset(tmp_path / "jugs", "pack my box with five dozen liquor jugs, " * 200)
     upper = char_dataset(tmp_path / "upper", TEXT.upper())  # character for character beside fox
@@ -127,6 +138,38 @@ def test_what_waits_for_the_gpu_is_noted(monkeypatch):
 
 # ---- what is different on CUDA
 
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_only_cuda_copies_ids_without_waiting(device):
+    """On Apple's GPUs such a copy may read memory that has been freed."""
+    class Windows:
+        dtype = torch.int64
+
+        def to(self, device, non_blocking):
+            assert non_blocking == (torch.device(device).type == "cuda")
+            return torch.arange(6).view(2, 3)
+    x, y = to_xy(Windows(), torch.device(device))
+    assert x.tolist() == [[0, 1], [3, 4]] and y.tolist() == [[1, 2], [4, 5]]
+
+
+@pytest.mark.long
+def test_windows_of_many_lengths_are_all_compiled(fox, monkeypatch):
+    """torch gives up at eight graphs of one function, and computes the rest without compiling: here
+    there are seven lengths in training and seven in evaluation."""
+    import torch._dynamo
+
+    graphs, plain = [], torch.compile
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: plain(
+        model, dynamic=dynamic, backend=counted))
+    monkeypatch.setattr("training.device.shutil.which", lambda name: name)
+    torch._dynamo.reset()
+    train.main([f"--dataset={fox}", *TINY, "--n_layer=1", "--compile=true", "--block_size=64",
+                "--first_block_size=1", "--max_iters=14", "--eval_interval=1", "--out_dir=x"])
+    assert len(graphs) == 14
 
 @pytest.mark.parametrize("dtype, major, expected", [
     (torch.bfloat16, 8, 2), (torch.bfloat16, 7, 4), (torch.float32, 9, 4)])
