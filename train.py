@@ -112,6 +112,10 @@ def set_up(args, argv, ranks, stack):
         loss_weights=torch.tensor(weights, dtype=torch.float32, device=ranks.device),
         highest_rates=[group["lr"] for group in optimizer.param_groups],
         train_model=model, eval_model=model, out_dir=out_dir)
+    if args.compile == "true" and not args.eval_only:
+        torch._dynamo.config.recompile_limit = 64  # windows that grow need a graph for each length
+        # a graph for any shape would be slower
+        run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
     return run
@@ -368,10 +372,6 @@ def main(argv=None):
         run = set_up(args, argv, ranks, stack)
         args = run.args
         trains = args.plan or not args.eval_only
-        if trains and args.compile == "true":
-            torch._dynamo.config.recompile_limit = 64  # growing windows: a graph for each length
-            # a graph for any shape would be slower
-            run.train_model = run.eval_model = torch.compile(run.model, dynamic=False)
         if trains and run.iter_num >= args.max_iters:
             raise UserError(f"this run is complete: it has done {run.iter_num:,} of "
                             f"{args.max_iters:,} iterations. To train longer, raise --max_iters")
