@@ -125,6 +125,10 @@ class Ranks:
         return DDP(model, device_ids=device_ids, **{name: False})
 
 
+class _Ended(BaseException):
+    """What Stop.ends() raises in act() at a signal."""
+
+
 class Stop:
     """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the
     iteration at hand.
@@ -136,8 +140,9 @@ class Stop:
     AT_ONCE = 1.0  # seconds within which a second Ctrl-C comes from a program
 
     def __init__(self, ranks):
-        self.ranks = ranks
-        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
+        self.ranks, self.number = ranks, 0  # number: of the signal that all have agreed to stop for
+        self.signal, self.asked = 0, math.inf  # the first signal of this rank, and when it came
+        self._may_end = False
         numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
         # nohup, or a script that runs us in the background, has us ignore some; that stays so
         self.previous = {number: signal.signal(number, self.ask) for number in numbers
@@ -149,10 +154,26 @@ class Stop:
             raise KeyboardInterrupt
         if not self.signal:
             self.signal, self.asked = number, time.monotonic()
+            if self._may_end:
+                raise _Ended
 
     def agreed(self):
         """The number of the signal to stop for, or 0: the same on all ranks, whichever got it."""
-        return self.ranks.largest(int(self.signal))
+        self.number = self.ranks.largest(int(self.signal))
+        return self.number
+
+    def ends(self, act):
+        """Call act(), and leave it where a signal comes; whether one came. act() must need no other
+        rank and leave no state behind."""
+        try:
+            self._may_end = True
+            if not self.signal:
+                act()
+            self._may_end = False
+            return False
+        except _Ended:  # raised once at most, by the first signal
+            self._may_end = False
+            return True
 
     def restore(self):
         for number, handler in self.previous.items():
