@@ -250,7 +250,7 @@ def begin(run, argv, stack):
         run.eval_model = torch.compile(run.model, dynamic=False)  # a graph for any shape is slower
     run.train_model = ranks.wrap(run.eval_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
-    args.out_dir = str(run.out_dir)
+    ranks.out_dir, args.out_dir = run.out_dir, str(run.out_dir)
     trackers = ()
     if ranks.is_first:  # one process writes for all
         run.starts = start_tokens(run.mixture)

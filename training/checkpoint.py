@@ -124,8 +124,7 @@ def save(run, is_best=False):
     if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
         refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
                           run.out_dir)
-    if run.ranks.is_first:
-        save_checkpoint(run.out_dir, pack(run), is_best)
+    run.ranks.from_first(lambda: save_checkpoint(run.out_dir, pack(run), is_best))
 
 
 def save_checkpoint(out_dir, state, is_best):
