@@ -28,7 +28,7 @@ from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, replacing
 from pipeline.read import meta
-from training.run_folder import resume_command
+from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
 
 FORMAT = 2  # 1: the optimizer's state was a list in an order of its own
 VOCABULARIES = 4  # a checkpoint may hold as many large vocabularies as this
@@ -55,6 +55,10 @@ def _is_optimizer(value):
             and type(value["state"]) is dict and type(value["param_groups"]) is list
             and list(value["state"]) == list(range(len(value["state"])))
             and all(map(IS_STATE, value["state"].values())))
+
+
+def _is_row(value):
+    return not value or {*ALWAYS} <= value.keys() <= {*CSV_COLUMNS}
 
 
 def _is_model_args(value):
@@ -84,6 +88,7 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "iter_num": (position, "a whole number"),
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
+    "unevaluated": (meta.dict_of({str}, {int, float}, _is_row), "a row of log.csv"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
 
@@ -104,6 +109,8 @@ def pack(run):
         "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
         "best_val_loss": run.best_val_loss,
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
+        # the row of log.csv of an evaluation that a signal has ended
+        "unevaluated": {name: v for name, v in run.unevaluated.items() if v is not None},
         "seconds": run.seconds,
     }
 
@@ -117,8 +124,7 @@ def save(run, is_best=False):
     if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
         refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
                           run.out_dir)
-    if run.ranks.is_first:
-        save_checkpoint(run.out_dir, pack(run), is_best)
+    run.ranks.from_first(lambda: save_checkpoint(run.out_dir, pack(run), is_best))
 
 
 def save_checkpoint(out_dir, state, is_best):
@@ -298,6 +304,7 @@ def resume(run, checkpoint, path):
         run.scaler.load_state_dict(checkpoint["scaler"])
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
+    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
 
 
 def load_run(out_dir):
