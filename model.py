@@ -2,10 +2,11 @@
 
 GPT.forward() serves training; GPT.generate() and GPT.generate_tokens() serve sampling. Shapes are
 written (B, T, C): B sequences in a batch, T tokens in each, C = n_embd channels for each token.
-nh is n_head, and hs = C / nh is the width of one head. There are two architectures:
+nh is n_head, and hs is head_dim, the width of one head. There are two architectures:
 
     modern   RMSNorm, rotary positions, norms on query and key, SwiGLU, grouped-query heads, two
-             tables for embedding and head: the shape of Qwen3 (arXiv:2505.09388)
+             tables for embedding and head: the shape of Qwen3 (arXiv:2505.09388), and of Llama
+             without the norms on query and key
     gpt2     learned positions, LayerNorm, GELU, one table for embedding and head (Radford et al.,
              2019); with bias=True exactly as published: biases, and the tanh formula of GELU
 """
@@ -17,8 +18,6 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 CHUNK_LOGITS = 1 << 25  # the most logits that a CPU holds at once in training; 134 MB in float32
-ROPE_THETA = 10_000.0  # the longest wavelength of rotary positions, in 2 pi tokens
-
 
 ARCHS = ("modern", "gpt2")
 
@@ -38,6 +37,11 @@ class GPTConfig:
     n_hidden: int | None = None
     dropout: float = 0.0
     bias: bool = False  # biases in Linear and LayerNorm, and GELU by tanh, as in GPT-2 (gpt2)
+    head_dim: int | None = None  # channels of one head; None stands for n_embd / n_head
+    tied_head: bool | None = None  # one table for embedding and head; None: with gpt2 alone
+    rope_theta: float = 10_000.0  # longest wavelength of rotary positions, in 2 pi tokens (modern)
+    norm_eps: float | None = None  # keeps norms finite; None stands for 1e-6, or 1e-5 (gpt2)
+    qk_norm: bool = True  # norms on query and key (modern)
 
     def __post_init__(self):
         if self.arch not in ARCHS:
@@ -45,17 +49,24 @@ class GPTConfig:
         if self.n_hidden is None:
             gpt2, modern = 4 * self.n_embd, -(-self.n_embd * 8 // 3 // 64) * 64
             self.n_hidden = gpt2 if self.arch == "gpt2" else modern
-        assert self.n_embd % self.n_head == 0 and self.n_head % self.n_kv_head == 0
+        if self.head_dim is None:
+            assert self.n_embd % self.n_head == 0
+            self.head_dim = self.n_embd // self.n_head
+        if self.tied_head is None:
+            self.tied_head = self.arch == "gpt2"
+        if self.norm_eps is None:
+            self.norm_eps = 1e-5 if self.arch == "gpt2" else 1e-6
+        assert self.n_head % self.n_kv_head == 0
 
 
 class KVCache:
     """Keys and values of the tokens so far, so that a new token need not compute them again.
 
-    Each layer has two tensors (B, n_kv_head, block_size, hs), filled up to `length` tokens.
+    Each layer has two tensors (B, n_kv_head, size, hs), filled up to `length` tokens.
     """
 
-    def __init__(self, config, batch_size, device, dtype):
-        shape = (batch_size, config.n_kv_head, config.block_size, config.n_embd // config.n_head)
+    def __init__(self, config, batch_size, size, device, dtype):
+        shape = (batch_size, config.n_kv_head, size, config.head_dim)
         # allocated once at full size: growing them would copy everything for each token
         self.layers = [[torch.empty(shape, device=device, dtype=dtype) for _ in range(2)]
                        for _ in range(config.n_layer)]
@@ -97,7 +108,7 @@ class NormOnCPU(torch.autograd.Function):
         return dx.to(x.dtype), dweight, None
 
 
-def rms_norm(x, weight, eps=1e-6):
+def rms_norm(x, weight, eps):
     """x (..., C) scaled to a mean square of 1, times weight (C) or (nh, C) (arXiv:1910.07467)."""
     if x.device.type != "cpu":
         # not weight.to(x.dtype): bfloat16 would round a gain of 1.003 to 1
@@ -108,28 +119,28 @@ def rms_norm(x, weight, eps=1e-6):
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, eps):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x):
-        return rms_norm(x, self.weight)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def norm(config):
     if config.arch == "modern":
-        return RMSNorm(config.n_embd)
-    return nn.LayerNorm(config.n_embd, bias=config.bias)
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
 
 
-def rotary_table(block_size, hs):
+def rotary_table(block_size, hs, theta):
     """Cosine and sine of the angle by which each position turns each pair of channels.
 
     Returns two tensors (block_size, 1, hs); the sine of a pair's first channel is negated, as
     rotate() needs it. Rotary positions: arXiv:2104.09864.
     """
     # the first pairs turn fast and tell neighbours apart, the last ones turn slowly over the text
-    frequencies = ROPE_THETA ** (-torch.arange(0, hs, 2).float() / hs)
+    frequencies = theta ** (-torch.arange(0, hs, 2).float() / hs)
     angles = torch.outer(torch.arange(block_size).float(), frequencies)[:, None]
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
@@ -172,24 +183,27 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.layer, self.dropout = layer, config.dropout
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.hs = config.n_embd // config.n_head
+        self.hs, self.eps = config.head_dim, config.norm_eps
         # one product computes query, key and value of all heads: few large products beat many small
         width = (self.n_head + 2 * self.n_kv_head) * self.hs
         self.c_attn = nn.Linear(config.n_embd, width, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        if config.arch == "modern":
+        self.c_proj = nn.Linear(self.n_head * self.hs, config.n_embd, bias=config.bias)
+        self.q_norm = self.k_norm = None
+        if config.arch == "modern" and config.qk_norm:
             # with norms, attention scores stay small, and high learning rates stay stable
             self.q_norm, self.k_norm = (nn.Parameter(torch.ones(self.hs)) for _ in range(2))
 
     def forward(self, x, rotary, cache=None):
-        B, T, C = x.shape
+        B, T, _ = x.shape
         nh, n_kv_head = self.n_head, self.n_kv_head
         heads = self.c_attn(x).view(B, T, -1, self.hs)  # (B, T, nh + 2 n_kv_head, hs)
         if rotary is not None:
             # query and key go through norm and rotation together: half as many calls
             qk, v = heads.split((nh + n_kv_head, n_kv_head), dim=2)
-            weight = torch.cat((self.q_norm.expand(nh, -1), self.k_norm.expand(n_kv_head, -1)))
-            q, k = rotate(rms_norm(qk, weight), *rotary).split((nh, n_kv_head), dim=2)
+            if self.q_norm is not None:
+                weight = torch.cat((self.q_norm.expand(nh, -1), self.k_norm.expand(n_kv_head, -1)))
+                qk = rms_norm(qk, weight, self.eps)
+            q, k = rotate(qk, *rotary).split((nh, n_kv_head), dim=2)
         else:
             q, k, v = heads.split((nh, n_kv_head, n_kv_head), dim=2)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, nh or n_kv_head, T, hs)
@@ -198,7 +212,7 @@ class CausalSelfAttention(nn.Module):
         # a single new token may look at everything before it; several at once are a prompt (or a
         # training batch), in which no token may look at a later one
         y = attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # the heads side by side again
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # the heads side by side again
 
 
 class MLP(nn.Module):
@@ -322,20 +336,27 @@ class GPT(nn.Module):
         ))
         # the head's rows are compared with the last layer's output: one row, one logit
         self.lm_head = nn.Linear(config.n_embd, rows, bias=False)
-        sizes, vocabulary = config.vocab_sizes, None
-        if len(sizes) > 1:  # which vocabulary each id belongs to
-            vocabulary = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes),
-                                                 output_size=sum(sizes))
-        # not persistent: made from the sizes alone, so checkpoints need not hold it
-        self.register_buffer("vocabulary", vocabulary, persistent=False)
         if config.arch == "gpt2":
             self.transformer.wpe = nn.Embedding(config.block_size, config.n_embd)
-            self.lm_head.weight = self.transformer.wte.weight  # tied (arXiv:1608.05859)
-        else:
-            tables = rotary_table(config.block_size, config.n_embd // config.n_head)
-            for name, table in zip(("cos", "sin"), tables):
-                self.register_buffer(name, table, persistent=False)
+        self.tie_and_make_tables()
         self.apply(self._init_gpt2 if config.arch == "gpt2" else self._init_modern)
+
+    def tie_and_make_tables(self):
+        """What the sizes alone determine. The tables are not persistent: no checkpoint needs them.
+        """
+        config, device = self.config, self.lm_head.weight.device
+        if config.tied_head:
+            self.lm_head.weight = self.transformer.wte.weight  # arXiv:1608.05859
+        sizes, tables = config.vocab_sizes, {"vocabulary": None}
+        if len(sizes) > 1:  # which vocabulary each id belongs to
+            tables["vocabulary"] = torch.repeat_interleave(
+                torch.arange(len(sizes)), torch.tensor(sizes), output_size=sum(sizes))
+        if config.arch == "modern":
+            tables["cos"], tables["sin"] = rotary_table(config.block_size, config.head_dim,
+                                                        config.rope_theta)
+        for name, table in tables.items():
+            table = None if table is None else table.to(device)
+            self.register_buffer(name, table, persistent=False)
 
     def _init_gpt2(self, module):
         """Normal with deviation 0.02, as in the GPT-2 paper."""
@@ -358,7 +379,7 @@ class GPT(nn.Module):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if isinstance(module, (CausalSelfAttention, MLP)):
             nn.init.zeros_(module.c_proj.weight)
-        if module is self:
+        if module is self and not self.config.tied_head:  # a table of zeros would tell nothing
             nn.init.zeros_(self.lm_head.weight)
 
     def stacked_rows(self, p):
@@ -370,24 +391,23 @@ class GPT(nn.Module):
 
     def num_params(self):
         """The number of parameters, without the position embedding and the padding rows."""
-        wte = self.transformer.wte
-        padding = (wte.num_embeddings - self.config.vocab_size) * self.config.n_embd
+        wte, config = self.transformer.wte, self.config
+        padding = (wte.num_embeddings - config.vocab_size) * config.n_embd
         total = sum(p.numel() for p in self.parameters())  # counts a tied table once
-        if self.config.arch == "gpt2":
-            return total - self.transformer.wpe.weight.numel() - padding
-        return total - 2 * padding
+        if config.arch == "gpt2":
+            total -= self.transformer.wpe.weight.numel()
+        return total - padding * (1 if config.tied_head else 2)
 
     def flops_per_token(self):
         """Operations of a training step for each token (PaLM, arXiv:2204.02311, appendix B).
 
         6 a parameter: a multiplication and an addition forward, twice as many backward. Attention
-        adds 12 * n_layer * n_embd * block_size.
+        adds 12 * n_layer * n_head * hs * block_size.
         """
         config = self.config
-        is_tied = self.lm_head.weight is self.transformer.wte.weight
         # an embedding that is not the head too is only looked up, never multiplied
-        looked_up = 0 if is_tied else config.vocab_size * config.n_embd
-        attention = 12 * config.n_layer * config.n_embd * config.block_size
+        looked_up = 0 if config.tied_head else config.vocab_size * config.n_embd
+        attention = 12 * config.n_layer * config.n_head * config.head_dim * config.block_size
         return 6 * (self.num_params() - looked_up) + attention
 
     def forward(self, idx, targets=None, cache=None):
@@ -437,8 +457,9 @@ class GPT(nn.Module):
         given. With idx (B, t, K) choose must return (B, 1, K).
         """
         T, choose = self.config.block_size, choose or sample_token
-        cache = KVCache(self.config, idx.size(0), idx.device, self.lm_head.weight.dtype)
         context = new = idx[:, -T:]
+        size = min(T, new.size(1) + max_new_tokens)  # published models have long contexts
+        cache = KVCache(self.config, idx.size(0), size, idx.device, self.lm_head.weight.dtype)
         for _ in range(max_new_tokens):
             if cache.length + new.size(1) > T:
                 # the cache is full, and cached tokens cannot move to other positions. The last half

@@ -5,7 +5,7 @@ Print text that a trained model writes.
     python sample.py --out_dir=out/shakespeare_char --start="ROMEO:" --num_samples=5 --top_k=40
     python sample.py --start=FILE:prompt.txt
     python sample.py --multicontext_start "ROMEO:"      # a run of aligned streams
-    python sample.py --init_from=gpt2 --start="..."     # GPT-2's published weights, without a run
+    python sample.py --init_from=gpt2 --start="..."     # published weights, without a run
 
 Only the checkpoint is needed: it holds the tokenizer too. best.pt is used if there is one, else
 ckpt.pt.
@@ -19,11 +19,10 @@ if __name__ == "__main__":
     set_environment()  # before numpy and torch, which read it as they are imported
 
 from pipeline.errors import Parser, one_line_errors, typed
-from pipeline.tokenizers import TiktokenTokenizer
-from train_args import GPT2, count, not_negative, probability, seed, whole
+from train_args import GPT2, count, init_from, not_negative, probability, seed, whole
 from training.checkpoint import load_run
 from training.device import pick_device
-from training.published import published_gpt2
+from training.published import load_named
 from training.run_folder import newest_run
 from training.samples import SampleArgs, speak
 
@@ -62,8 +61,9 @@ def parse_args(argv=None):
     parser = Parser(prog="python sample.py", usage="python sample.py [--flag=value ...]",
                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
-    flag("--init_from", choices=["resume", *GPT2], default="resume",
-         help="what to sample from. resume: a run of train.py; the others: published weights "
+    flag("--init_from", type=init_from, default="resume", metavar="NAME",
+         help="what to sample from. resume: a run of train.py; otherwise published weights: "
+              f"{', '.join(GPT2)}, the owner/name of a model of the Hugging Face hub, or a folder "
               "(default: resume)")
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
     flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
@@ -77,7 +77,9 @@ def parse_args(argv=None):
         told = "" if default is None else f" (default: {default:g})"
         flag(f"--{name}", type=kind, default=default, help=words + told)
     args = parser.parse_args(argv)
-    if args.init_from in GPT2 and args.out_dir:
+    if args.init_from == "scratch":
+        parser.error("--init_from scratch has nothing to sample from: name a model, or train one")
+    if args.init_from != "resume" and args.out_dir:
         parser.error(f"--out_dir has no effect with --init_from {args.init_from}: leave one out")
     return args
 
@@ -86,12 +88,11 @@ def main(argv=None):
     args = parse_args(argv)
     device = pick_device(args.device)
     take_threads()
-    if args.init_from in GPT2:
-        metas = {args.init_from: TiktokenTokenizer("gpt2", backend="tiktoken").to_meta()}
-        model, starts, training_mode = published_gpt2(args.init_from), None, "single"
+    if args.init_from == "resume":
+        loaded = load_run(Path(args.out_dir) if args.out_dir else newest_run())
     else:
-        out_dir = Path(args.out_dir) if args.out_dir else newest_run()
-        model, metas, starts, training_mode = load_run(out_dir)
+        loaded = load_named(args.init_from)
+    model, metas, starts, training_mode = loaded
     speak(model.eval().to(device), metas, starts, training_mode, args, device)
 
 

@@ -17,7 +17,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from pipeline.threads import SlowSteps, set_environment
@@ -26,7 +26,7 @@ if __name__ == "__main__":
     set_environment()  # before numpy and torch are imported, which read it then
 
 from pipeline.errors import UserError, one_line_errors
-from train_args import GPT2, parse_args
+from train_args import parse_args
 
 if __name__ == "__main__":
     with one_line_errors():
@@ -42,7 +42,7 @@ from pipeline.read.sampler import ORDER_VERSION, seed_of
 from training import checkpoint, plan, plots
 from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
-from training.published import load_gpt2, refuse_other_tokens
+from training.published import open_source
 from training.ranks import Ranks, Stop
 from training.run_folder import (
     RunLog,
@@ -90,19 +90,23 @@ class Run:
 
 def set_up(args, argv, ranks, stack):
     """The Run that the arguments ask for: a new one, or one brought to where its checkpoint was."""
-    saved, out_dir = None, None  # the checkpoint to go on from, and its folder
+    saved = out_dir = source = None  # a checkpoint to go on from, its folder; or other weights
     if args.init_from == "resume":
         # locked before it is read, because another process may be saving there
         out_dir = claim_out_dir(args, ranks, stack)
         saved = checkpoint.load_same_checkpoint(out_dir, ranks)
         args = parse_args(argv, saved=saved["args"])  # flags given now change those of the run
         ranks.use(args.device)  # that of the run, unless the flags given now name another
+    elif args.init_from != "scratch":
+        source = open_source(args.init_from, ranks)
+        args = parse_args(argv, sizes=asdict(source.config))
     settle_precision(args, ranks.device)  # from here on args says what really happens
     settle_threads(args, saved, ranks)
     mixture = open_data(args, saved, ranks)
-    if args.init_from in GPT2:  # its embeddings mean nothing for ids of another tokenizer
-        refuse_other_tokens(mixture.datasets[0], args.init_from)
-    model = make_model(args, mixture.vocab_sizes, ranks)
+    # of a published model they may be larger than those of its tokenizer
+    vocab_sizes = (source.refuse_other_tokens(mixture) if source else
+                   checkpoint.vocab_sizes_of(saved["model_args"]) if saved else mixture.vocab_sizes)
+    model = make_model(args, vocab_sizes, ranks, source)
     optimizer = configure_optimizer(model, args, ranks)
     weights = mixture.weights if mixture.num_streams > 1 else [1.0]  # the fractions mix the members
     run = Run(
@@ -140,16 +144,13 @@ def open_data(args, saved, ranks):
     return mixture
 
 
-def make_model(args, vocab_sizes, ranks):
+def make_model(args, vocab_sizes, ranks, source=None):
     torch.manual_seed(args.seed)  # all ranks draw the same weights
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
     sizes = {f.name: getattr(args, f.name) for f in fields(GPTConfig) if hasattr(args, f.name)}
     several = tuple(vocab_sizes) if len(vocab_sizes) > 1 else ()  # one table holds them all
     config = GPTConfig(vocab_size=sum(vocab_sizes), vocab_sizes=several, **sizes)
-    model = GPT(config).to(ranks.device)
-    if args.init_from in GPT2 and not args.plan:  # the other ranks get rank 0's weights by DDP
-        ranks.from_first(lambda: load_gpt2(model, args.init_from))
-    return model
+    return source.model(config, args, ranks) if source else GPT(config).to(ranks.device)
 
 
 # ---- one iteration

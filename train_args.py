@@ -19,13 +19,8 @@ from pipeline.read.sampler import SAMPLING_METHODS, TRANSITIONS
 
 SCHEDULES = ("cosine", "linear", "constant")
 
-# the published models that --init_from names, with the fields of GPTConfig that they determine
-GPT2 = {name: dict(arch="gpt2", n_layer=n_layer, n_head=n_head, n_kv_head=n_head, n_embd=n_embd,
-                   n_hidden=4 * n_embd, bias=True)
-        for name, n_layer, n_head, n_embd in (
-            ("gpt2", 12, 12, 768), ("gpt2-medium", 24, 16, 1024), ("gpt2-large", 36, 20, 1280),
-            ("gpt2-xl", 48, 25, 1600))}
-GPT2_BLOCK_SIZE = 1024
+# published models that have a short name here: https://huggingface.co/openai-community/<name>
+GPT2 = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 
 
 # ---- the types of flags: each turns the text of a value into the value, or says what it must be
@@ -82,6 +77,23 @@ def dataset(text):
             "is the pattern of new datasets. Name another folder of data/, or a path with a slash")
     if text in ("", ".", ".."):
         raise argparse.ArgumentTypeError("must be a folder of data/, or a path with a slash")
+    return text
+
+
+def init_from(text):
+    """A word of its own, a folder, or owner/name. What is there is looked up later: a run can be
+    resumed after the folder that it began from has gone."""
+    words = ("scratch", "resume", *GPT2)
+    if text.lower() in words:
+        return text.lower()
+    if "/" not in text and os.sep not in text:
+        if not os.path.isdir(text):
+            near = difflib.get_close_matches(text.lower(), words, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(words)}, a folder, or the owner/name of a model of the "
+                f"Hugging Face hub{meant}")
+        return f"./{text}"
     return text
 
 
@@ -149,6 +161,16 @@ FLAGS = {
         ("bias", boolean, None): (
             "for --arch gpt2: add biases and compute GELU by its tanh formula, as the published "
             "GPT-2 does"),
+        ("head_dim", count, None): (
+            "for --arch modern: channels of one attention head (default: n_embd / n_head)"),
+        ("tied_head", boolean, None): (
+            "use one table for embedding and head (always on with --arch gpt2, unless set to "
+            "false)"),
+        ("rope_theta", positive, 10_000.0): (
+            "for --arch modern: longest wavelength of rotary positions, in 2 pi tokens"),
+        ("norm_eps", positive, None): (
+            "number added to a mean square by norms (default: 1e-5 with gpt2, else 1e-6)"),
+        ("qk_norm", boolean, True): "for --arch modern: norms on query and key",
     },
     "optimizer": {
         ("max_iters", count, 400): "iterations (optimizer steps) of the whole run",
@@ -195,9 +217,10 @@ FLAGS = {
             "only print what the run would read, how long it would take and what looks wrong"),
         ("out_dir", str, None): (
             "folder of the run (default: out/<dataset>; if that is taken, out/<dataset>-2, ...)"),
-        ("init_from", _one_of("scratch", "resume", *GPT2), "scratch"): (
+        ("init_from", init_from, "scratch"): (
             "scratch: new weights; resume: continue the run in out_dir, or else the newest run; "
-            f"{', '.join(GPT2)}: published weights"),
+            f"otherwise the weights to begin with: {', '.join(GPT2)}, the owner/name of a Qwen3 or "
+            "Llama model of the Hugging Face hub, or a folder with a model or a run"),
         ("overwrite", boolean, False): "replace the run in out_dir by this new one",
         ("seed", seed, 1337): "seed of the weights, the order of the data, and dropout",
         ("device", str, "auto"): "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, else cpu",
@@ -228,12 +251,13 @@ FROZEN.remove("dropout")
 # ---- reading a command line
 
 
-def parse_args(argv=None, saved=None):
+def parse_args(argv=None, saved=None, sizes=None):
     """argv (default: the command line) -> Namespace. Raises UserError that names all bad values.
 
     saved: the arguments in the checkpoint of a run to resume. They replace the defaults, and those
-    in FROZEN cannot be given another value. With --init_from=resume but without saved, each flag is
-    checked by itself only: whether flags fit together depends on the checkpoint.
+    in FROZEN cannot be given another value. sizes: the fields of GPTConfig of the model that
+    --init_from names. As long as one of the two is needed and not given, each flag is checked by
+    itself only: whether flags fit together depends on the checkpoint or the model.
     """
     problems = []
     given = _given(_with_files(sys.argv[1:] if argv is None else argv), problems)
@@ -250,9 +274,9 @@ def parse_args(argv=None, saved=None):
                 f"flags cannot change: {', '.join(changed)}. Leave them out, name another run by "
                 f"--out_dir, or start a new run")
         args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
-    if args.init_from in GPT2:
-        _take_published_sizes(args, given, problems)
-    if saved or args.init_from != "resume":
+    if sizes:
+        _take_sizes(args, given, sizes, problems)
+    if saved or sizes or args.init_from == "scratch":
         _check_combinations(args, given, problems)
         _check_mode(args, given, problems)
     if args.overwrite and args.init_from == "resume":
@@ -362,9 +386,11 @@ def _fill_in(args):
         if getattr(args, name) is None:
             setattr(args, name, value)
 
-    finetunes, muon = args.init_from in GPT2, args.optimizer == "muon"
+    finetunes = args.init_from not in ("scratch", "resume")
+    muon = args.optimizer == "muon"
     fill("n_kv_head", args.n_head)
     fill("bias", False)
+    fill("tied_head", args.arch == "gpt2")
     fill("multidataset_wte", False)
     # published weights need small changes
     fill("learning_rate", 3e-5 if finetunes else 0.02 if muon else 0.002)
@@ -382,17 +408,19 @@ def _fill_in(args):
 # ---- flags that do not fit together: each function appends what is wrong to problems
 
 
-def _take_published_sizes(args, given, problems):
+def _take_sizes(args, given, sizes, problems):
     """Replace default sizes and optimizer by those of the model that --init_from names."""
     source = f"--init_from {args.init_from}"
-    for name, size in GPT2[args.init_from].items():
-        if given.get(name) not in (None, size):
-            problems.append(f"--{name} {given[name]} does not fit {source}, which has {size}")
-        setattr(args, name, size)
-    if args.block_size and args.block_size > GPT2_BLOCK_SIZE:
+    for name in [name for name, _, _ in FLAGS["model"] if name != "dropout"]:
+        if given.get(name) not in (None, sizes[name]):
+            problems.append(f"--{name} {given[name]} does not fit {source}, which has "
+                            f"{sizes[name]}")
+        setattr(args, name, sizes[name])
+    if args.arch == "gpt2" and args.block_size and args.block_size > sizes["block_size"]:
         problems.append(f"--block_size {args.block_size} does not fit {source}, which has "
-                        f"{GPT2_BLOCK_SIZE:,} positions")
-    if args.training_mode == "multicontext" or args.multidataset_wte:
+                        f"{sizes['block_size']:,} positions")
+    several = args.training_mode == "multicontext" or args.multidataset_wte
+    if several and len(sizes["vocab_sizes"]) < 2:
         problems.append(f"{source} has one vocabulary, so it needs --training_mode single, or "
                         f"multidataset without --multidataset_wte")
     if "optimizer" not in given:
@@ -403,7 +431,9 @@ def _check_combinations(args, given, problems):
     """Sizes that do not divide, and flags that need another one. A value that was bad is None."""
     # rotary positions turn channels in pairs, so a head needs an even number of them
     unit, times = (2, "2 x ") if args.arch == "modern" else (1, "")
-    if args.n_embd and args.n_head and args.n_embd % (unit * args.n_head):
+    if args.head_dim and args.head_dim % unit:
+        problems.append(f"--head_dim {args.head_dim} must be even with --arch modern")
+    if args.n_embd and args.n_head and not args.head_dim and args.n_embd % (unit * args.n_head):
         above = args.n_embd - args.n_embd % -(unit * args.n_head)
         problems.append(f"--n_embd {args.n_embd} must be a multiple of {times}--n_head "
                         f"{args.n_head} (such as {above})")
@@ -425,6 +455,8 @@ def _check_combinations(args, given, problems):
                 problems.append(str(error))
     for name, other, needed in (
             ("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
+            ("head_dim", "arch", "modern"), ("rope_theta", "arch", "modern"),
+            ("qk_norm", "arch", "modern"),
             ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, other) not in (needed, None):
             problems.append(f"--{name} needs --{other} {needed}")

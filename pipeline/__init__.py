@@ -3,7 +3,7 @@
     errors.py      a user's mistake becomes one line       files.py      all-or-nothing files, locks
     encodings.py   bytes -> text, strictly                 threads.py    cores, quota, how to wait
     tokenizers/    text <-> ids, one module for each family
-    get/           download and verify: addresses, the Hugging Face hub, the package index
+    get/           download and verify: addresses, the Hugging Face hub, models, the package index
     prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports this
     read/          a folder -> a mixture -> the sampler's order -> batches
 

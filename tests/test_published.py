@@ -1,13 +1,17 @@
-"""GPT-2's published weights: fetched, checked, read as GPT-2 reads them, trained on, sampled from.
+"""Published weights: fetched, checked, read as their own program reads them, trained on, sampled
+from. GPT-2's first, then Qwen3 and Llama.
 
 Run: python -m pytest tests/test_published.py
 The weights are random ones of tiny sizes under the published names. The reference is the forward
-pass written out below, in float64, head by head; in a long test, that of transformers.
+pass of GPT-2 written out below, in float64, head by head; in long tests, that of transformers.
 """
+import json
 import math
 import re
 import shutil
 import sys
+import types
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -29,16 +33,20 @@ import train
 from data.check_dataset import adopt
 from model import GPT, GPTConfig
 from pipeline.errors import UserError
+from pipeline.get.models import ModelFiles
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import TiktokenTokenizer, table_hash
 from train_args import parse_args
 from training import published as pretrained
 from training.checkpoint import load_checkpoint
-from training.published import load_gpt2, published_gpt2
+from training.published import load_named, open_source
 
 safetensors = pytest.importorskip("safetensors.torch")
 SIZES = dict(arch="gpt2", n_layer=2, n_head=2, n_kv_head=2, n_embd=16, n_hidden=64, bias=True)
+CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 50257,
+          "n_positions": 1024, "n_layer": 2, "n_head": 2, "n_embd": 16, "n_inner": None,
+          "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "attn_pdrop": 0.1}
 FILE = Path("out/pretrained/gpt2/model.safetensors")
 REPO = "openai-community/gpt2"
 FLAGS = ["--init_from=gpt2", "--block_size=16", "--batch_size=4", "--eval_iters=1",
@@ -97,23 +105,28 @@ def reference(weights, ids, n_layer=2, n_head=2):
 
 
 @pytest.fixture(autouse=True)
-def tiny_gpt2(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(pretrained.GPT2, "gpt2", SIZES)
+
+
+def put(raw, config=CONFIG):
+    """The files of GPT-2, as a download leaves them."""
+    FILE.parent.mkdir(parents=True)
+    FILE.write_bytes(raw)
+    (FILE.parent / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture
 def there():
-    """The file of weights, as a download leaves it."""
-    FILE.parent.mkdir(parents=True)
-    FILE.write_bytes(RAW)
+    put(RAW)
 
 
 @pytest.fixture
 def hub(monkeypatch):
     """The hub, with the weights among other files; each path answers as it should."""
     sources = Sources()
-    sources.repos[REPO] = {"main": {"config.json": b"{}", "model.safetensors": RAW,
+    sources.repos[REPO] = {"main": {"config.json": json.dumps(CONFIG).encode(),
+                                    "model.safetensors": RAW,
                                     "onnx/model.onnx": b"x"}}
     sources.small, sources.fault_free = {"config.json"}, True
     for name, value in sources.env().items():
@@ -152,46 +165,32 @@ def all_logits(model, ids):
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_the_logits_are_those_of_gpt2(prefix):
-    FILE.parent.mkdir(parents=True)
-    safetensors.save_file({prefix + name: tensor for name, tensor in WEIGHTS.items()}, FILE)
+    put(safetensors.save({prefix + name: tensor for name, tensor in WEIGHTS.items()}))
     ids = some_ids(40)
     expected = reference(WEIGHTS, ids[0])
     assert expected.std() > 1
-    assert (all_logits(published_gpt2("gpt2"), ids)[0] - expected).abs().max() < 1e-4
+    assert (all_logits(load_named("gpt2")[0], ids)[0] - expected).abs().max() < 1e-4
 
 
 def test_a_shorter_context_is_the_first_positions(there):
     model = GPT(GPTConfig(**SIZES, block_size=24))
-    load_gpt2(model, "gpt2")
+    open_source("gpt2").load(model)
     ids = some_ids(24)
     assert (all_logits(model, ids)[0] - reference(WEIGHTS, ids[0])).abs().max() < 1e-4
 
 
 def test_the_head_is_the_embedding_and_its_padding_rows_are_zero(there):
-    model = published_gpt2("gpt2")
+    model = load_named("gpt2")[0]
     assert model.lm_head.weight is model.transformer.wte.weight
     assert model.lm_head.weight.shape == (50304, 16)
     assert not model.lm_head.weight[50257:].any()
     assert model.num_params() == sum(math.prod(shape) for shape in shapes().values()) - 1024 * 16
 
 
-@pytest.mark.parametrize("name, millions", [("gpt2", 124), ("gpt2-medium", 355),
-                                            ("gpt2-large", 774), ("gpt2-xl", 1558)])
-def test_the_sizes_are_the_published_ones(name, millions, monkeypatch):
-    monkeypatch.undo()  # the tiny sizes
-    with torch.device("meta"):
-        model = GPT(GPTConfig(**pretrained.GPT2[name], block_size=pretrained.GPT2_BLOCK_SIZE))
-    num_params = model.num_params() + model.transformer.wpe.weight.numel()
-    assert round(num_params / 1e6) == millions
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("n_layer, n_head, n_embd", [(2, 2, 16), (3, 5, 60)])
-def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_embd, monkeypatch):
+def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_embd):
     transformers = pytest.importorskip("transformers")
-    sizes = {**SIZES, "n_layer": n_layer, "n_head": n_head, "n_kv_head": n_head, "n_embd": n_embd,
-             "n_hidden": 4 * n_embd}
-    monkeypatch.setitem(pretrained.GPT2, "gpt2", sizes)
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=n_layer, n_head=n_head,
                                                                   n_embd=n_embd)).eval()
@@ -203,8 +202,8 @@ def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_emb
     with torch.no_grad():
         expected = theirs(ids).logits
     assert expected.std() > 1
-    assert (all_logits(published_gpt2("gpt2"), ids) - expected).abs().max() < 1e-4
-    assert torch.equal(published_gpt2("gpt2").generate(ids[:, :9], 20, temperature=0),
+    assert (all_logits(load_named("gpt2")[0], ids) - expected).abs().max() < 1e-4
+    assert torch.equal(load_named("gpt2")[0].generate(ids[:, :9], 20, temperature=0),
                        theirs.generate(ids[:, :9], max_new_tokens=20, do_sample=False,
                                        pad_token_id=0, eos_token_id=None))
 
@@ -212,48 +211,56 @@ def test_the_logits_are_those_of_the_package_transformers(n_layer, n_head, n_emb
 # ---- they come from the hub, once, whole or not at all
 
 
+def fetch(name="gpt2"):
+    files = ModelFiles(name)
+    return [*files.get("config.json"), *files.weights()]
+
+
 def test_the_file_is_fetched_once_checked_by_its_hash_and_needs_no_network_again(hub):
-    assert pretrained.fetch("gpt2") == FILE and FILE.read_bytes() == RAW
+    assert fetch() == [FILE.parent / "config.json", FILE] and FILE.read_bytes() == RAW
     asked = [path for path, *_ in hub.requests]
-    assert asked[0] == f"/hub/api/models/{REPO}/tree/main?recursive=true"
+    tree = f"/hub/api/models/{REPO}/tree/{hub.commit(REPO)}?recursive=true"
+    assert asked[:2] == [f"/hub/api/models/{REPO}/revision/main", tree]
     assert asked[-1].startswith(f"/cdn/{REPO}!")
-    assert f"/hub/{REPO}/resolve/main/model.safetensors" in asked
+    assert f"/hub/{REPO}/resolve/{hub.commit(REPO)}/model.safetensors" in asked
+    assert not any("onnx" in path for path in asked)
     hub.close()
-    assert pretrained.fetch("gpt2") == FILE
+    assert fetch() == [FILE.parent / "config.json", FILE]
 
 
 @pytest.mark.parametrize("fault", ["busy", "broken", "short", "down"])
 def test_a_faulty_network_is_no_matter(hub, fault, monkeypatch):
     monkeypatch.setattr("pipeline.get.download.time.sleep", lambda seconds: None)
     hub.fault_free = False
-    for path in (f"/hub/api/models/{REPO}/tree/main?recursive=true",
+    for path in (f"/hub/api/models/{REPO}/tree/{hub.commit(REPO)}?recursive=true",
                  f"/cdn/{REPO}!main!model.safetensors"):
         hub.faults[path] = [fault]
-    pretrained.fetch("gpt2")
+    fetch()
     assert FILE.read_bytes() == RAW
 
 
 def test_a_killed_download_goes_on_where_it_stopped(hub):
     FILE.parent.mkdir(parents=True)
     Path(f"{FILE}.part").write_bytes(RAW[:1_000_000])
-    pretrained.fetch("gpt2")
+    fetch()
     assert FILE.read_bytes() == RAW
     assert [asked_range for path, asked_range, _ in hub.requests
-            if path.startswith("/cdn/")] == ["bytes=1000000-"]
+            if path.endswith("!model.safetensors")] == ["bytes=1000000-"]
 
 
 def test_a_file_with_another_hash_than_the_listing_says_is_thrown_away(hub):
     hub.tampered.add("model.safetensors")
     FILE.parent.mkdir(parents=True)
-    with pytest.raises(UserError, match=r"sha256 .*model\.safetensors"):
-        pretrained.fetch("gpt2")
-    assert [path.name for path in FILE.parent.iterdir()] == [".download.lock"]
+    with pytest.raises(UserError, match=r"model\.safetensors.*sha256"):
+        fetch()
+    assert sorted(path.name for path in FILE.parent.iterdir()) == [
+        ".download.lock", "config.json", "listing.json"]
 
 
 def test_a_token_is_sent_to_the_hub_alone(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     hub.private.add(REPO)
-    pretrained.fetch("gpt2")
+    fetch()
     sent = {(path.split("/")[1], token) for path, _, token in hub.requests}
     assert sent == {("hub", "Bearer hf_good"), ("cdn", None)}
 
@@ -263,29 +270,29 @@ def test_without_a_network_one_line_says_where_the_file_is_and_where_it_must_lie
     monkeypatch.setattr("pipeline.get.download.time.sleep", lambda seconds: None)
     hub.close()
     line = one_line_error(capsys, sample.main, ["--init_from=gpt2", "--device=cpu"])
-    for fact in (f"{hub.hub_url}/api/models/{REPO}", "model.safetensors",
-                 f"https://huggingface.co/{REPO}", "out/pretrained/gpt2/"):
+    for fact in (f"{hub.hub_url}/api/models/{REPO}", "config.json", f"{hub.hub_url}/{REPO}",
+                 "out/pretrained/gpt2/"):
         assert fact in line
 
 
 def test_a_listing_without_the_file_is_one_line(hub):
     del hub.repos[REPO]["main"]["model.safetensors"]
-    with pytest.raises(UserError, match=r"model\.safetensors.*HF_ENDPOINT"):
-        pretrained.fetch("gpt2")
+    with pytest.raises(UserError, match=r"no weights as safetensors.*model\.safetensors"):
+        fetch()
 
 
 @pytest.mark.parametrize("raw, message", [
-    (b"", ""), (RAW[:-1], ""), (b"version https://git-lfs", ""),
-    (safetensors.save({k: v for k, v in WEIGHTS.items() if k != "h.1.ln_2.bias"}), ""),
+    (b"", "damaged"), (RAW[:-1], "damaged"), (b"version https://git-lfs", "damaged"),
+    (safetensors.save({k: v for k, v in WEIGHTS.items() if k != "h.1.ln_2.bias"}),
+     r"lack transformer\.h\.1\.ln_2\.bias"),
     (safetensors.save({**WEIGHTS, "h.0.mlp.c_fc.weight": torch.ones(16, 48)}),
-     r"h\.0\.mlp\.c_fc\.weight .*\(48, 16\) .*\(64, 16\)"),
+     r"h\.0\.mlp\.c_fc\.weight .*\(16, 48\) .*\(16, 64\)"),
     (safetensors.save({**WEIGHTS, "wpe.weight": torch.ones(512, 16)}),
      r"wpe\.weight .*\(512, 16\) .*\(1024, 16\)")])
 def test_a_file_that_is_not_the_one_is_one_line(raw, message):
-    FILE.parent.mkdir(parents=True)
-    FILE.write_bytes(raw)
-    with pytest.raises(UserError, match=f"^{FILE} .*gpt2.*{message}.*Delete it") as error:
-        published_gpt2("gpt2")
+    put(raw)
+    with pytest.raises(UserError, match=f"^{FILE.parent}.*{message}.*Delete") as error:
+        load_named("gpt2")[0]
     assert "\n" not in str(error.value)
 
 
@@ -346,6 +353,11 @@ def test_samples_come_from_the_published_weights_and_from_a_run_that_began_with_
     assert spoken[0] == spoken[1] == encoding.decode(ids) + "\n"
 
 
+def refuse_other_tokens(dataset):
+    mixture = types.SimpleNamespace(datasets=[dataset], metas={dataset.name: dataset.meta})
+    assert open_source("gpt2").refuse_other_tokens(mixture) == [50257]
+
+
 def test_a_dataset_of_other_tokens_is_refused_and_no_folder_made(there, tmp_path, capsys):
     folder = char_dataset(tmp_path / "fox")
     line = one_line_error(capsys, train.main, [*FLAGS, f"--dataset={folder}"])
@@ -356,17 +368,17 @@ def test_a_dataset_of_other_tokens_is_refused_and_no_folder_made(there, tmp_path
 
 
 def test_the_tokens_of_gpt2_are_known_by_their_hash_and_in_a_folder_that_states_none(
-        tmp_path, plays):
+        there, tmp_path, plays):
     tokenizer = TiktokenTokenizer("gpt2")
     assert table_hash(tokenizer.to_meta()["itos"]) == pretrained.GPT2_TOKENS
     dataset = open_dataset(plays)
     assert dataset.meta["table_sha256"] == pretrained.GPT2_TOKENS
     del dataset.meta["table_sha256"]
-    pretrained.refuse_other_tokens(dataset, "gpt2")
+    refuse_other_tokens(dataset)
     shutil.copytree(plays, tmp_path / "bpe")
     (tmp_path / "bpe/meta.pkl").unlink()
     adopt(tmp_path / "bpe", "gpt2", None)
-    pretrained.refuse_other_tokens(open_dataset(tmp_path / "bpe"), "gpt2")
+    refuse_other_tokens(open_dataset(tmp_path / "bpe"))
 
 
 def test_a_mixture_of_gpt2s_tokens_begins_with_the_published_weights_too(
@@ -379,20 +391,24 @@ def test_a_mixture_of_gpt2s_tokens_begins_with_the_published_weights_too(
                           WEIGHTS["wpe.weight"][:16])
 
 
-def test_gpt2_with_more_tokens_is_another_tokenizer(tmp_path):
+def test_gpt2_with_more_tokens_is_another_tokenizer(there, tmp_path):
     folder = tmp_path / "more"
     folder.mkdir()
     write_dataset(folder, TEXT, TiktokenTokenizer("gpt2", additional_tokens={"<|user|>": 50257}))
     with pytest.raises(UserError, match=r"gpt2, 50,258 ids"):
-        pretrained.refuse_other_tokens(open_dataset(folder), "gpt2")
+        refuse_other_tokens(open_dataset(folder))
+
+
+OF_GPT2 = asdict(GPTConfig(**SIZES))
 
 
 def test_sizes_and_rates_are_those_of_the_published_model():
-    args = parse_args(["--init_from=gpt2-xl", "--n_layer=48", "--bias", "--dropout=0.1"])
-    assert (args.arch, args.n_layer, args.n_head, args.n_kv_head, args.n_embd, args.n_hidden,
-            args.bias, args.dropout) == ("gpt2", 48, 25, 25, 1600, 6400, True, 0.1)
+    args = parse_args(["--init_from=gpt2-xl", "--n_layer=2", "--bias", "--dropout=0.1"],
+                      sizes=OF_GPT2)
+    assert {**SIZES, "dropout": 0.1, "tied_head": True, "head_dim": 8,
+            "norm_eps": 1e-5}.items() <= vars(args).items()
     assert (args.optimizer, args.learning_rate, args.muon_learning_rate) == ("adamw", 3e-5, None)
-    args = parse_args(["--init_from=gpt2", "--optimizer=muon"])
+    args = parse_args(["--init_from=gpt2", "--optimizer=muon"], sizes=OF_GPT2)
     assert (args.optimizer, args.learning_rate, args.muon_learning_rate) == ("muon", 3e-5, 1e-3)
 
 
@@ -406,7 +422,10 @@ def test_sizes_and_rates_are_those_of_the_published_model():
     (["--muon_momentum=0.9"], "--muon_momentum | --optimizer muon"),
     (["--init_from=gpt3"], "gpt3 | scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl")])
 def test_flags_that_disagree_are_one_line(flags, message):
-    told = error_of(parse_args, "--init_from=gpt2", *flags)
+    with pytest.raises(UserError) as error:
+        parse_args(["--init_from=gpt2", *flags], sizes=OF_GPT2)
+    told = str(error.value)
+    assert "\n" not in told
     assert all(fact in told for fact in message.split(" | "))
 
 
@@ -418,15 +437,10 @@ def test_samples_of_a_run_and_of_published_weights_cannot_be_asked_for_together(
 
 @pytest.mark.long
 def test_two_ranks_begin_with_the_published_weights_and_train_as_one_does(there, plays):
-    """The tiny sizes are put in place by a script that stands for train.py."""
-    Path("tiny_train.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-                                     f"import train, train_args\n"
-                                     f"train_args.GPT2['gpt2'] = {SIZES}\ntrain.main()")
     flags = [*FLAGS, f"--dataset={plays}", "--max_iters=4", "--log_interval=1",
              "--gradient_accumulation_steps=2"]
     child = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                   "tiny_train.py", *flags,
-                   "--out_dir=two", cwd=Path.cwd())
+                   ROOT / "train.py", *flags, "--out_dir=two", cwd=Path.cwd())
     assert child.returncode == 0, child.stderr
     train.main([*flags, "--out_dir=one"])
     one, two = (load_checkpoint(Path(name) / "ckpt.pt") for name in ("one", "two"))

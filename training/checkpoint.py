@@ -5,7 +5,9 @@ home here.
     save(run, is_best)                     out_dir/ckpt.pt, and best.pt
     load_checkpoint(path)                  the dict, complete and plain, or UserError
     config_of(checkpoint, path)            its model's sizes, compared with arguments and weights
+    empty_model(config)                    a model whose weights are to be loaded
     take_state(checkpoint, path, model)    its weights, and the optimizer's state
+    read_run(out_dir)                      the checkpoint of a run, and its model's sizes
     load_run(out_dir)                      the model of a run, with what sampling needs
     resume(run, checkpoint, path)          all of that, and the position, into a run
 
@@ -30,7 +32,9 @@ from pipeline.files import open_regular, replacing
 from pipeline.read import meta
 from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
 
-FORMAT = 2  # 1: the optimizer's state was a list in an order of its own
+# 1: the optimizer's state was a list in an order of its own
+# 2: model_args had none of the five fields that _model_args_of_format_2() adds
+FORMAT = 3
 VOCABULARIES = 4  # a checkpoint may hold as many large vocabularies as this
 SAMPLED = ("model", "model_args", "args", "metas", "iter_num")
 RESUMED = (*SAMPLED, "optimizer", "scaler", "best_val_loss", "seconds", "data", "evaluated")
@@ -70,10 +74,13 @@ count, position = meta.whole(1, 2**32), meta.whole(0, 2**63 - 1)
 OF_TYPE = {  # of a field of GPTConfig: whether a value will do
     int: count, int | None: count, bool: meta.of(bool), str: meta.word,
     tuple: lambda value: type(value) is tuple and all(map(count, value)),
+    bool | None: meta.of(bool),
     float: lambda value: _is_number(value) and 0 <= value < 1,  # dropout is a probability
+    float | None: lambda value: _is_number(value) and 0 < value < math.inf,
 }
 MODEL_ARGS = {field.name: OF_TYPE[field.type] for field in fields(GPTConfig)}
 MODEL_ARGS["arch"] = ARCHS.__contains__
+MODEL_ARGS["rope_theta"] = OF_TYPE[float | None]
 KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "format": (position, "a whole number"),
     "model": (IS_STATE, "a dict of tensors"),
@@ -160,10 +167,11 @@ def refuse_not_finite(what, out_dir):
 # ---- reading
 
 
-def load_checkpoint(path, needed=SAMPLED):
+def load_checkpoint(path, needed=SAMPLED, mapped=False):
     """The dict that pack() made; one of an older format is brought up to date.
 
-    needed: the keys that it must have. Raises UserError or FileNotFoundError.
+    needed: the keys that it must have. mapped: whether the tensors stay in the file until they are
+    used, which saves the memory of the optimizer's. Raises UserError or FileNotFoundError.
     """
     runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
@@ -173,7 +181,7 @@ def load_checkpoint(path, needed=SAMPLED):
             do = f"Did you mean --out_dir={near[0]}?"
         raise FileNotFoundError(f"{path} not found. {do}")
     instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
-    checkpoint = _read(path, instead)
+    checkpoint = _read(path, instead, mapped)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
     version = checkpoint.setdefault("format", 1)
@@ -183,6 +191,8 @@ def load_checkpoint(path, needed=SAMPLED):
                         f"{FORMAT}. Use the train.py that wrote it")
     if version == 1 and "optimizer" in checkpoint:
         checkpoint["optimizer"] = _optimizer_of_format_1(checkpoint["optimizer"])
+    if version in (1, 2) and _is_model_args(checkpoint.get("model_args")):
+        checkpoint["model_args"] = _model_args_of_format_2(checkpoint["model_args"])
     if lacking := [key for key in needed if key not in checkpoint]:
         raise UserError(f"{path} was not written by this train.py: it lacks {', '.join(lacking)}. "
                         f"{instead}")
@@ -193,14 +203,15 @@ def load_checkpoint(path, needed=SAMPLED):
     return checkpoint
 
 
-def _read(path, instead):
+def _read(path, instead, mapped):
     with open_regular(path) as file:
         try:
             check_records(file)
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns about details of foreign files
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+                checkpoint = torch.load(path if mapped else file, map_location="cpu", mmap=mapped,
+                                        weights_only=True)
             meta.check_tree(checkpoint if isinstance(checkpoint, dict) else {}, VOCABULARIES)
             return checkpoint
         except Exception as error:  # a damaged file can raise almost anything
@@ -224,6 +235,14 @@ def _optimizer_of_format_1(saved):
         if "exp_avg" in state:
             state["step"] = step.clone()
     return {"state": dict(enumerate(states)), "param_groups": []}
+
+
+def _model_args_of_format_2(held):
+    """Those of a model of that time, when the architecture alone determined what these say."""
+    sizes = {**vars(GPTConfig), **held}  # a dataclass has its defaults as attributes
+    gpt2 = sizes["arch"] == "gpt2"
+    return {**held, "head_dim": sizes["n_embd"] // sizes["n_head"] or 1, "tied_head": gpt2,
+            "rope_theta": 10_000.0, "norm_eps": 1e-5 if gpt2 else 1e-6, "qk_norm": True}
 
 
 def refuse_lack_of(error, path):
@@ -260,11 +279,12 @@ def config_of(checkpoint, path):
         if args.get(name) is not None and args[name] != value:
             raise UserError(f"{path} is damaged: {name} is {printable(str(args[name]))} in its "
                             f"arguments and {value} in its model")
-    sizes = {**vars(GPTConfig), **held}  # a dataclass has its defaults as attributes
-    # rotary positions turn channels in pairs
-    heads = sizes["n_head"] * (2 if sizes["arch"] == "modern" else 1)
+    sizes = {**vars(GPTConfig), **held}
+    head_dim = sizes["head_dim"] or sizes["n_embd"] / sizes["n_head"]
     vocab_sizes = sizes["vocab_sizes"] or (sizes["vocab_size"],)
-    if (sizes["n_embd"] % heads or sizes["n_head"] % sizes["n_kv_head"]
+    # rotary positions turn channels in pairs
+    if (head_dim % (2 if sizes["arch"] == "modern" else 1) or sizes["n_head"] % sizes["n_kv_head"]
+            or sizes["arch"] == "gpt2" and head_dim * sizes["n_head"] != sizes["n_embd"]
             or sum(vocab_sizes) != sizes["vocab_size"] or sizes["n_layer"] > len(weights)
             or args.get("training_mode") not in ("single", "multidataset", "multicontext")):
         raise UserError(f"{path} is damaged: no model has the sizes that it states")
@@ -276,6 +296,25 @@ def config_of(checkpoint, path):
     with torch.device("meta"):  # nothing is allocated before the shapes are known to be right
         refuse_other_tensors(GPT(config).state_dict(), weights, path)
     return config
+
+
+def vocab_sizes_of(model_args):
+    """The ids of each vocabulary of a model."""
+    return [*model_args["vocab_sizes"]] or [model_args["vocab_size"]]
+
+
+def empty_model(config, device="cpu"):
+    """A GPT whose weights are to be loaded: to draw them first would take longer than to read."""
+    with torch.device("meta"):
+        model = GPT(config)
+    try:
+        model.to_empty(device=device)
+    except (MemoryError, RuntimeError) as error:  # sizes are checked: only memory can be lacking
+        raise UserError(f"a model of {model.num_params():,} parameters needs more memory than is "
+                        f"free ({str(error)[:200]}). Stop other programs, then run the same "
+                        f"command again") from None
+    model.tie_and_make_tables()  # to_empty() has parted tied tables and emptied the others
+    return model
 
 
 def take_state(checkpoint, path, model, optimizer=None):
@@ -307,18 +346,24 @@ def resume(run, checkpoint, path):
     run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
 
 
+def best_checkpoint(out_dir):
+    path = out_dir / "best.pt"
+    return path if path.exists() else out_dir / "ckpt.pt"
+
+
+def read_run(out_dir):
+    """(path, checkpoint, GPTConfig) of the run in out_dir: its best checkpoint, or else its
+    latest. The tensors lie in the file."""
+    path = best_checkpoint(out_dir)
+    checkpoint = load_checkpoint(path, mapped=True)
+    return path, checkpoint, config_of(checkpoint, path)
+
+
 def load_run(out_dir):
     """(model, metas, starts, training_mode) of the run in out_dir: its best
     checkpoint, or else its latest."""
-    path = out_dir / "best.pt"
-    path = path if path.exists() else out_dir / "ckpt.pt"
-    checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
-    try:
-        model = GPT(config)
-    except (MemoryError, RuntimeError) as error:  # sizes are checked: only memory can be lacking
-        raise UserError(f"{path} needs more memory than is free ({str(error)[:200]}). Stop other "
-                        f"programs, then run the same command again") from None
+    path, checkpoint, config = read_run(out_dir)
+    model = empty_model(config)
     take_state(checkpoint, path, model)
     return model, checkpoint["metas"], checkpoint.get("starts"), checkpoint["args"]["training_mode"]
 
@@ -343,5 +388,5 @@ def refuse_other_tensors(own, given, path):
         if a != b:
             raise UserError(f"{path} is damaged: {printable(name)} is {b}, and a model of its "
                             f"sizes has {a}")
-        if not given[name].isfinite().all():
+        if not torch.stack(given[name].aminmax()).isfinite().all():  # both are NaN if one is
             raise UserError(f"{path} is damaged: {printable(name)} has numbers that are not finite")

@@ -4,15 +4,19 @@
     print_plan(run, train_step)        FLOPs, time, memory, the first batch, what looks wrong
 """
 import contextlib
+import re
 import sys
 import textwrap
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from optim import block_size_at
+from model import GPT
+from optim import block_size_at, configure_optimizer
+from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
 from pipeline.read.mixture import sample_ids
 from pipeline.read.sampler import eval_starts, windows_per_epoch
@@ -62,6 +66,39 @@ def model_line(run):
             f"{args.n_head} heads, {args.n_embd} wide, vocab {model.config.vocab_size:,}")
 
 
+def memory_of(model, optimizer):
+    """(bytes of a model's weights, bytes that its optimizer keeps)."""
+    kept = sum(t.nbytes for state in optimizer.state.values() for t in state.values())
+    return sum(t.nbytes for t in model.parameters()), kept
+
+
+def memory_line(config, args, source, device):
+    """What a model to begin with will take, found out by its sizes alone. Raises UserError where
+    the device has not that much."""
+    with torch.device("meta"):
+        model = GPT(config)
+    weights, kept = memory_of(model, configure_optimizer(model, args))
+    needed, free, download = 2 * weights + kept, free_memory(device), source.download_size()
+    line = (f"from   {source.name}: {model.num_params():,} parameters; {short(needed)}B of memory "
+            f"for weights,\n       gradients and optimizer, and more for activations")
+    if download:
+        line += f"; {short(download)}B to download"
+    if free is not None and needed > free:
+        raise UserError(f"{' '.join(line.split())}. {device} has {short(free)}B free: take a "
+                        f"smaller model, or a machine with more memory")
+    return line
+
+
+def free_memory(device):
+    """The bytes that a device has free, or None where that is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, AttributeError):  # Linux only
+        told = Path("/proc/meminfo").read_text()
+        return int(re.search(r"MemAvailable:\s+(\d+) kB", told)[1]) * 1024
+    return None
+
+
 def print_plan(run, train_step):
     """Print what follows data_lines() and model_line(). train_step: the loop's own. The timing
     trains the model on nonsense, so the run cannot go on after it."""
@@ -90,8 +127,7 @@ def print_plan(run, train_step):
               flush=True)
     step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
     evaluation = time_of_evaluation(run, windows if is_compiled else windows[:16])
-    weights = sum(t.nbytes for t in run.model.parameters())
-    kept = sum(t.nbytes for state in run.optimizer.state.values() for t in state.values())
+    weights, kept = memory_of(run.model, run.optimizer)
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
           f"{span(evaluation)} per evaluation ({evaluations:,} of them)"
           f"{', without the time to compile' if is_compiled else ''}")

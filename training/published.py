@@ -1,95 +1,196 @@
-"""GPT-2's published weights -> a GPT, for --init_from=gpt2 (-medium, -large, -xl).
+"""Weights that were made elsewhere -> a GPT: what --init_from names, beside scratch and resume.
 
-The file (0.5, 1.5, 3.2 or 6.4 GB) is downloaded once, from
-https://huggingface.co/openai-community/<name> to out/pretrained/<name>/model.safetensors, and is
-checked against the hash that the hub states. A file that you put there yourself is used as it is.
-HF_ENDPOINT, HF_TOKEN and proxies work as in pipeline/get/addresses.py. Reading the file needs the
-package safetensors.
+    source = open_source(name, ranks)     its sizes and tokenizers; no weights are read yet
+    source.refuse_other_tokens(mixture)   UserError where its ids mean something else in the data
+    source.model(config, args, ranks)     a GPT with its weights
+    load_named(name)                      the model itself, with what sampling needs
+
+A name is one of GPT-2's four, the owner/name of a model of the Hugging Face hub, or a folder: that
+of a run (with best.pt or ckpt.pt), or of a published model (with config.json). layouts.py says
+which models can be read, and pipeline/get/models.py how they are fetched. Reading the files needs
+the package safetensors.
 """
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from model import GPT, GPTConfig
-from pipeline.errors import UserError, optional
-from pipeline.tokenizers import hash_of_table
-from train_args import GPT2, GPT2_BLOCK_SIZE
+from pipeline.errors import UserError, optional, printable
+from pipeline.tokenizers import (
+    TiktokenTokenizer,
+    hash_of_table,
+    published_table,
+    read_json,
+    table_hash,
+)
+from train_args import GPT2
+from training.checkpoint import (
+    best_checkpoint,
+    empty_model,
+    load_run,
+    read_run,
+    take_state,
+    vocab_sizes_of,
+)
+from training.layouts import config_of_json, published_views
+from training.plan import memory_line
 
 # the hash of the id -> token table of tiktoken's gpt2
 GPT2_TOKENS = "f1573bd1679edbb0d65b9edd171f5d26199d5d84cb6f4ee1819e1f77ccaab9ec"
+# tensors of published files that are no weights: masks, and frequencies of rotary positions
+TABLES = re.compile(r".*(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
 
 
-def fetch(name):
-    """The path of the published file, which is downloaded if it is missing. Raises UserError."""
-    # imported here, since most runs never download
-    from pipeline.get.addresses import hub_endpoint
-    from pipeline.get.download import DownloadError, RemoteFile, download_all
-    from pipeline.get.hub import hub_tree, unexpected_answer
-    repo = f"openai-community/{name}"
-    path = Path("out/pretrained") / name / "model.safetensors"
-    if path.exists():
-        return path  # a download has another name until its hash is checked
-    api = f"{hub_endpoint()}/api/models/{repo}/tree/main"
-    try:
-        stated = {entry["path"]: entry for entry in hub_tree(api)}[path.name]
-        url = f"{hub_endpoint()}/{repo}/resolve/main/{path.name}"
-        download_all([RemoteFile(url, path, stated["size"], stated["digest"])], path.parent)
-    except KeyError as error:
-        raise unexpected_answer(api, error) from None
-    except DownloadError as error:
-        raise UserError(f"{error}. Or get {path.name} of https://huggingface.co/{repo} by other "
-                        f"means, and put it into {path.parent}/") from None
-    return path
+@dataclass
+class Source:
+    """A model to begin with. Its block_size is the number of positions that it has."""
+    name: str
+    config: GPTConfig
+    tables: list  # of each vocabulary: the hash of its id -> token table, or None if unknown
+    files: object = None  # the ModelFiles of a published model
+    checkpoint: dict = field(default=None, repr=False)  # of a run
+
+    def model(self, config, args, ranks):
+        """A GPT with the weights, on the device of a rank. With --plan a line says what memory it
+        takes, no weights are read, and those of the model are random."""
+        if args.plan:
+            ranks.say(memory_line(config, args, self, ranks.device))
+            return GPT(config).to(ranks.device)
+        if self.files:
+            ranks.from_first(self.files.weights)  # downloads them, and the others wait
+        model = empty_model(config, ranks.device)
+        self.load(model)
+        return model
+
+    def load(self, model):
+        """Copy the weights into a GPT, whose block_size may be shorter. Raises UserError."""
+        if self.checkpoint:
+            held = self.checkpoint["model"]
+            if model.config.arch == "gpt2":  # a shorter context uses the first positions
+                name = "transformer.wpe.weight"
+                held[name] = held[name][: model.config.block_size]
+            take_state(self.checkpoint, self.name, model)
+            self.checkpoint = None
+        else:
+            load_published(model, self.files)
+
+    def download_size(self):
+        """The bytes of weights that are still to be downloaded."""
+        return self.files.weights_to_download() if self.files else 0
+
+    def refuse_other_tokens(self, mixture):
+        """Raise UserError if the ids of a mixture do not mean what they mean to the model.
+
+        Returns the sizes of its vocabularies: a table may have more rows than its tokenizer ids.
+        """
+        sizes = vocab_sizes_of(vars(self.config))
+        metas = list(mixture.metas.values())
+        if len(metas) != len(sizes):
+            raise UserError(f"--init_from {self.name} has {len(sizes)} vocabularies, and the data "
+                            f"has {len(metas)}. Name the datasets of that run, in their order")
+        for dataset, table, size in zip(mixture.datasets, self.tables, sizes):
+            kind = dataset.meta.get("tiktoken_encoding") or dataset.meta.get("tokenizer")
+            if table not in (None, hash_of_table(dataset.meta)) or dataset.vocab_size > size:
+                raise UserError(
+                    f"{dataset.folder} was prepared with another tokenizer ({kind or 'custom'}, "
+                    f"{dataset.vocab_size:,} ids) than --init_from {self.name} has ({size:,} "
+                    f"ids). {self._remedy(dataset)}")
+        return sizes
+
+    def _remedy(self, dataset):
+        again = f"Prepare it again: python {dataset.folder}/prepare.py"
+        if self.name in GPT2:
+            return (f"{again} --method tiktoken (a dataset of the hub has --tokenizer gpt2 "
+                    f"instead), or use --dataset=shakespeare")
+        if self.files:
+            return f"{again} --tokenizer_of {self.name}"
+        return f"{again} --reuse_vocab_of NAME, with the name of the dataset of that run"
+
+
+def open_source(name, ranks=None):
+    """The Source that --init_from names. What is to be downloaded for that, rank 0 downloads."""
+    if name not in GPT2 and best_checkpoint(Path(name)).exists():
+        _, checkpoint, config = read_run(Path(name))
+        tables = [hash_of_table(meta) for meta in checkpoint["metas"].values()]
+        return Source(name, config, tables, checkpoint=checkpoint)
+    if name not in GPT2 and Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        raise UserError(f"{name} holds neither a run (ckpt.pt, best.pt) nor a published model "
+                        f"(config.json)")
+    optional("safetensors", f"--init_from {name}")
+    from pipeline.get.models import ModelFiles  # here, since most runs never download
+    files = ModelFiles(name)
+    small = ["config.json"] if name in GPT2 else ["config.json", "tokenizer.json"]
+    fetch = ranks.from_first if ranks else lambda make: make()
+    found = {path.name: path for path in fetch(lambda: files.get(*small))}
+    if "config.json" not in found:
+        raise UserError(f"{files.repo or files.folder} has no config.json, which tells the sizes "
+                        f"of a model")
+    held, table = read_json(found["config.json"]), GPT2_TOKENS if name in GPT2 else None
+    if not isinstance(held, dict):
+        raise UserError(f"{found['config.json']} is damaged: it holds no JSON object")
+    if path := found.get("tokenizer.json"):
+        table = table_hash(published_table(path.read_text(encoding="utf-8"), path))
+    elif not table:
+        print(f"note: {name} has no tokenizer.json, so it cannot be checked that the data was made "
+              f"by its tokenizer")
+    return Source(name, config_of_json(held, found["config.json"]), [table], files=files)
 
 
 @torch.no_grad()
-def load_gpt2(model, name):
-    """Copy the published weights into a GPT of their sizes, whose block_size may be shorter.
-
-    Raises UserError.
-    """
-    safetensors = optional("safetensors", f"--init_from {name}")
-    path, vocab_size = fetch(name), model.config.vocab_size
-    again = "Delete it and run the same command again"
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            prefix = "transformer." if "transformer.wte.weight" in file.keys() else ""
-            for part, p in model.transformer.named_parameters():
-                weight = file.get_tensor(prefix + part)
-                if part.startswith("h.") and weight.dim() == 2:
-                    weight = weight.T  # the published matrices are stored (in, out), ours (out, in)
-                if part == "wpe.weight":
-                    weight = weight[: len(p)]  # a shorter context uses the first positions
-                if part == "wte.weight":
-                    p[vocab_size:] = 0  # the padding rows
-                    p = p[:vocab_size]
-                if weight.shape != p.shape:
-                    raise UserError(f"{path} is not the file of {name}: {part} has "
-                                    f"{tuple(weight.shape)} weights, expected {tuple(p.shape)}. "
-                                    f"{again}")
-                p.copy_(weight)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged, or not the file of {name} ({error}). "
-                        f"{again}") from None
+def load_published(model, files):
+    """Copy the tensors of safetensors files into a GPT, one at a time. Raises UserError."""
+    safetensors = optional("safetensors", f"--init_from {files.name}")
+    config, again = model.config, "Delete it and run the same command again"
+    for table in (model.transformer.wte.weight, model.lm_head.weight):
+        table[config.vocab_size :] = 0  # the padding rows
+    views = published_views(config, model.state_dict())
+    wanted = dict.fromkeys(views)  # name: the file in which it was found
+    for path in files.weights():
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                for name in file.keys():
+                    own = name if name in views else f"transformer.{name}"  # GPT-2's lack it
+                    if own in views:
+                        _copy(file.get_tensor(name), views[own], f"{path}: {name}", config, own)
+                        wanted[own] = path
+                    elif not TABLES.fullmatch(name) and name != "lm_head.weight":
+                        raise UserError(f"{path} holds {printable(name)}, for which model.py has "
+                                        f"no place")
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{path} is damaged, or no safetensors file ({error}). "
+                            f"{again}") from None
+    if missing := [name for name, path in wanted.items() if path is None]:
+        raise UserError(f"{files.folder} is not complete: its files lack {missing[0]}"
+                        f"{f' and {len(missing) - 1:,} more' if missing[1:] else ''}. {again}")
 
 
-def published_gpt2(name):
-    """The published model, on the CPU."""
-    with torch.device("meta"):  # draws no initial weights, which would take longer than reading
-        model = GPT(GPTConfig(**GPT2[name], block_size=GPT2_BLOCK_SIZE))
-    model.to_empty(device="cpu")
-    model.lm_head.weight = model.transformer.wte.weight  # to_empty() has made two tables of the one
-    load_gpt2(model, name)
-    return model
+def _copy(tensor, view, place, config, name):
+    """Copy a published tensor into the view of ours; bfloat16 becomes float32, which is exact."""
+    if name.endswith(".wpe.weight"):
+        tensor = tensor[: len(view)]  # a shorter context uses the first positions
+    if tensor.shape != view.shape:
+        raise UserError(f"{place} has {tuple(tensor.shape)} weights, and config.json tells of "
+                        f"{tuple(view.shape)}. Delete the file and run the same command again")
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        raise UserError(f"{place} has numbers of {tensor.dtype}, which is a quantized format. Take "
+                        f"a model in float32, float16 or bfloat16")
+    if not tensor.isfinite().all():
+        raise UserError(f"{place} has numbers that are not finite")
+    if not config.bias and name.endswith(".bias") and tensor.any():
+        raise UserError(f"{place} is not zero. model.py has biases only with the tanh formula of "
+                        f"GELU, and config.json asks for the exact one")
+    view.copy_(tensor)
 
 
-def refuse_other_tokens(dataset, name):
-    """Raise UserError if the ids of a dataset do not mean what they meant to GPT-2."""
-    meta = dataset.meta
-    if hash_of_table(meta) != GPT2_TOKENS:
-        kind = meta.get("tiktoken_encoding") or meta.get("tokenizer") or "custom"
-        raise UserError(f"{dataset.folder} was prepared with another tokenizer ({kind}, "
-                        f"{dataset.vocab_size:,} ids) than --init_from {name} (gpt2, 50,257 ids). "
-                        f"Prepare it again: python {dataset.folder}/prepare.py --method tiktoken "
-                        f"(a dataset of the hub has --tokenizer gpt2 instead), or use "
-                        f"--dataset=shakespeare")
+def load_named(name):
+    """What load_run() gives, of whatever --init_from names."""
+    if name not in GPT2 and best_checkpoint(Path(name)).exists():
+        return load_run(Path(name))
+    source = open_source(name)
+    tokenizer = TiktokenTokenizer("gpt2", backend="tiktoken") if name in GPT2 else (
+        source.files.tokenizer())
+    model = empty_model(source.config)
+    source.load(model)
+    return model, {name: tokenizer.to_meta()}, None, "single"

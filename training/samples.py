@@ -69,7 +69,9 @@ class Vocabulary:
         if not text:
             return [self.start]
         eot = self.tokenizer.eot_token
-        parts = text.split("<|endoftext|>") if eot is not None else [text]
+        # the tokenizer of a published model reads the names of its special tokens itself
+        of_own = "<|endoftext|>" in getattr(self.tokenizer, "special_tokens", ())
+        parts = text.split("<|endoftext|>") if eot is not None and not of_own else [text]
         try:
             first, *others = (self.tokenizer.encode(part).tolist() for part in parts)
         except UserError as error:
@@ -79,7 +81,30 @@ class Vocabulary:
 
     def sample(self, logits, options):
         """One token for each row of logits (B, ids of the table) -> (B,), as ids of the dataset."""
-        return sample_token(logits[:, self.first : self.first + self.size], **options)[:, 0]
+        size = min(self.size, self.tokenizer.vocab_size)  # a published table has rows without ids
+        return sample_token(logits[:, self.first : self.first + size], **options)[:, 0]
+
+
+def vocabularies_of(config, metas, starts):
+    """The Vocabulary of each of metas, as speak() takes them, in the order of the model's table."""
+    sizes = config.vocab_sizes or (config.vocab_size,)
+    return [Vocabulary(name, meta, sum(sizes[:i]), size, starts)
+            for i, ((name, meta), size) in enumerate(zip(metas.items(), sizes))]
+
+
+def choose_vocabulary(vocabularies, dataset, what):
+    """The Vocabulary that --dataset names, or the first one, which a note then names: `what` it is
+    of. Raises UserError."""
+    names = [v.name for v in vocabularies]
+    if dataset and (len(names) == 1 or dataset not in names):
+        raise UserError(f"--dataset {dataset} names no vocabulary of this run, which has "
+                        f"{', '.join(names)}. Leave --dataset out" if len(names) > 1 else
+                        f"--dataset is for runs with --multidataset_wte, and this run has one "
+                        f"vocabulary, that of {', '.join(names)}. Leave --dataset out")
+    vocabulary = vocabularies[names.index(dataset) if dataset else 0]
+    if len(names) > 1 and not dataset:
+        note(f"{what} {vocabulary.name}; --dataset chooses another of: {', '.join(names)}")
+    return vocabulary
 
 
 @contextlib.contextmanager
@@ -101,9 +126,7 @@ def speak(model, metas, starts, training_mode, args, device):
     metas: {dataset: its meta.pkl}, one for each vocabulary of the model. starts: {dataset: the id
     that its samples start from}, or None.
     """
-    sizes = model.config.vocab_sizes or (model.config.vocab_size,)
-    vocabularies = [Vocabulary(name, meta, sum(sizes[:i]), size, starts)
-                    for i, ((name, meta), size) in enumerate(zip(metas.items(), sizes))]
+    vocabularies = vocabularies_of(model.config, metas, starts)
     options = dict(temperature=args.temperature, top_k=args.top_k or None, top_p=args.top_p,
                    generator=torch.Generator(device).manual_seed(args.seed))
     if training_mode == "multicontext":
@@ -115,15 +138,7 @@ def speak(model, metas, starts, training_mode, args, device):
     if args.multicontext_start or args.draw_all_streams:
         raise UserError("--multicontext_start and --draw_all_streams are for runs of "
                         "--training_mode multicontext. Give the prompt by --start")
-    if args.dataset and (len(metas) == 1 or args.dataset not in metas):
-        raise UserError(f"--dataset {args.dataset} names no vocabulary of this run, which has "
-                        f"{', '.join(metas)}. Leave --dataset out" if len(metas) > 1 else
-                        f"--dataset is for runs with --multidataset_wte, and this run has one "
-                        f"vocabulary, that of {', '.join(metas)}. Leave --dataset out")
-    vocabulary = vocabularies[list(metas).index(args.dataset) if args.dataset else 0]
-    if len(metas) > 1 and not args.dataset:
-        note(f"this is a sample of {vocabulary.name}; --dataset chooses another of: "
-             f"{', '.join(metas)}")
+    vocabulary = choose_vocabulary(vocabularies, args.dataset, "this is a sample of")
     text = read_text(args.start[5:]) if (args.start or "").startswith("FILE:") else args.start
     if text and isinstance(vocabulary.tokenizer, TableTokenizer):
         note("the dataset has a custom tokenizer; the prompt is encoded by longest match in its "

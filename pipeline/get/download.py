@@ -41,6 +41,8 @@ THREADS = 4  # files downloaded at once
 RETRY_STATUS = {408, 429, *range(500, 600)}
 LONGEST_WAIT = 300  # seconds; the hub counts requests over five minutes
 LARGEST_ANSWER = 10_000_000  # bytes of JSON; a page of the hub has a thousand entries, 0.6 MB
+REPOSITORY = re.compile(r"(.*?)/(?:api/(?:models/)?)?((?:datasets/)?[^/]+/[^/]+)"
+                        r"(?:/(?:revision|tree|resolve)/|$)")  # a page of the hub, in its address
 PROXY_LOGIN = ("the proxy asks for a name and a password. "
                "Set HTTPS_PROXY=http://name:password@host:port")
 
@@ -446,14 +448,15 @@ def _refuse_status(response, url, wanted=(200,)):
     if status in RETRY_STATUS:
         raise _Busy(response)
     told = f"answered {status} {plain(response.reason)[:100]}".rstrip()
-    found = re.match(r"(.*?)/(?:api/)?(datasets/[^/]+/[^/]+)", url) if is_on_hub(url) else None
+    found = is_on_hub(url) and REPOSITORY.match(url)
     page = found and printable_address(f"{found[1]}/{found[2]}")
+    kind = "dataset" if found and found[2].startswith("datasets/") else "model"
     if status in (401, 403) and page:
         token, place = hub_token()
         to = f" to the token from {plain(place)}" if token else ""
         raise DownloadError(f"{told}{to}. Accept the conditions on {page} with your account, make "
                             f"a token at {printable_address(hub_endpoint())}/settings/tokens and "
-                            f"set HF_TOKEN to it. Or the dataset has moved")
+                            f"set HF_TOKEN to it. Or the {kind} has moved, or has another name")
     if status in (401, 403):
         raise DownloadError(f"{told}. It is not open to everybody, or not to this network")
     if status == 407:

@@ -1,7 +1,7 @@
-"""The Hugging Face hub: which files a dataset has, at which commit, with which hashes.
+"""The Hugging Face hub: which files a repository has, at which commit, with which hashes.
 
     hub_files(home, repo, patterns)   the RemoteFiles that match each pattern, for download_all()
-    hub_tree(url)                     the entries of a listing, of a dataset or of a model
+    hub_tree(url)                     the entries of a listing
 
 Not huggingface_hub (read at 2.4.0): it compares the size of a download but not its sha256, and
 reads an answer of any length into memory.
@@ -22,16 +22,18 @@ MOST_FILES = 100_000  # of a listing; the hub advises against more in a reposito
 OUR_NAMES = ("listing.json", "listing.json.tmp", ".download.lock")  # of files in downloads/
 
 
-def hub_files(home, repo, patterns, revision="main", offline=False):
-    """(commit, {pattern: [RemoteFile]}) of a dataset's files; their paths lie below home.
+def hub_files(home, repo, patterns, revision="main", offline=False, kind="datasets"):
+    """(commit, {pattern: [RemoteFile]}) of a repository's files; their paths lie below home.
 
     The first call keeps the commit that `revision` names then, and the sizes and hashes of the
     files, in home/listing.json. Later calls read it from there: they ask no network, and take
-    files of the same commit. Without it, offline=True takes whatever files are there. Raises
-    UserError for a pattern that no file matches.
+    files of the same commit. Without it, offline=True takes whatever files are there. kind:
+    datasets or models. Raises UserError for a pattern that no file matches.
     """
-    path, tree = home / "listing.json", f"datasets/{repo}/tree/{quote(revision, safe='')}"
-    page = printable_address(f"{hub_endpoint()}/{tree}")  # which shows the files
+    path, place = home / "listing.json", repo if kind == "models" else f"{kind}/{repo}"
+    address = f"{hub_endpoint()}/{place}"
+    # which shows the files
+    page = printable_address(f"{address}/tree/{quote(revision, safe='')}")
     known, key = _read_listing(path), " ".join([repo, revision, *patterns])
     if key in known:
         commit, entries = known[key]["commit"], known[key]["files"]
@@ -42,10 +44,10 @@ def hub_files(home, repo, patterns, revision="main", offline=False):
         commit, place = "an unknown commit", home
         advice = f"--offline downloads nothing, so get it from {page} and put it there"
     else:
-        (commit, entries), place = _ask_hub(repo, revision, patterns, page), page
+        (commit, entries), place = _ask_hub(f"{kind}/{repo}", revision, patterns, page), page
         prepare = home.parent / "prepare.py"
         advice = f"Is a flag misspelt, or has the file moved? Look there, then edit {prepare}"
-    at, files = f"{hub_endpoint()}/datasets/{repo}/resolve/{commit}/", {}
+    at, files = f"{address}/resolve/{commit}/", {}
     for pattern in patterns:
         files[pattern] = [
             RemoteFile(at + quote(e["path"]), home / e["path"], e["size"], e["digest"])
@@ -65,7 +67,7 @@ def hub_files(home, repo, patterns, revision="main", offline=False):
 
 def _ask_hub(repo, revision, patterns, page):
     """(commit, entries by path) from the hub. It lists only the folders that the patterns need."""
-    api, entries = f"{hub_endpoint()}/api/datasets/{repo}", {}
+    api, entries = f"{hub_endpoint()}/api/{repo}", {}
     try:
         commit = get_json(f"{api}/revision/{quote(revision, safe='')}")[0]["sha"]
         if not _is_hex(commit, 40):

@@ -8,6 +8,7 @@
 import argparse
 
 from pipeline.errors import Parser, UserError, typed
+from pipeline.get.models import ModelFiles
 from pipeline.prepare.compression import SUFFIXES as COMPRESSED
 from pipeline.prepare.formats import FORMATS
 from pipeline.prepare.inputs import Ids, open_inputs
@@ -23,6 +24,8 @@ OF_METHOD = {  # --method: the flags that it reads
     "tiktoken": ("tiktoken_encoding", "additional_tokens_file", "backend"),
     "custom": ("tokens_file", "byte_fallback"),
     "bpe": ("backend", "vocab_size"), "sentencepiece": ("vocab_size", "spm_model_file")}
+TOKENIZER_OF = ("use the tokenizer of a published model: the owner/name of one of the Hugging Face "
+                "hub, such as Qwen/Qwen3-0.6B, a folder, or a tokenizer.json")
 # flag: its least value, the bits of its largest
 RANGES = dict(num_workers=(1, 31), vocab_size=(1, 31), max_bad_rows=(0, 63), split_seed=(0, 64))
 
@@ -90,18 +93,21 @@ def _add_tokenizer(add):
         help="for bpe and sentencepiece: size of the vocabulary (default: 4096)")
     add("--spm_model_file", help="for sentencepiece: a model to use instead of training one")
     add("--reuse_vocab_of", metavar="DATASET", help="use the tokenizer of a dataset (name or path)")
+    add("--tokenizer_of", metavar="MODEL", help=TOKENIZER_OF)
 
 
 def _refuse_unread(parser, args):
     """Set the defaults that depend on other flags; a flag that would do nothing is an error."""
-    for flag, other in (("method", "reuse_vocab_of"), ("vocab_size", "spm_model_file"),
+    for flag, other in (("method", "reuse_vocab_of"), ("method", "tokenizer_of"),
+                        ("reuse_vocab_of", "tokenizer_of"), ("vocab_size", "spm_model_file"),
                         ("percentage_train", "val_input")):
         if getattr(args, flag) is not None and getattr(args, other):
             parser.error(f"leave out --{flag}: --{other} already decides that")
     args.method = args.method or "char"
     for flag in sum(OF_METHOD.values(), ()):
         methods = [method for method, flags in OF_METHOD.items() if flag in flags]
-        if getattr(args, flag) is not None and (args.method not in methods or args.reuse_vocab_of):
+        decided = args.reuse_vocab_of or args.tokenizer_of
+        if getattr(args, flag) is not None and (args.method not in methods or decided):
             parser.error(f"--{flag} needs --method {' or '.join(methods)}")
     if args.method == "custom" and not args.tokens_file:
         parser.error("--method custom needs --tokens_file")
@@ -121,6 +127,8 @@ def tokenizer_of(args, text, val_text):
     text = checked_text(text, val_text)
     if args.reuse_vocab_of:
         return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
+    if args.tokenizer_of:
+        return ModelFiles(args.tokenizer_of).tokenizer()
     texts = [text] if val_text is None else [text, val_text]
     of_text = args.method in ("char", "bpe", "sentencepiece") and not args.spm_model_file
     if of_text and (ids := [given.name for given in texts if isinstance(given, Ids)]):

@@ -20,7 +20,9 @@ from pipeline.get.addresses import printable_address
 from pipeline.get.archives import unpack
 from pipeline.get.download import RemoteFile, download_all, readable_size
 from pipeline.get.hub import hub_files
+from pipeline.get.models import ModelFiles
 from pipeline.get.packages import fetch_package
+from pipeline.prepare.flags import TOKENIZER_OF
 from pipeline.prepare.inputs import read_documents
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import make_tokenizer
@@ -46,7 +48,9 @@ def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=
     add = parser.add_argument
     if tokenizer:
         told = f"char, byte, or an encoding of tiktoken (default: {tokenizer})"
-        add("--tokenizer", default=tokenizer, type=_known_tokenizer, help=told)
+        either = parser.add_mutually_exclusive_group().add_argument
+        either("--tokenizer", default=tokenizer, type=_known_tokenizer, help=told)
+        either("--tokenizer_of", metavar="MODEL", help=TOKENIZER_OF)
     if shards or rows:
         add("--max_shards", type=_positive, help="use only this many files of the train split")
     if rows:
@@ -74,6 +78,8 @@ def _known_tokenizer(name):
 
 def chosen_tokenizer(args, *texts):
     """The tokenizer that --tokenizer names. `char` takes its vocabulary from the texts."""
+    if args.tokenizer_of:
+        return ModelFiles(args.tokenizer_of).tokenizer()
     if args.tokenizer in ("char", "byte"):
         return make_tokenizer(args.tokenizer, *texts)
     return make_tokenizer("tiktoken", tiktoken_encoding=args.tokenizer)
@@ -119,6 +125,8 @@ def package_files(folder, args, requirement, sha256):
 
 
 def _fetch_files(home, args, files):
+    if getattr(args, "tokenizer_of", None):
+        chosen_tokenizer(args)  # a wrong name is told now, not after a download of hours
     if args.offline:
         return _refuse_missing(home, files)
     missing = sum(file.missing_bytes() for file in files)

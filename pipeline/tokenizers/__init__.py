@@ -8,9 +8,10 @@
         not (also without the attribute), None where encoding is as fast as reading
     encode_utf8(raw): optional, encode() of a text in UTF-8
 
-Ids are never dropped and nothing is normalised: decode(encode(text)) == text. A tokenizer of your
-own needs just encode, decode and itos (id -> token; a list or a dict, str or bytes), and border for
-texts larger than memory.
+Ids are never dropped and nothing is normalised: decode(encode(text)) == text. Only the tokenizer of
+a published model may change blanks and normalise characters, if its tokenizer.json says so. A
+tokenizer of your own needs just encode, decode and itos (id -> token; a list or a dict, str or
+bytes), and border for texts larger than memory.
 
 To add a kind of tokenizer: write its class in a module here, and a line for it into KINDS (how it
 is read from meta.pkl) and into METHODS (how --method of prepare.py makes it).
@@ -20,6 +21,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.tokenizers.bpe import TiktokenTokenizer, bpe_from_meta
 from pipeline.tokenizers.characters import ByteTokenizer, CharTokenizer
+from pipeline.tokenizers.published import PublishedTokenizer, published_table
 from pipeline.tokenizers.sentencepiece_model import SentencePieceTokenizer, pieces_from_meta
 from pipeline.tokenizers.tables import (
     UnknownText,
@@ -68,6 +70,8 @@ KINDS = {  # `tokenizer` of meta.pkl: a function of meta.pkl's dict
     "bpe": bpe_from_meta,
     "sentencepiece": _sentencepiece,
     "token_list": _token_list,
+    "tokenizer_json": lambda meta: PublishedTokenizer(
+        meta["tokenizer_json"], meta.get("eot_token"), "meta.pkl"),
     "custom": _table,  # one of the user's own, of which there is just the table
     "custom_char_with_byte_fallback": _table,  # these two are another program's
     "json_byte_fallback": _table,
@@ -116,6 +120,9 @@ def tokenizer_from_meta(meta):
         raise UserError(f"meta.pkl names the tokenizer {kind!r}, which is unknown here. Prepare "
                         f"the dataset again with one of {', '.join(filter(None, KINDS))}; with "
                         f"custom, ids are read by the table itos alone")
+    if kind == "tokenizer_json" and "tokenizer_json" not in meta:
+        raise UserError("meta.pkl lacks the tokenizer.json of its tokenizer. Prepare the dataset "
+                        "again")
     return KINDS[kind](meta)
 
 

@@ -81,10 +81,10 @@ class TiktokenTokenizer:
             return 0
         tokens = self.additional_tokens
         # the text may end within an additional token, so stay the longest one away from the end
-        at = _last_border(text, len(text) - max(map(len, tokens), default=1) + 1)
+        at = last_border(text, len(text) - max(map(len, tokens), default=1) + 1)
         while at and any(token in text[max(0, at - len(token) + 1) : at + len(token) - 1]
                          for token in tokens):
-            at = _last_border(text, at)
+            at = last_border(text, at)
         return at
 
     def decode(self, ids):
@@ -161,7 +161,7 @@ def _with_tokens(encoding, tokens):
                              special_tokens={**encoding._special_tokens, **tokens})
 
 
-def _last_border(text, end):
+def last_border(text, end):
     """The last border in text[1:end]; 0 where there is none. It is usually near the end, so ever
     larger pieces are searched from there."""
     size = 256

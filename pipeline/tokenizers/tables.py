@@ -8,6 +8,13 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_text
 
+# the letters that stand for the bytes 0 to 255 in published BPE vocabularies, which hold no blanks
+# and no control characters: printable bytes stand for themselves, the others for U+0100 and after
+_PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_LETTERS = [chr(byte if byte in _PRINTABLE else 256 + _OTHERS.index(byte))
+                for byte in range(256)]
+
 
 class UnknownText(UserError):
     """Text that the vocabulary lacks, at a position (in characters) of what was encoded.

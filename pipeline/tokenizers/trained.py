@@ -8,6 +8,7 @@ import io
 from pipeline.errors import UserError, optional
 from pipeline.tokenizers.bpe import TiktokenTokenizer
 from pipeline.tokenizers.sentencepiece_model import SentencePieceTokenizer
+from pipeline.tokenizers.tables import BYTE_LETTERS
 
 SAMPLE = 100_000_000
 # GPT-2's pattern, which the trainer has built in: a word with the space before it, numbers, ...
@@ -30,10 +31,7 @@ def train_bpe(train_text, vocab_size=4096, backend="auto"):
     trainer = package.trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=level.alphabet(), show_progress=False)
     model.train_from_iterator(_sample(train_text), trainer)
-    # the trainer writes printable bytes as themselves, and the others in order from U+0100 on
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    byte_of = {chr(byte): byte for byte in printable}
-    byte_of |= {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in printable)}
+    byte_of = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
     in_merge_order = sorted(model.get_vocab().items(), key=lambda item: item[1])
     tokens = [bytes(byte_of[c] for c in token) for token, _ in in_merge_order]
     ids = {}
