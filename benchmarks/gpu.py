@@ -26,18 +26,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import gpu_checks
-import gpu_speeds
-import torch
-from gpu_bench import Bench, Skip, last_line, make_datasets, wait_or_end
 from rival import ROOT, STARTED_WITH
 
 from pipeline.errors import UserError, one_line_errors
-from pipeline.read.folder import dataset_folder
-from pipeline.threads import cores, take_threads
+
+with one_line_errors():  # torch may be missing
+    import gpu_checks
+    import gpu_speeds
+    import torch
+    from gpu_bench import Bench, Skip, last_line, make_datasets, wait_or_end
+
+    from pipeline.read.folder import dataset_folder
+    from pipeline.threads import cores, take_threads
 
 RESERVE = 10  # seconds kept for what comes after a part
 FEWEST = 20  # seconds with which a part is still worth starting
+RUNNING = set()  # the processes of parts
 
 
 @dataclass
@@ -118,8 +122,13 @@ def main():
         side_by_side = max(1, min(4, cores() // 4))
         print(HEADER, flush=True)
         with ThreadPoolExecutor(side_by_side) as pool:
-            for new in pool.map(row_of, [name for name in CHECKS if name in args.parts]):
-                rows += new
+            try:
+                for new in pool.map(row_of, [name for name in CHECKS if name in args.parts]):
+                    rows += new
+            except BaseException:  # Ctrl-C, which parts in sessions of their own do not get
+                for process in list(RUNNING):
+                    wait_or_end(process, 0)
+                raise
         for name in SPEEDS:
             if name in args.parts:
                 rows += row_of(name)
@@ -181,9 +190,11 @@ def run_part(name, args, folder, ending):
         # compiled code is shared by the parts, and never that of an earlier run, so that the first
         # compilation is timed as a user meets it
         process = subprocess.Popen(
-            argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+            argv, stdout=log, stderr=log, start_new_session=True,
             env={**STARTED_WITH, "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"})
+        RUNNING.add(process)
         status = wait_or_end(process, seconds)
+        RUNNING.discard(process)
     rows = []
     with contextlib.suppress(FileNotFoundError):
         rows = [json.loads(line) for line in
