@@ -50,8 +50,9 @@ PRECISIONS += [(dtype, products, True, of_loss, of_grads)
 
 def syncs(bench):
     """hidden syncs in a training step"""
-    if not bench.on_gpu:
-        bench.row("sync_debug_mode", "skipped: a CPU has none to count")
+    known = waits_of(bench, lambda: torch.ones((), device=bench.device).item()).total()
+    bench.row("whether torch notices a known one, .item()", f"{known} counted", "1 or more",
+              known > 0 if bench.on_gpu else "")  # a CPU has none to count
     sizes = {**SMALL, "batch_size": 64 if bench.on_gpu else 2, "gradient_accumulation_steps": 2}
     for arch, flags in ARCHS.items():
         for dtype in bench.dtypes:

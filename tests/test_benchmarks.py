@@ -21,6 +21,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import gpu
 import gpu_bench
 import gpu_checks
+import gpu_speeds
 import race
 import rival
 
@@ -157,6 +158,16 @@ def test_rows_survive_a_process_that_is_ended_with_all_it_has_started(tmp_path):
         time.sleep(0.1)
     else:
         pytest.fail("the child still runs")
+
+
+def test_a_race_ends_at_the_loss_or_when_its_time_is_over(tmp_path):
+    code = ("import time; print('step 0: train loss 4.2, val loss 4.1'); "
+            "print('iteration 1,000: val loss 1.4 (best)'); time.sleep(60)")
+    took, told = gpu_speeds.seconds_to(1.5, ["-c", code], tmp_path, 50)
+    assert 0 < took < 50 and "1,000" in told
+    t0 = time.monotonic()
+    took, told = gpu_speeds.seconds_to(1.0, ["-c", code], tmp_path, 0.2)
+    assert took is None and "not reached" in told and time.monotonic() - t0 < 50
 
 
 # ---- what the benchmarks share
