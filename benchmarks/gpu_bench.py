@@ -186,6 +186,7 @@ def train_script(bench, *flags, dataset="ids", num_ranks=1, timeout=120, script=
         process = subprocess.Popen([*map(str, argv)], stdout=out, stderr=err, env=STARTED_WITH,
                                    cwd=bench.folder, start_new_session=True)
         # ended by us, before the part is: what it has started would outlive the part
+        timeout = timeout if bench.on_gpu else 4 * timeout
         status = wait_or_end(process, max(1, min(timeout, bench.seconds_left - 10)))
         seconds = time.perf_counter() - t0
         told = []

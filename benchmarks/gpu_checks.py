@@ -292,7 +292,8 @@ def ranks(bench):
     if bench.on_gpu and torch.cuda.device_count() < NUM_RANKS:
         # NCCL gives each rank a card of its own, so train.py should refuse
         status, seconds, _, told = train_script(
-            bench, *flags, f"--out_dir={bench.folder}/refused", num_ranks=NUM_RANKS, timeout=60)
+            bench, *flags, f"--out_dir={bench.folder}/refused", dataset="chars",
+            num_ranks=NUM_RANKS, timeout=60)
         said = re.findall(r"^error: .*", told, re.M)
         bench.row(f"{NUM_RANKS} ranks on one card", f"exit status {status} after {seconds:.0f} s: "
                   f"{said[0] if said else last_line(told)}",
@@ -304,10 +305,12 @@ def ranks(bench):
         losses = []
         for count in (1, NUM_RANKS):
             out_dir = f"{bench.folder}/ranks-{kind}-{count}"
-            status, _, _, told = train_script(bench, *flags, f"--device={kind}",
-                                              f"--out_dir={out_dir}", num_ranks=count)
+            status, seconds, _, told = train_script(
+                bench, *flags, f"--device={kind}", f"--out_dir={out_dir}", dataset="chars",
+                num_ranks=count)
             if status != 0:
-                raise RuntimeError(f"{count} ranks on {kind}: {last_line(told)}")
+                raise RuntimeError(f"{count} on {kind}: exit status {status} after {seconds:.0f} s:"
+                                   f" {last_line(told)}")
             losses.append([float(row["batch_loss"]) for row in log_rows(out_dir)])
         off = max(abs(a / b - 1) for a, b in zip(*losses))
         bench.row(f"losses of {NUM_RANKS} ranks on {kind}, against one process",
