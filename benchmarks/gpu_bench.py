@@ -25,7 +25,8 @@ import train
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import CharTokenizer
 from train_args import parse_args
-from training.ranks import Ranks, has_fast_bfloat16
+from training.device import has_fast_bfloat16
+from training.ranks import Ranks
 
 # GPT-2 124M as nanoGPT has it, in iterations of 65,536 tokens (on cards under 40 GB, 16,384)
 GPT2_124M = dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=16,

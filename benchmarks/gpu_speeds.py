@@ -46,9 +46,10 @@ from pipeline.prepare.inputs import TextFile
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import dataset_folder
 from pipeline.tokenizers import make_tokenizer
-from training.ranks import estimate_mfu
+from training.device import estimate_mfu
 
 VOCAB_SIZE = 50257
+ROWS_AT_ONCE = our_model.rows_at_once
 TARGET = 1.4697  # the val loss that nanoGPT's README gives for its Shakespeare on a GPU
 FINEWEB = 3.28  # the val loss of GPT-2 124M on FineWeb that speed runs aim at
 
@@ -239,25 +240,19 @@ def _liger(loss, x, weight, y):
 
 
 def say_chunks(bench, work, rounds):
-    """Our head with other sizes of its chunks, if model.py states a size as CHUNK_LOGITS..."""
-    names = [name for name in vars(our_model) if name.startswith("CHUNK_LOGITS")]
-    if not names or work is None:
-        bench.row("sizes of chunks", "skipped: model.py has no CHUNK_LOGITS")
+    """Our head with other numbers of rows at once."""
+    if work is None:
         return
-    before = {name: getattr(our_model, name) for name in names}
+    now = our_model.rows_at_once(bench.device, -(-VOCAB_SIZE // 64) * 64)
     try:
-        for power in (24, 25, 26, 27, 28) if bench.on_gpu else (20, 25):
-            for name, value in before.items():  # one number, or one for each kind of device
-                setattr(our_model, name, dict.fromkeys(value, 1 << power)
-                        if isinstance(value, dict) else 1 << power)
+        for rows in (640, 1280, 2560, 5120, 10240) if bench.on_gpu else (16, 32):
+            our_model.rows_at_once = lambda device, num_columns: rows  # noqa: B023, called at once
             work()
             memory, seconds = bench.peak(work), bench.speed(work, rounds)
-            bench.row(f"ours in chunks of 2^{power} logits",
-                      f"{seconds * 1e3:.2f} ms, {gigabytes(memory)} more",
-                      f"now: {', '.join(f'{name} {value}' for name, value in before.items())}")
+            bench.row(f"ours in chunks of {rows:,} rows",
+                      f"{seconds * 1e3:.2f} ms, {gigabytes(memory)} more", f"now: {now:,}")
     finally:
-        for name, value in before.items():
-            setattr(our_model, name, value)
+        our_model.rows_at_once = ROWS_AT_ONCE
 
 
 # ---- the plan, sampling
