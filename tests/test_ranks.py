@@ -2,14 +2,17 @@
 
 Run: python -m pytest tests/test_ranks.py
 """
+import datetime
 import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import TEXT, TINY, char_dataset, log_rows, python
 from test_rank_faults import carried_out, job
 
@@ -76,6 +79,41 @@ def test_without_a_compiler_auto_does_not_compile_and_true_is_one_line(monkeypat
     args.compile = "true"
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         settle_precision(args, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("device, has_nccl, backend", [
+    ("cpu", True, "gloo"), ("cuda", True, "nccl"), ("cuda", False, "gloo")])
+def test_gpus_talk_by_nccl_where_torch_has_it_and_the_cpus_give_up_first(
+        gpus, monkeypatch, device, has_nccl, backend):
+    """Windows and some builds have none."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    gpus(2)
+    store, made = dist.HashStore(), []
+    store.set("rank 1", "has started")
+    monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 2)]))
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(dist, "init_process_group",
+                        lambda name, timeout, **kw: made.append((name, timeout)))
+    monkeypatch.setattr(dist, "new_group",
+                        lambda backend, timeout: made.append((backend, timeout)))
+    ranks = Ranks(device)
+    ranks._connect()
+    (first, longer), (second, shorter) = made
+    assert (first, second) == (backend, "gloo") and (longer > shorter) == (backend == "nccl")
+
+
+def test_a_rank_that_does_not_start_is_named(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    store = dist.HashStore()
+    store.set("rank 1", "has started")
+    monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 3)]))
+    monkeypatch.setattr("training.ranks.SILENCE", datetime.timedelta(seconds=0))
+    monkeypatch.setattr(signal, "signal", lambda *args: None)  # the handlers of this process stay
+    with pytest.raises(UserError, match="rank 2 of 3") as caught:
+        Ranks("cpu").__enter__()
+    assert not caught.value.is_said_by_another
 
 
 @pytest.mark.long
