@@ -90,7 +90,7 @@ def test_gpus_talk_by_nccl_where_torch_has_it_and_the_cpus_give_up_first(
         monkeypatch.setenv(name, value)
     gpus(2)
     store, made = dist.HashStore(), []
-    store.set("rank 1", "has started")
+    store.set("start 0/rank 1", "has started")
     monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 2)]))
     monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
     monkeypatch.setattr(dist, "init_process_group",
@@ -107,7 +107,7 @@ def test_a_rank_that_does_not_start_is_named(monkeypatch):
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "3")):
         monkeypatch.setenv(name, value)
     store = dist.HashStore()
-    store.set("rank 1", "has started")
+    store.set("start 0/rank 1", "has started")
     monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 3)]))
     monkeypatch.setattr("training.ranks.SILENCE", datetime.timedelta(seconds=0))
     monkeypatch.setattr(signal, "signal", lambda *args: None)  # the handlers of this process stay
