@@ -78,6 +78,17 @@ def plant(job):
         setattr(owner, name, counting)
 
 
+def record_windows():
+    """Add to windows<rank>.jsonl a line for each iteration: its micro-batches, as lists of ids."""
+    plain = train.train_step
+
+    def recording(run, micro_batches):
+        with open(f"windows{run.ranks.rank}.jsonl", "a") as file:
+            print(json.dumps([windows.tolist() for windows in micro_batches]), file=file)
+        return plain(run, micro_batches)
+    train.train_step = recording
+
+
 def be_a_rank(job):
     """What `python train.py` does in a process of torchrun."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
@@ -96,6 +107,8 @@ def be_a_rank(job):
         with one_line_errors():
             if int(os.environ["RANK"]) == job["rank"]:
                 plant(job)
+            if job["record"]:
+                record_windows()
             train.main(job["flags"])
     except SystemExit as end:
         status = end.code

@@ -38,7 +38,7 @@ SECONDS = 60  # within which all ranks have ended, but for one that was stopped:
 def job(folder, dataset, **more):
     folder.mkdir(parents=True)
     return dict(folder=f"{folder}", ranks=2, rank=1, kind="none", place="none", number=1,
-                to_agent=False, silence=SILENCE, late=False, seconds=5,
+                to_agent=False, silence=SILENCE, late=False, seconds=5, record=False,
                 flags=[f"--dataset={dataset}", *FLAGS]) | more
 
 
@@ -121,7 +121,7 @@ def fault_of(result):
     return None if len(errors) == (kind not in ("slow", "none")) else f"said {errors}"
 
 
-def whole_runs(root, dataset, flags=()):
+def whole_runs(root, dataset):
     """{number of ranks: the folder of a run that nothing disturbs}."""
     jobs = [job(root / f"whole{ranks}", dataset, ranks=ranks) for ranks in (2, 3, 4)]
     for result in carried_out(jobs):
@@ -130,7 +130,9 @@ def whole_runs(root, dataset, flags=()):
 
 
 def assert_goes_on_exactly(results, whole):
-    """Each run that has a checkpoint is resumed, and ends as the run that was never disturbed."""
+    """Each run that has a checkpoint is resumed, and ends as the run that was never disturbed: to
+    the bit on 2 ranks. On more, the first gradients after a start are summed in another order,
+    because DistributedDataParallel rearranges them after its first iteration."""
     saved = [one for one in results if (Path(one["folder"]) / "x" / "ckpt.pt").exists()
              and not any(line.startswith("done in") for line in one["said"])
              and one["kind"] != "damaged id"]
@@ -141,12 +143,17 @@ def assert_goes_on_exactly(results, whole):
         folder, name = Path(one["folder"]) / "x", f"{one['kind']} in {one['folder']}"
         for file in ("ckpt.pt", "best.pt"):
             a, b = (load_checkpoint(x / file) for x in (whole[one["ranks"]], folder))
-            for key in ("iter_num", "best_val_loss", "evaluated", "model"):
-                assert_same(a[key], b[key], f"{name}: {file}: {key}")
-            assert_same(a["optimizer"]["state"], b["optimizer"]["state"], name)
-        evaluated = [[(row["iter"], row["train_loss"], row["val_loss"]) for row in log_rows(x)
-                      if row["val_loss"]] for x in (whole[one["ranks"]], folder)]
-        assert evaluated[0] == evaluated[1], name
+            assert a["iter_num"] == b["iter_num"], f"{name}: {file}"
+            if one["ranks"] == 2:
+                for key in ("best_val_loss", "evaluated", "model"):
+                    assert_same(a[key], b[key], f"{name}: {file}: {key}")
+                assert_same(a["optimizer"]["state"], b["optimizer"]["state"], name)
+            for weight, value in a["model"].items():
+                assert (value - b["model"][weight]).abs().max() < 1e-5, f"{name}: {weight}"
+        evaluated = [[[float(row[key]) for key in ("iter", "train_loss", "val_loss")]
+                      for row in log_rows(x) if row["val_loss"]]
+                     for x in (whole[one["ranks"]], folder)]
+        assert np.abs(np.subtract(*evaluated)).max() <= (0 if one["ranks"] == 2 else 1e-5), name
     return len(saved)
 
 

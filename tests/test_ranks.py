@@ -3,17 +3,25 @@ of several ends.
 
 Run: python -m pytest tests/test_ranks.py
 """
+import datetime
+import json
 import os
 import re
+import shutil
+import signal
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import char_dataset, python
+import torch.distributed as dist
+from helpers import TEXT, TINY, char_dataset, log_rows, python
+from test_rank_faults import carried_out, job
 
 from optim import Optimizer
 from pipeline.errors import UserError
+from pipeline.read.sampler import SAMPLING_METHODS
 from train_args import parse_args
 from training.device import pick_device, settle_precision
 from training.ranks import Ranks
@@ -178,6 +186,41 @@ def test_ranks_that_share_muon_have_together_what_one_has_alone(count):
                for part in sent.values())
 
 
+@pytest.mark.parametrize("device, has_nccl, backend", [
+    ("cpu", True, "gloo"), ("cuda", True, "nccl"), ("cuda", False, "gloo")])
+def test_gpus_talk_by_nccl_where_torch_has_it_and_the_cpus_give_up_first(
+        gpus, monkeypatch, device, has_nccl, backend):
+    """Windows and some builds have none."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    gpus(2)
+    store, made = dist.HashStore(), []
+    store.set("start 0/rank 1", "has started")
+    monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 2)]))
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(dist, "init_process_group",
+                        lambda name, timeout, **kw: made.append((name, timeout)))
+    monkeypatch.setattr(dist, "new_group",
+                        lambda backend, timeout: made.append((backend, timeout)))
+    ranks = Ranks(device)
+    ranks._connect()
+    (first, longer), (second, shorter) = made
+    assert (first, second) == (backend, "gloo") and (longer > shorter) == (backend == "nccl")
+
+
+def test_a_rank_that_does_not_start_is_named(monkeypatch):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    store = dist.HashStore()
+    store.set("start 0/rank 1", "has started")
+    monkeypatch.setattr(dist, "rendezvous", lambda *a, **kw: iter([(store, 0, 3)]))
+    monkeypatch.setattr("training.ranks.SILENCE", datetime.timedelta(seconds=0))
+    monkeypatch.setattr(signal, "signal", lambda *args: None)  # the handlers of this process stay
+    with pytest.raises(UserError, match="rank 2 of 3") as caught:
+        Ranks("cpu").__enter__()
+    assert not caught.value.is_said_by_another
+
+
 @pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="needs torchrun with gloo")
 def test_an_error_of_one_rank_is_printed_at_once_while_the_other_waits(tmp_path):
@@ -204,3 +247,74 @@ def test_an_error_of_one_rank_is_printed_at_once_while_the_other_waits(tmp_path)
                    PYTHONPATH=os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     told = [line for line in child.stderr.splitlines() if line.startswith("error: ")]
     assert child.returncode != 0 and told == ["error: id 999 of rank 1"], child.stderr
+
+
+# ---- several ranks are one run
+
+
+COUNTS = (1, 2, 4)
+MODES = {"single": ["--dataset={a}"],
+         "multidataset": ["--training_mode=multidataset", "--dataset_list", "{a}", "{b}"],
+         "multicontext": ["--training_mode=multicontext", "--multicontext_datasets", "{a}", "{b}"]}
+SHARED = [*TINY, "--n_layer=1", "--batch_size=8", "--gradient_accumulation_steps=3",
+          "--max_iters=6", "--lr_decay_iters=12", "--eval_interval=3", "--eval_iters=1000",
+          "--log_interval=1", "--max_sample_tokens=5", "--out_dir=x"]
+
+
+def trained_on(one):
+    """Every window of a run, in order: of each iteration the micro-steps, of each the ranks."""
+    by_rank = [[json.loads(line) for line in Path(one["folder"], f"windows{r}.jsonl").open()]
+               for r in range(one["ranks"])]
+    return [window for iteration in zip(*by_rank) for micro_step in zip(*iteration)
+            for rows in micro_step for window in rows]
+
+
+def losses(folder):
+    return [[float(row[key]) for key in row if "loss" in key and row[key]]
+            for row in log_rows(Path(folder) / "x")]
+
+
+@pytest.fixture(scope="module")
+def runs_of_ranks(tmp_path_factory):
+    """{(mode, sampling method, number of ranks): the run}; 3 micro-batches, which no number of
+    ranks divides but 1. The two texts are equally long and have the same characters."""
+    root = tmp_path_factory.mktemp("ranks")
+    names = {"a": char_dataset(root / "a"), "b": char_dataset(root / "b", TEXT[::-1])}
+    jobs = {(mode, method, count): job(
+        root / mode / method / f"{count}", names["a"], ranks=count, record=True,
+        flags=[*SHARED, f"--sampling_method={method}", *(flag.format(**names) for flag in flags)])
+        for mode, flags in MODES.items() for method in SAMPLING_METHODS for count in COUNTS}
+    done = {one["folder"]: one for one in carried_out([*jobs.values()])}
+    return {key: done[one["folder"]] for key, one in jobs.items()}
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_several_ranks_train_on_the_windows_of_one_in_its_order_to_the_same_losses(
+        runs_of_ranks, mode, method):
+    """Sums are taken in another order, so losses (log.csv has six digits) agree within 5e-5."""
+    one, *others = (runs_of_ranks[mode, method, count] for count in COUNTS)
+    for other in others:
+        assert other["status"] == 0 and trained_on(other) == trained_on(one), other["said"]
+        for row, same in zip(losses(one["folder"]), losses(other["folder"]), strict=True):
+            assert row == pytest.approx(same, abs=5e-5)
+        done = next(i for i, line in enumerate(other["said"]) if line.startswith("done in"))
+        assert len(other["said"]) > done + 1  # a sample, by rank 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_a_run_of_two_ranks_goes_on_with_four_and_with_one(runs_of_ranks, tmp_path):
+    two = runs_of_ranks["single", "without_replacement", 2]
+    jobs = []
+    for count in COUNTS:
+        jobs.append(job(tmp_path / f"{count}", "", ranks=count, record=True,
+                        flags=["--init_from=resume", "--out_dir=x", "--max_iters=12"]))
+        shutil.copytree(Path(two["folder"]) / "x", tmp_path / f"{count}" / "x")
+    done = {run["ranks"]: run for run in carried_out(jobs)}
+    for count in (1, 4):
+        assert trained_on(done[count]) == trained_on(done[2])
+        for row, same in zip(losses(done[2]["folder"]), losses(done[count]["folder"]), strict=True):
+            assert row == pytest.approx(same, abs=5e-5)

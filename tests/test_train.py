@@ -825,6 +825,30 @@ def save_and_die(folder, number, is_best, name, after):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
+@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
+def test_windows_waits_for_a_program_that_reads_the_checkpoint(tmp_path, monkeypatch, name):
+    """There a file that is open cannot be replaced; a patched os.replace() stands for it."""
+    save_checkpoint(tmp_path, small_state(1), True)
+    refused, plain = [0], os.replace
+
+    def replace(old, new):
+        if Path(new).name == name and refused[0] < 3:
+            refused[0] += 1
+            raise PermissionError(13, "Access is denied", str(new))
+        plain(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UserError):  # elsewhere a refusal is final
+        save_checkpoint(tmp_path, small_state(2), True)
+    for module in ("pipeline.files", "training.checkpoint"):
+        monkeypatch.setattr(f"{module}.os", types.SimpleNamespace(**{**vars(os), "name": "nt"}))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    refused[0] = 0
+    sys.modules["pipeline.files"].os.replace = replace
+    save_checkpoint(tmp_path, small_state(3), True)
+    assert refused[0] == 3 and states(tmp_path) == (3, 3)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("is_best", [False, True])
 @pytest.mark.parametrize("had_one", [False, True])

@@ -28,7 +28,7 @@ import torch
 
 from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
-from pipeline.files import open_regular, replacing
+from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
 from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
 
@@ -147,7 +147,7 @@ def save_checkpoint(out_dir, state, is_best):
                     (shutil.copyfile if os.name == "nt" else os.link)(file.name, link)
                 except OSError:  # this file system has no hard links
                     shutil.copyfile(file.name, link)
-                os.replace(link, out_dir / "best.pt")
+                put_in_place(link, out_dir / "best.pt")
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         reason = getattr(error, "strerror", None) or "the write failed"
         kept = "There is no earlier checkpoint. Free some space and start again"

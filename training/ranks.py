@@ -60,7 +60,10 @@ class Ranks:
 
     def _connect(self):
         dist = torch.distributed
-        self._store, *_ = next(dist.rendezvous("env://", timeout=SILENCE))
+        store, *_ = next(dist.rendezvous("env://", timeout=SILENCE))
+        # a start again, by torchrun --max-restarts, finds nothing that the last one has noted
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(f"start {again}", store)
         # torch itself would wait for the last rank without hearing a signal
         self._store.set(f"rank {self.rank}", "has started")
         given_up = time.monotonic() + SILENCE.total_seconds()
