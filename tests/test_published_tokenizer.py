@@ -299,7 +299,7 @@ def test_ids_are_those_of_autotokenizer(kind, tmp_path):
     ours = ModelFiles(str(tmp_path / "model")).tokenizer()
     assert ours.eot_token == theirs.eos_token_id
 
-    @settings(max_examples=10_000, deadline=None)
+    @settings(max_examples=2_000, deadline=None)
     @given(parts=st.lists(st.one_of(TEXTS, NAMES), max_size=4))
     def check(parts):
         text = "".join(parts)

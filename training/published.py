@@ -133,8 +133,9 @@ def open_source(name, ranks=None):
     if path := found.get("tokenizer.json"):
         table = table_hash(published_table(path.read_text(encoding="utf-8"), path))
     elif not table:
-        print(f"note: {name} has no tokenizer.json, so it cannot be checked that the data was made "
-              f"by its tokenizer")
+        say = ranks.say if ranks else print
+        say(f"note: {name} has no tokenizer.json, so nobody can tell whether its tokenizer made "
+            f"the data")
     return Source(name, config_of_json(held, found["config.json"]), [table], files=files)
 
 
@@ -142,7 +143,9 @@ def open_source(name, ranks=None):
 def load_published(model, files):
     """Copy the tensors of safetensors files into a GPT, one at a time. Raises UserError."""
     safetensors = optional("safetensors", f"--init_from {files.name}")
-    config, again = model.config, "Delete it and run the same command again"
+    config, again = model.config, "Put it there again, as it was published"
+    if files.repo:
+        again = "Delete it and run the same command again"
     for table in (model.transformer.wte.weight, model.lm_head.weight):
         table[config.vocab_size :] = 0  # the padding rows
     views = published_views(config, model.state_dict())
@@ -163,7 +166,8 @@ def load_published(model, files):
                             f"{again}") from None
     if missing := [name for name, path in wanted.items() if path is None]:
         raise UserError(f"{files.folder} is not complete: its files lack {missing[0]}"
-                        f"{f' and {len(missing) - 1:,} more' if missing[1:] else ''}. {again}")
+                        f"{f' and {len(missing) - 1:,} more' if missing[1:] else ''}. Delete them "
+                        f"and get them again")
 
 
 def _copy(tensor, view, place, config, name):
@@ -172,11 +176,11 @@ def _copy(tensor, view, place, config, name):
         tensor = tensor[: len(view)]  # a shorter context uses the first positions
     if tensor.shape != view.shape:
         raise UserError(f"{place} has {tuple(tensor.shape)} weights, and config.json tells of "
-                        f"{tuple(view.shape)}. Delete the file and run the same command again")
+                        f"{tuple(view.shape)}. Delete both files and get them again")
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         raise UserError(f"{place} has numbers of {tensor.dtype}, which is a quantized format. Take "
                         f"a model in float32, float16 or bfloat16")
-    if not tensor.isfinite().all():
+    if not torch.stack(tensor.aminmax()).isfinite().all():  # both are NaN if one number is
         raise UserError(f"{place} has numbers that are not finite")
     if not config.bias and name.endswith(".bias") and tensor.any():
         raise UserError(f"{place} is not zero. model.py has biases only with the tanh formula of "

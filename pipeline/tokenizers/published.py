@@ -94,7 +94,8 @@ def published_table(text, place):
         if isinstance(vocab, list):  # Unigram: pairs of a token and its score
             vocab = {token: i for i, (token, _) in enumerate(vocab)}
         is_byte_level = any(part["type"] == "ByteLevel" for part in _parts(held["pre_tokenizer"]))
-        table = {i: _token(name, is_byte_level, held["model"].get("byte_fallback"))
+        space = " " if " " in vocab else SPACE  # how names of tokens write a space
+        table = {i: _token(name, is_byte_level, held["model"].get("byte_fallback"), space)
                  for name, i in vocab.items()}
         table |= {token["id"]: token["content"] for token in held["added_tokens"]}
         if not table or not all(type(i) is int and 0 <= i < 2**32 for i in table):
@@ -106,14 +107,14 @@ def published_table(text, place):
                         f"{why}") from None
 
 
-def _token(name, is_byte_level, has_bytes):
+def _token(name, is_byte_level, has_bytes, space):
     """The text that a token stands for, from its name in the file."""
     if is_byte_level:
         known = all(character in BYTE_OF for character in name)
         return as_token(bytes(BYTE_OF[character] for character in name)) if known else name
     if has_bytes and re.fullmatch("<0x[0-9A-F]{2}>", name):
         return as_token(bytes([int(name[3:5], 16)]))
-    return name.replace(SPACE, " ")
+    return name.replace(space, " ")
 
 
 def _parts(step):
