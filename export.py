@@ -153,7 +153,7 @@ def refuse_foreign(folder):
                             f"the same command again")
 
 
-def put_in_place(new, folder, scratch):
+def replace_folder(new, folder, scratch):
     (new / SUMS).write_text("".join(f"{line}\n" for line in sums_of(new)), encoding="utf-8")
     for path in new.iterdir():
         with open(path, "r+b") as file:
@@ -222,7 +222,7 @@ def main(argv=None):
             for p in model.parameters():
                 p.data = p.to(getattr(torch, args.dtype)).float()  # as they were written
             verify(new, model, single, vocabulary)
-        put_in_place(new, folder, scratch)
+        replace_folder(new, folder, scratch)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{path} was exported to {folder}/ ({class_of(config)}, {size / 1e6:,.1f} MB). Fill in "
           f"the licence in its README.md; docs/export.md shows what can be done with it")
