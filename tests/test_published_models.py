@@ -133,8 +133,8 @@ def assert_equal_models(a, b):
 # ---- a folder
 
 
-@pytest.mark.parametrize("config", [QWEN, LLAMA, GPT2], ids=["qwen", "llama", "gpt2"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("config, dtype", [
+    (QWEN, torch.bfloat16), (LLAMA, torch.float16), (GPT2, torch.float32), (QWEN, torch.float32)])
 def test_weights_come_in_exactly_in_every_dtype_and_the_sizes_are_those_stated(config, dtype):
     written = write_model(Path("m"), config, dtype, num_shards=2)
     source = open_source("./m")
@@ -516,8 +516,8 @@ def in_and_out(folder, data, dtype):
     return Path("x/export")
 
 
-@pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen", "llama"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("config, dtype", [
+    (QWEN, "float32"), (QWEN, "bfloat16"), (LLAMA, "float16")])
 def test_unchanged_weights_and_the_tokenizer_come_out_equal_to_the_byte(
         config, dtype, tokenizer, data):
     write_tokenizer(Path("m"), tokenizer)
