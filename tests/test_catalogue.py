@@ -1221,9 +1221,11 @@ def test_a_row_without_a_text_is_an_error_with_its_place_unless_so_many_may_be_l
                                          {"text": "two"}]))
     (tmp_path / "b.parquet").write_bytes(parquet([{"text": "val"}]))
     files = Files([tmp_path / "a.parquet"], [tmp_path / "b.parquet"], "here")
+    args = argparse.Namespace(tokenizer="byte", tokenizer_of=None, max_bad_rows=0)
     with pytest.raises(UserError, match="a.parquet row 2.*--max_bad_rows"):
-        write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=0), files)
-    write_rows(tmp_path, argparse.Namespace(tokenizer="byte", max_bad_rows=1), files)
+        write_rows(tmp_path, args, files)
+    args.max_bad_rows = 1
+    write_rows(tmp_path, args, files)
     assert text_of(tmp_path, "train")[0] == "one\ntwo\n" and "row 2" in capfd.readouterr().err
 
 
