@@ -53,9 +53,8 @@ def parse_args(argv=None):
     flag("--dataset", help="with --multidataset_wte: the dataset whose vocabulary is exported "
                            "(default: the first of the run)")
     flag("--verify", type=boolean, metavar="X",
-         help="true: load the folder in transformers, and compare logits, the likeliest tokens and "
-              "ids of text with ours; false: do not (default: true where transformers is "
-              "installed)")
+         help="true: load the folder in transformers and compare logits, tokens and ids with "
+              "ours; false: do not (default: true where transformers is installed)")
     return parser.parse_args(argv)
 
 
@@ -123,11 +122,9 @@ def write_card(path, folder, checkpoint, views, config, vocabulary):
         template = template.split("```")[0]  # without the lines that use it
     meta = vocabulary.meta
     path.write_text(template.format(
-        name=folder.parent.name, folder=folder, architecture=class_of(config),
+        **checkpoint, folder=folder, config=config, architecture=class_of(config),
         parameters=sum(view.numel() for view in views.values()),
-        data=", ".join(checkpoint.get("data") or checkpoint["metas"]),
-        val_loss=checkpoint["best_val_loss"], iter_num=checkpoint["iter_num"],
-        block_size=config.block_size, vocab_size=config.vocab_size,
+        datasets=", ".join(checkpoint.get("data") or checkpoint["metas"]),
         tokenizer=meta.get("tiktoken_encoding") or meta.get("tokenizer") or "char",
         prompt=vocabulary.tokenizer.decode([vocabulary.start]),
         num_new=min(100, config.block_size - 1)), encoding="utf-8")
@@ -223,9 +220,8 @@ def main(argv=None):
                 p.data = p.to(getattr(torch, args.dtype)).float()  # as they were written
             verify(new, model, single, vocabulary)
         replace_folder(new, folder, scratch)
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{path} was exported to {folder}/ ({class_of(config)}, {size / 1e6:,.1f} MB). Fill in "
-          f"the licence in its README.md; docs/export.md shows what can be done with it")
+    print(f"{path} was exported to {folder}/, as a {class_of(config)}. Fill in the licence in its "
+          f"README.md; docs/export.md shows what can be done with it")
 
 
 if __name__ == "__main__":
