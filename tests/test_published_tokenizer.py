@@ -239,7 +239,7 @@ def test_a_recipe_of_the_catalogue_takes_the_tokenizer_too(folder, monkeypatch):
     parser = dataset_parser("x", rows=True)
     args = parser.parse_args(["--tokenizer_of", "./model"])
     assert "<|im_end|>" in chosen_tokenizer(args).special_tokens
-    with pytest.raises(UserError, match="--tokenizer.* --tokenizer_of"):
+    with pytest.raises(UserError, match="--tokenizer: .*--tokenizer_of"):
         parser.parse_args(["--tokenizer_of", "./model", "--tokenizer", "byte"])
 
 
