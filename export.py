@@ -38,7 +38,7 @@ from training.samples import SampleArgs, choose_vocabulary, note, vocabularies_o
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # their names in safetensors
 USED = {"format", "model", "model_args", "args", "metas", "starts", "data", "iter_num",
         "best_val_loss"}  # keys of a checkpoint; the others concern the training alone
-UNUSED = {"optimizer", "scaler", "order_version", "evaluated", "seconds"}
+UNUSED = {"optimizer", "scaler", "order_version", "evaluated", "unevaluated", "seconds"}
 SUMS = "SHA256SUMS"  # which sha256sum -c reads
 
 
@@ -53,9 +53,8 @@ def parse_args(argv=None):
     flag("--dataset", help="with --multidataset_wte: the dataset whose vocabulary is exported "
                            "(default: the first of the run)")
     flag("--verify", type=boolean, metavar="X",
-         help="true: load the folder in transformers, and compare logits, the likeliest tokens and "
-              "ids of text with ours; false: do not (default: true where transformers is "
-              "installed)")
+         help="true: load the folder in transformers and compare logits, tokens and ids with "
+              "ours; false: do not (default: true where transformers is installed)")
     return parser.parse_args(argv)
 
 
@@ -123,11 +122,9 @@ def write_card(path, folder, checkpoint, views, config, vocabulary):
         template = template.split("```")[0]  # without the lines that use it
     meta = vocabulary.meta
     path.write_text(template.format(
-        name=folder.parent.name, folder=folder, architecture=class_of(config),
+        **checkpoint, folder=folder, config=config, architecture=class_of(config),
         parameters=sum(view.numel() for view in views.values()),
-        data=", ".join(checkpoint.get("data") or checkpoint["metas"]),
-        val_loss=checkpoint["best_val_loss"], iter_num=checkpoint["iter_num"],
-        block_size=config.block_size, vocab_size=config.vocab_size,
+        datasets=", ".join(checkpoint.get("data") or checkpoint["metas"]),
         tokenizer=meta.get("tiktoken_encoding") or meta.get("tokenizer") or "char",
         prompt=vocabulary.tokenizer.decode([vocabulary.start]),
         num_new=min(100, config.block_size - 1)), encoding="utf-8")
@@ -153,7 +150,7 @@ def refuse_foreign(folder):
                             f"the same command again")
 
 
-def put_in_place(new, folder, scratch):
+def replace_folder(new, folder, scratch):
     (new / SUMS).write_text("".join(f"{line}\n" for line in sums_of(new)), encoding="utf-8")
     for path in new.iterdir():
         with open(path, "r+b") as file:
@@ -222,10 +219,9 @@ def main(argv=None):
             for p in model.parameters():
                 p.data = p.to(getattr(torch, args.dtype)).float()  # as they were written
             verify(new, model, single, vocabulary)
-        put_in_place(new, folder, scratch)
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{path} was exported to {folder}/ ({class_of(config)}, {size / 1e6:,.1f} MB). Fill in "
-          f"the licence in its README.md; docs/export.md shows what can be done with it")
+        replace_folder(new, folder, scratch)
+    print(f"{path} was exported to {folder}/, as a {class_of(config)}. Fill in the licence in its "
+          f"README.md; docs/export.md shows what can be done with it")
 
 
 if __name__ == "__main__":

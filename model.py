@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-CHUNK_LOGITS = 1 << 25  # the most logits that training holds at once; 134 MB in float32
+CHUNK_LOGITS = 1 << 25  # the most logits that a CPU holds at once in training; 134 MB in float32
 
 ARCHS = ("modern", "gpt2")
 
@@ -111,7 +111,8 @@ class NormOnCPU(torch.autograd.Function):
 def rms_norm(x, weight, eps):
     """x (..., C) scaled to a mean square of 1, times weight (C) or (nh, C) (arXiv:1910.07467)."""
     if x.device.type != "cpu":
-        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight.to(x.dtype)
+        # not weight.to(x.dtype): bfloat16 would round a gain of 1.003 to 1
+        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
     if torch.is_grad_enabled():
         return NormOnCPU.apply(x, weight, eps)
     return (x * inverse_rms(x, eps)).mul_(weight)
@@ -151,12 +152,30 @@ def rotate(x, cos, sin):
 
 
 def attention(q, k, v, **options):
-    """F.scaled_dot_product_attention, on CPUs always in float32: bfloat16 takes 5 times as long."""
+    """F.scaled_dot_product_attention of q (B, nh, T, hs), k and v (B, n_kv_head, T, hs).
+
+    On CPUs always in float32: there bfloat16 takes 5 times as long.
+    """
     # every query is compared with every key; the softmax of the scores weighs the values
-    if q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+    device, shared = q.device.type, q.size(1) // k.size(1)
+    if shared > 1 and device == "cuda" and not has_grouped_kernel(q):
+        k, v = (part.repeat_interleave(shared, dim=1) for part in (k, v))
+        shared = 1
+    options["enable_gqa"] = shared > 1
+    if device != "cpu" or not torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(q, k, v, **options)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **options)
+
+
+def has_grouped_kernel(q):
+    """Whether CUDA has a fast kernel for key and value heads that several query heads share.
+
+    FlashAttention is the only one, and it needs 16 bits and an Ampere GPU. Without it torch would
+    write out all scores, (B, nh, T, T).
+    """
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+    return dtype != torch.float32 and torch.cuda.get_device_properties(q.device).major >= 8
 
 
 class CausalSelfAttention(nn.Module):
@@ -192,8 +211,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
         # a single new token may look at everything before it; several at once are a prompt (or a
         # training batch), in which no token may look at a later one
-        y = attention(q, k, v, is_causal=T > 1, enable_gqa=n_kv_head != nh,
-                      dropout_p=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # the heads side by side again
 
 
@@ -230,27 +248,36 @@ class Block(nn.Module):
 
 
 class HeadLoss(torch.autograd.Function):
-    """Mean cross-entropy of the logits x @ weight.T, of which CHUNK_LOGITS exist at a time.
+    """Mean cross-entropy of the logits x @ weight.T, of which only some rows exist at a time.
 
-    x (N, C), weight (vocab_size, C), targets (N,), vocabulary as in mask_others(). With 50,000 ids
-    the logits of one batch would fill gigabytes. Each chunk's gradient is computed in forward(),
-    while its logits exist, so that backward() need not compute them again.
+    The arguments are those of head_loss(). With 50,000 ids the logits of one batch would fill
+    gigabytes. Each chunk's gradient is computed in forward(), while its logits exist, so that
+    backward() need not compute them again.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, targets, vocabulary):
-        rows = max(1, CHUNK_LOGITS // weight.size(0))
-        total, dx, dweight = 0.0, [], torch.zeros_like(weight)
-        for part, target in zip(x.split(rows), targets.split(rows)):
-            logits = mask_others((part @ weight.T).float(), target, vocabulary)
-            total = total + F.cross_entropy(logits, target, reduction="sum")
-            if any(ctx.needs_input_grad):
+    def forward(ctx, x, weight, vocab_size, targets, vocabulary):
+        device, needs_grad = x.device.type, any(ctx.needs_input_grad)
+        # cast once here: autocast would do it again for each product of each chunk
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        table, rows = weight.to(dtype), rows_at_once(x.device, weight.size(0))
+        total, dx, dweight = 0.0, [], torch.zeros_like(weight) if needs_grad else None
+        for part, target in zip(x.to(dtype).split(rows), targets.split(rows)):
+            # the whole table, because a product of 50,257 columns is slower than one of 50,304
+            logits = (part @ table.T).float()
+            logits[:, vocab_size:] = -math.inf  # the padding has no part in the softmax
+            if vocabulary is not None:
+                logits[:, :vocab_size].masked_fill_(others(target, vocabulary), -math.inf)
+            log_p = logits.log_softmax(-1)
+            total = total - log_p.gather(1, target[:, None]).sum()
+            if needs_grad:
                 # d loss / d logits of a softmax: its probabilities, less 1 at the target
-                dlogits = logits.softmax(-1)
+                dlogits = log_p.exp_()
                 dlogits[torch.arange(len(target), device=x.device), target] -= 1
-                dx.append((dlogits @ weight).to(x.dtype))
+                dlogits = dlogits.to(dtype)
+                dx.append((dlogits @ table).to(x.dtype))
                 dweight += dlogits.T @ part
-        if dx:
+        if needs_grad:
             ctx.save_for_backward(torch.cat(dx), dweight)
         return total / len(targets)
 
@@ -258,28 +285,39 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, grad):
         dx, dweight = ctx.saved_tensors
         scale = grad / len(dx)  # divided here, not in forward(): float16 would round it to 0 there
-        return dx * scale, dweight * scale, None, None
+        return dx * scale, dweight * scale, None, None, None
 
 
-def mask_others(logits, targets, vocabulary):
-    """Set logits (N, vocab_size) to -inf at ids of another vocabulary than the target's.
+def rows_at_once(device, num_columns):
+    """How many rows of logits, each of num_columns, HeadLoss holds at a time on this device."""
+    if device.type != "cuda":
+        return max(1, CHUNK_LOGITS // num_columns)
+    # large products keep a GPU busy: in float32 the logits may fill 1/64 of its memory. It computes
+    # them in tiles of 128 rows
+    most = torch.cuda.get_device_properties(device).total_memory // 64 // 4
+    return max(128, most // num_columns // 128 * 128)
 
-    vocabulary: (vocab_size,), the number of the vocabulary that each id belongs to, or None.
+
+def others(targets, vocabulary):
+    """(N, vocab_size) bool: the ids of another vocabulary than the target's.
+
+    vocabulary: (vocab_size,), the number of the vocabulary that each id belongs to.
     """
-    if vocabulary is None:
-        return logits
-    return logits.masked_fill(vocabulary[targets][:, None] != vocabulary, -math.inf)
+    return vocabulary[targets][:, None] != vocabulary
 
 
 def head_loss(x, weight, vocab_size, targets, vocabulary=None):
     """(logits (N, vocab_size), mean loss); logits are None if there would be over CHUNK_LOGITS.
 
-    Rows of weight beyond vocab_size are padding. The other arguments are those of HeadLoss.
+    x (N, C), weight (rows, C), of which those from vocab_size on are padding, targets (N,),
+    vocabulary as in others(), or None: a target's probability is one among the ids of its own.
     """
     if targets.numel() * vocab_size > CHUNK_LOGITS:
-        return None, HeadLoss.apply(x, weight[:vocab_size], targets, vocabulary)
+        return None, HeadLoss.apply(x, weight, vocab_size, targets, vocabulary)
     # few logits: plain operations, which keep all of them until backward()
-    logits = mask_others(F.linear(x, weight)[:, :vocab_size], targets, vocabulary)
+    logits = F.linear(x, weight)[:, :vocab_size]
+    if vocabulary is not None:
+        logits = logits.masked_fill(others(targets, vocabulary), -math.inf)
     return logits, F.cross_entropy(logits, targets)
 
 

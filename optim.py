@@ -50,7 +50,9 @@ class Optimizer:
     Weight decay is decoupled from the gradient: a step shrinks a weight by lr * weight_decay of it.
     """
 
-    def __init__(self, groups):
+    def __init__(self, groups, ranks=None):
+        """ranks: the Ranks that share the work of Muon, if there are several."""
+        self.ranks = ranks
         # a model may have no parameters of a kind, such as vectors
         self.param_groups = [group for group in groups if group["params"]]
         self.state = {p: self._new_state(p, group["rule"])
@@ -112,14 +114,24 @@ class Optimizer:
                 by_shape.setdefault(part.shape, []).append((part, part_update))
         for (rows, cols), pairs in by_shape.items():
             matrices, updates = zip(*pairs)
-            new = orthogonalize(torch.stack(updates), getattr(torch, dtype))
+            new = self._orthogonalize(torch.stack(updates), getattr(torch, dtype))
             # a tall matrix takes a larger step, so that all outputs change at a similar rate
             torch._foreach_add_(matrices, list(new.unbind()),
                                 alpha=-lr * max(1, rows / cols) ** 0.5)
 
+    def _orthogonalize(self, g, dtype):
+        """orthogonalize() of g (n, rows, cols), of which each rank does its part for all."""
+        if self.ranks is None or self.ranks.count == 1:
+            return orthogonalize(g, dtype)
+        each = -(-len(g) // self.ranks.count)
+        own = g[each * self.ranks.rank :][:each].to(dtype)
+        # every rank sends as many; the last ones fill up with zeros, which stay zeros
+        own = torch.cat((own, own.new_zeros(each - len(own), *g.shape[1:])))
+        return self.ranks.gather(orthogonalize(own, dtype))[: len(g)].to(g.dtype)
 
-def configure_optimizer(model, args):
-    """The optimizer of a GPT.
+
+def configure_optimizer(model, args, ranks=None):
+    """The optimizer of a GPT. ranks: as Optimizer has it.
 
     With muon, the matrices of the blocks go by Muon, everything else by AdamW without decay: Muon
     is made for layers that multiply, and an embedding is a table of rows. With adamw, matrices and
@@ -141,7 +153,7 @@ def configure_optimizer(model, args):
             "weight_decay": args.weight_decay, "parts": [model.stacked_rows(p) for p in matrices],
             "dtype": "bfloat16" if args.dtype == "bfloat16" else "float32"}
     return Optimizer([{**muon, "params": matrices},
-                      {**adamw, "params": tables + vectors, "weight_decay": 0.0}])
+                      {**adamw, "params": tables + vectors, "weight_decay": 0.0}], ranks)
 
 
 def lr_fraction(iter_num, args):

@@ -21,8 +21,8 @@ if __name__ == "__main__":
 from pipeline.errors import Parser, one_line_errors, typed
 from train_args import GPT2, count, init_from, not_negative, probability, seed, whole
 from training.checkpoint import load_run
+from training.device import pick_device
 from training.published import load_named
-from training.ranks import pick_device
 from training.run_folder import newest_run
 from training.samples import SampleArgs, speak
 

@@ -36,20 +36,14 @@ import torch
 
 from model import GPT, GPTConfig
 from optim import Optimizer, block_size_at, configure_optimizer, lr_fraction
-from pipeline.read.batches import TrainBatches, eval_batches, split_iteration, to_xy
-from pipeline.read.folder import SPLITS
+from pipeline.read.batches import TrainBatches, cut, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, open_mixture, start_tokens
 from pipeline.read.sampler import ORDER_VERSION, seed_of
 from training import checkpoint, plan, plots
+from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
+from training.evaluation import estimate_loss
 from training.published import open_source
-from training.ranks import (
-    Ranks,
-    Stop,
-    estimate_mfu,
-    memory_errors,
-    settle_precision,
-    settle_threads,
-)
+from training.ranks import Ranks, Stop
 from training.run_folder import (
     RunLog,
     claim_out_dir,
@@ -81,6 +75,7 @@ class Run:
     iter_num: int = 0  # finished iterations
     best_val_loss: float = math.inf
     evaluated: dict = field(default_factory=dict)  # columns of log.csv, from the last evaluation
+    unevaluated: dict = field(default_factory=dict)  # the row of log.csv that still lacks them
     seconds: float = 0.0  # of training, over all starts of the run
     starts: dict = field(default_factory=dict)  # the token that a sample begins with, by dataset
 
@@ -112,7 +107,7 @@ def set_up(args, argv, ranks, stack):
     vocab_sizes = (source.refuse_other_tokens(mixture) if source else
                    checkpoint.vocab_sizes_of(saved["model_args"]) if saved else mixture.vocab_sizes)
     model = make_model(args, vocab_sizes, ranks, source)
-    optimizer = configure_optimizer(model, args)
+    optimizer = configure_optimizer(model, args, ranks)
     weights = mixture.weights if mixture.num_streams > 1 else [1.0]  # the fractions mix the members
     run = Run(
         args, ranks, mixture, model, optimizer,
@@ -122,6 +117,10 @@ def set_up(args, argv, ranks, stack):
         loss_weights=torch.tensor(weights, dtype=torch.float32, device=ranks.device),
         highest_rates=[group["lr"] for group in optimizer.param_groups],
         train_model=model, eval_model=model, out_dir=out_dir)
+    if args.compile == "true" and not args.eval_only:
+        torch._dynamo.config.recompile_limit = 64  # windows that grow need a graph for each length
+        # a graph for any shape would be slower
+        run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
     return run
@@ -191,13 +190,6 @@ def train_step(run, micro_batches):
     return mean_loss
 
 
-def cut(x, y, length):
-    """(B, T[, K]) -> (B * T / length, length[, K]), where T is a multiple of length."""
-    if x.size(1) % length:
-        return x, y
-    return (part.reshape(-1, length, *part.shape[2:]) for part in (x, y))
-
-
 # ---- the loop
 
 
@@ -209,19 +201,20 @@ def train(run, argv, stack):
     slow_steps = SlowSteps(device, args.num_threads)
     loss_sum = torch.zeros((), device=device)  # since the last progress line
     bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
-    t_line = time.perf_counter()
-    t_start = t_line - run.seconds  # as if the run had never stopped
-    line_iter, waited, stopping = run.iter_num, 0.0, 0  # stopping: the signal to stop for, or 0
+    t_start = time.perf_counter() - run.seconds  # as if the run had never stopped
+    if run.unevaluated:  # a signal has ended the run's last evaluation, which is now made up for
+        evaluate_and_save(run, log, stop, run.unevaluated)
+    line_iter, waited, t_line = run.iter_num, 0.0, time.perf_counter()
 
-    while run.iter_num < args.max_iters and not stopping:
+    while run.iter_num < args.max_iters and not stop.number:
         loss_sum += train_step(run, [next(batches) for _ in range(batches.micro_steps)])
         # noted on the device, without waiting for it
-        bad_iter = torch.where((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num, bad_iter)
+        bad_iter.masked_fill_((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num)
         run.iter_num += 1
 
-        stopping = stop.agreed()  # all ranks leave the loop at the same iteration, or none does
+        stop.agreed()  # all ranks leave the loop at the same iteration, or none does
         evaluate = run.iter_num % args.eval_interval == 0 or run.iter_num == args.max_iters
-        if not (evaluate or run.iter_num % args.log_interval == 0 or stopping):
+        if not (evaluate or run.iter_num % args.log_interval == 0 or stop.number):
             continue
 
         # this reads from the device and so waits for it; most iterations do not come here
@@ -240,23 +233,20 @@ def train(run, argv, stack):
         if note := slow_steps.note(dt, num_iters, block_size_at(run.iter_num - 1, args)):
             log.line(note)
         if evaluate:
-            evaluate_and_save(run, log, row)
+            evaluate_and_save(run, log, stop, row)
         else:
             log.row(row)
         loss_sum.zero_()  # and start the clock anew: evaluating is no part of tokens_per_s
         line_iter, waited, t_line = run.iter_num, batches.wait_time, time.perf_counter()
-    finish(run, log, stop, stopping)
+    finish(run, log, stop)
 
 
 def begin(run, argv, stack):
     """(log, batches, stop): the run's folder is made, and what the loop needs is opened."""
     args, ranks = run.args, run.ranks
-    if args.compile == "true":
-        torch._dynamo.config.recompile_limit = 64  # windows that grow need a graph for each length
-        run.eval_model = torch.compile(run.model, dynamic=False)  # a graph for any shape is slower
-    run.train_model = ranks.wrap(run.eval_model)
+    run.train_model = ranks.wrap(run.train_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
-    args.out_dir = str(run.out_dir)
+    ranks.out_dir, args.out_dir = run.out_dir, str(run.out_dir)
     trackers = ()
     if ranks.is_first:  # one process writes for all
         run.starts = start_tokens(run.mixture)
@@ -289,15 +279,14 @@ def finite_loss(run, loss_sum, bad_iter):
     return loss / run.ranks.count  # every rank has as many rows
 
 
-def finish(run, log, stop, stopping):
+def finish(run, log, stop):
     args, out_dir = run.args, shlex.quote(str(run.out_dir))
-    if stopping and run.iter_num < args.max_iters:
-        checkpoint.save(run)
-        with contextlib.suppress(RuntimeError):  # rank 0 could not save, and has said so
-            stop.agreed()  # wait for it: when one rank ends, torchrun gives the others 30 seconds
+    if stop.number and (run.iter_num < args.max_iters or run.unevaluated):
+        if run.evaluated.get("iter") != run.iter_num:  # else it was saved after its evaluation
+            checkpoint.save(run)
         log.line(f"stopped at iteration {run.iter_num:,}. To go on, run: "
                  f"{resume_command(run.out_dir)}")
-        sys.exit(128 + stopping)
+        sys.exit(128 + stop.number)
     log.line(f"done in {hms(run.seconds)}: best val loss {run.best_val_loss:.4f}. "
              f"For more text, run: python sample.py --out_dir={out_dir}")
     stop.restore()  # from here on a signal may end us: everything is saved
@@ -307,12 +296,13 @@ def finish(run, log, stop, stopping):
             print_sample(run)
 
 
-# ---- evaluation
-
-
-def evaluate_and_save(run, log, row):
-    """Evaluate, write the row of log.csv, and save a checkpoint."""
-    losses = estimate_loss(run, run.iter_num - 1)
+def evaluate_and_save(run, log, stop, row):
+    """Evaluate, write the row of log.csv, and save a checkpoint. A signal ends the evaluation; the
+    checkpoint of finish() then holds the row, and the resumed run begins here."""
+    losses = estimate_loss(run, run.iter_num - 1, stop)
+    run.unevaluated = {} if losses else row
+    if not losses:
+        return
     run.evaluated = {"iter": run.iter_num, **loss_columns(run, losses)}
     is_best = run.evaluated["val_loss"] < run.best_val_loss
     run.best_val_loss = min(run.evaluated["val_loss"], run.best_val_loss)
@@ -323,37 +313,9 @@ def evaluate_and_save(run, log, row):
     log.row(row | run.evaluated)
     checkpoint.save(run, is_best)
     if run.args.sample_every_eval and run.ranks.is_first:
-        print_sample(run)
-
-
-@torch.no_grad()
-def estimate_loss(run, iter_num):
-    """{"train": (L,), "val": (L,)}: for each dataset its loss, float64 in nats a token, over the
-    same windows of the split each time, cut to the context length of iteration iter_num."""
-    args, mixture, ranks = run.args, run.mixture, run.ranks
-    length = block_size_at(iter_num, args)
-    run.model.eval()  # no dropout
-    losses = {}
-    for split in SPLITS if args.eval_train else ("val",):
-        # of each member: the summed loss of each stream, and the number of tokens
-        totals = torch.zeros(len(mixture.members), mixture.num_streams + 1, dtype=torch.float64)
-        for member, total in enumerate(totals):
-            sums = [torch.zeros(mixture.num_streams, device=ranks.device)]
-            for windows in eval_batches(mixture, split, member, eval_iters=args.eval_iters,
-                                        rank=ranks.rank, num_ranks=ranks.count):
-                x, y = cut(*to_xy(windows, ranks.device), length)
-                num_tokens = x.size(0) * x.size(1)
-                # a batch of another shape would be compiled anew, for this one use
-                whole = num_tokens == args.batch_size * args.block_size
-                with run.autocast:
-                    _, loss = (run.eval_model if whole else run.model)(x, y)
-                sums.append(loss.reshape(-1) * num_tokens)
-                total[-1] += num_tokens
-            total[:-1] = torch.stack(sums).cpu().double().sum(0)
-        totals = ranks.sum(totals)
-        losses[split] = (totals[:, :-1] / totals[:, -1:]).flatten().numpy()
-    run.model.train()
-    return losses
+        if stop.ends(lambda: print_sample(run)):
+            print()  # after half a line
+    stop.agreed()  # a signal that has come meanwhile need not wait for another iteration
 
 
 def print_sample(run):
@@ -366,7 +328,8 @@ def print_sample(run):
               SampleArgs(max_new_tokens=run.args.max_sample_tokens), run.ranks.device)
     except UserError as error:  # foreign data may lack what decoding needs; training is done
         print(f"note: no sample, because {error}")
-    run.model.train()
+    finally:
+        run.model.train()
 
 
 def main(argv=None):
@@ -378,7 +341,8 @@ def main(argv=None):
         run = set_up(args, argv, ranks, stack)
         args = run.args
         trains = args.plan or not args.eval_only
-        if trains and run.iter_num >= args.max_iters:
+        is_complete = run.iter_num >= args.max_iters and (args.plan or not run.unevaluated)
+        if trains and is_complete:
             raise UserError(f"this run is complete: it has done {run.iter_num:,} of "
                             f"{args.max_iters:,} iterations. To train longer, raise --max_iters")
         for line in plan.data_lines(run) if trains else ():

@@ -1,4 +1,4 @@
-"""What the benchmarks share: parts of a nanoGPT checkout (--nanogpt PATH), and paired timing."""
+"""What the benchmarks share: parts of a nanoGPT checkout (--nanogpt PATH), and timing in turns."""
 import argparse
 import ast
 import importlib.util
@@ -34,6 +34,18 @@ def function_of(script, name, namespace):
     return namespace[name]
 
 
+def iteration_of(script, namespace):
+    """One iteration of nanoGPT's loop as a function: the statements in the `while True:` of its
+    train.py from the first micro-batch to zero_grad, word for word. They run in namespace."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    loop = next(node.body for node in tree.body if isinstance(node, ast.While))
+    first = next(i for i, node in enumerate(loop) if "micro_step in range" in ast.unparse(node))
+    last = next(i for i, node in enumerate(loop) if "optimizer.zero_grad" in ast.unparse(node))
+    tree.body = loop[first : last + 1]
+    code = compile(tree, str(script), "exec")
+    return lambda: exec(code, namespace)
+
+
 def module_of(script, name="rival_module"):
     """A script as a module, under a name that hides none of ours."""
     spec = importlib.util.spec_from_file_location(name, script)
@@ -48,12 +60,25 @@ def seconds(work):
     return time.perf_counter() - t0
 
 
-def paired(a, b, rounds):
-    """(median seconds of a, of b, median of the ratios a / b), timed A B A B ...
+def in_turn(works, rounds):
+    """{name: seconds of each round} of the functions in works, timed A B C A B C ...
 
-    The first round is not counted: it may compile, or find cold caches.
+    The first round is not counted: it may compile, or find cold caches. On a GPU each function has
+    to wait for its work by synchronize(), or only the launching of kernels is timed.
     """
-    pairs = [(seconds(a), seconds(b)) for _ in range(rounds + 1)][1:]
-    a_times, b_times = zip(*pairs)
-    ratios = [x / y for x, y in pairs]
-    return tuple(map(statistics.median, (a_times, b_times, ratios)))
+    timed = [{name: seconds(work) for name, work in works.items()} for _ in range(rounds + 1)][1:]
+    return {name: [times[name] for times in timed] for name in works}
+
+
+def paired(a, b, rounds):
+    """(median seconds of a, of b, median of the ratios a / b), timed by in_turn()."""
+    times = in_turn({"a": a, "b": b}, rounds)
+    ratios = [x / y for x, y in zip(times["a"], times["b"])]
+    return tuple(map(statistics.median, (times["a"], times["b"], ratios)))
+
+
+def synchronize(device):
+    """Wait until the device has done all that it was given. CPUs have at once."""
+    if device.type == "cuda":
+        import torch
+        torch.cuda.synchronize(device)

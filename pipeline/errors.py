@@ -102,8 +102,7 @@ class Stopped(KeyboardInterrupt):
 def _stop_signals():
     """Within the block the first SIGTERM or SIGHUP raises Stopped; a second one ends the process.
 
-    Nothing changes in a thread, for a signal that the parent handles or ignores (nohup), and under
-    torchrun, where a rank that unwinds would wait for the others.
+    Nothing changes in a thread, and for a signal that the parent handles or ignores (nohup).
     """
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)
@@ -111,7 +110,7 @@ def _stop_signals():
         error.number = number
         raise error
 
-    ours = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    ours = threading.current_thread() is threading.main_thread()
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):  # Windows has no SIGHUP
             if ours and number and signal.getsignal(number) is signal.SIG_DFL:
@@ -139,17 +138,24 @@ def one_line_errors():
         what = "\ninterrupted"
         if number != signal.SIGINT:
             what = f"stopped by {signal.Signals(number).name}"
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                what += ", which torchrun also sends where another rank has ended: see its report"
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
+            if not getattr(stop, "is_said_by_another", False):
+                print(f"{what}{f'. {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
         message = _in_one_line(error)
-        if message is None:
+        silent = getattr(error, "is_said_by_another", None)  # as the ranks have agreed
+        if silent is None:
+            # before they know each other all fail alike, so the first speaks for all, except where
+            # a rank has met an error that the others have not
+            alike = isinstance(error, (UserError, OSError, TypeError))
+            silent = (os.environ.get("RANK", "0") != "0" and alike
+                      and not getattr(error, "of_one_rank", False))
+        if message is None and not silent:
             raise
-        # under torchrun all ranks fail alike, so the first speaks for all, except where a rank has
-        # met an error that the others have not
-        if (os.environ.get("RANK", "0") == "0" or getattr(error, "of_one_rank", False)
-                or not isinstance(error, (UserError, OSError, TypeError))):
+        if not silent:
             print(f"error: {printable(message, 10_000)}", file=sys.stderr)
         sys.exit(2)
 

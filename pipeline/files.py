@@ -68,10 +68,20 @@ def replacing(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
         sync_folder(temporary.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary, path):
+    """os.replace(), which Windows refuses while another program (sample.py, a virus scanner) has
+    `path` open; so it tries again for half a minute. Elsewhere a refusal is final."""
+    for _ in range(300 if os.name == "nt" else 0):
+        with contextlib.suppress(PermissionError):
+            return os.replace(temporary, path)
+        time.sleep(0.1)
+    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

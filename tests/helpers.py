@@ -114,7 +114,8 @@ def run_log(out_dir, iter_num=0):
     """The RunLog of a run of one dataset, at an iteration."""
     mixture = types.SimpleNamespace(names=["x"])
     return RunLog(types.SimpleNamespace(
-        ranks=Ranks("cpu"), mixture=mixture, out_dir=out_dir, iter_num=iter_num))
+        ranks=Ranks("cpu"), mixture=mixture, out_dir=out_dir, iter_num=iter_num,
+        unevaluated={}))
 
 
 def says(message, *facts):

@@ -9,18 +9,20 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 
 import numpy as np
 import pytest
-from helpers import only_line, python
+from helpers import only_line, python, says
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.prepare import compression, rows
+from pipeline.prepare import compression, rows, separators
 from pipeline.prepare.inputs import Shards, TextFile, open_inputs, read_documents
 from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import read_meta
 from pipeline.tokenizers import ByteTokenizer, make_tokenizer
 
 ROWS = [{"text": text, "n": i} for i, text in enumerate(
@@ -372,3 +374,72 @@ def test_an_unknown_format_quoting_method_or_kind_of_worker_is_an_error(tmp_path
             ("'fibres'", lambda: write_dataset(tmp_path, "a text", Odd()))):
         with pytest.raises(ValueError, match=what):
             call()
+
+
+# ---- documents inside one text
+
+SEPARATORS = ["lines", "blank_lines", "<|>", "re:a+", "re:(?<=a)\\n", "re:^a$"]
+
+
+@given(st.text("a<|>\n\r \té", max_size=60), st.lists(st.integers(0, 60), max_size=6),
+       st.sampled_from(SEPARATORS))
+@settings(max_examples=300, deadline=None)
+def test_a_text_is_cut_at_the_same_separators_however_it_is_read(text, cuts, separator):
+    """In chunks of any size it has the documents that one search through the whole text finds."""
+    separator = separator.replace("\\n", "\n")
+    pattern, cuts = separators.pattern_of(separator), sorted(min(cut, len(text)) for cut in cuts)
+    chunks = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
+    expected = re.split(pattern, text)
+    if not separator.startswith("re:"):
+        expected = [part.removesuffix("\n").removesuffix("\r") for part in expected]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separators, "LONGEST", max(map(len, pattern.findall(text)), default=1))
+        patch.setattr(separators, "BEFORE", 4)
+        found = list(separators.separated(chunks, separator))
+    assert found == [part for part in expected if part]
+
+
+@pytest.mark.parametrize("separator, documents", [
+    ("lines", ["one", "two", "<|end|>", " <|end|> three", " \t", "<|end|>", "four"]),
+    ("blank_lines", ["one\ntwo", "<|end|>\n <|end|> three", "<|end|>\r\nfour"]),
+    ("<|end|>", ["one\ntwo\n", " <|end|> three\n \t", "four"]),
+    ("re:(one|four|three)\\s*", ["two\n\n<|end|>\n <|end|> ", "<|end|>\r\n"])])
+def test_each_kind_of_separator(tmp_path, separator, documents):
+    (tmp_path / "a.txt").write_bytes(
+        b"one\ntwo\n\n<|end|>\n <|end|> three\n \t\r\n<|end|>\r\nfour\n")
+    found = open_inputs(tmp_path / "a.txt", document_separator=separator)
+    assert list(found) == list(found) == documents
+
+
+def test_documents_of_a_text_are_split_by_hash_and_an_unsettled_marker_is_said(new_dataset):
+    folder = new_dataset()
+    stories = [f"story {i}\nends <|endoftext|> never\n" for i in range(200)]
+    (folder / "input.txt").write_text("<|endoftext|>\n".join(stories))
+    flags = ["--method=byte"]
+    told = python(folder / "prepare.py", *flags).stdout
+    says(told.splitlines()[-1], "input.txt", "--document_separator '<|endoftext|>'")
+    told = python(folder / "prepare.py", *flags, "--document_separator", "<|endoftext|>").stdout
+    assert "note: input.txt" not in told
+    meta = read_meta(folder)
+    counts = {split: meta["splits"][split]["documents"] for split in ("train", "val")}
+    assert sum(counts.values()) == 200 and counts["val"] > 5
+    text = np.fromfile(folder / "train.bin", "<u2").astype("u1").tobytes().decode()
+    written = re.findall("story.*\n.*never\n", text)
+    assert "".join(written) == text and len(written) == counts["train"] and {*written} <= {*stories}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_marker_in_a_row_is_text_and_a_separator_of_rows_is_refused(tmp_path, suffix):
+    rows = [{"text": "a <|endoftext|> b"}, {"text": "<|endoftext|>"}]
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(FORMATS[suffix](rows))
+    assert list(open_inputs(path)) == [row["text"] for row in rows]
+    with pytest.raises(UserError, match="--document_separator is for text"):
+        open_inputs(path, document_separator="lines")
+
+
+@pytest.mark.parametrize("separator", ["", " ", "re:", "re:x*", "re:(", "re:^"])
+def test_a_separator_that_cannot_be_is_one_line(tmp_path, separator):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError, match="--document_separator"):
+        open_inputs(tmp_path / "a.txt", document_separator=separator)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import (  # noqa: F401
     TINY,
     arange_dataset,
@@ -257,3 +258,20 @@ def test_a_dataset_of_100_gb_is_planned_by_looking_at_a_little_of_it(tmp_path, c
         r"^big +50,000,000,000 +3,124,999,999 +64,000,000 +0\.00 +100\.0%$", told, re.M
     )
     assert "16,777,216 tokens were looked at" in notes(told)
+
+
+def test_a_run_that_compiles_is_timed_compiled_on_whole_micro_batches(data, capsys, monkeypatch):
+    """An eager step may take twice as long, and each number of rows would be compiled anew."""
+    seen = []
+
+    def compiled(model, dynamic):
+        def call(x, y):
+            seen.append((tuple(x.shape), model.training))
+            return model(x, y)
+        return call
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("training.device.shutil.which", lambda name: name)
+    told = planned(capsys, f"--dataset={data}/a", "--batch_size=3", "--compile=true",
+                   "--first_block_size=4", "--block_size=8")
+    assert set(seen) == {((6, 4), True), ((3, 8), True), ((3, 8), False)}
+    assert "without the time to compile" in told and "compiles first" in told

@@ -58,7 +58,8 @@ from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args
 from training import checkpoint, run_folder
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.ranks import Ranks, Stop, estimate_mfu
+from training.device import estimate_mfu
+from training.ranks import Ranks, Stop
 
 GPT2 = ["--arch=gpt2", "--optimizer=adamw", "--bias=true"]
 
@@ -824,6 +825,30 @@ def save_and_die(folder, number, is_best, name, after):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
+@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
+def test_windows_waits_for_a_program_that_reads_the_checkpoint(tmp_path, monkeypatch, name):
+    """There a file that is open cannot be replaced; a patched os.replace() stands for it."""
+    save_checkpoint(tmp_path, small_state(1), True)
+    refused, plain = [0], os.replace
+
+    def replace(old, new):
+        if Path(new).name == name and refused[0] < 3:
+            refused[0] += 1
+            raise PermissionError(13, "Access is denied", str(new))
+        plain(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UserError):  # elsewhere a refusal is final
+        save_checkpoint(tmp_path, small_state(2), True)
+    for module in ("pipeline.files", "training.checkpoint"):
+        monkeypatch.setattr(f"{module}.os", types.SimpleNamespace(**{**vars(os), "name": "nt"}))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    refused[0] = 0
+    sys.modules["pipeline.files"].os.replace = replace
+    save_checkpoint(tmp_path, small_state(3), True)
+    assert refused[0] == 3 and states(tmp_path) == (3, 3)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("is_best", [False, True])
 @pytest.mark.parametrize("had_one", [False, True])
@@ -1217,7 +1242,18 @@ def test_log_csv_has_a_row_a_look_and_losses_where_evaluated(fox):
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA B300 SXM6 AC", 2250e12),
+        ("Tesla V100-SXM2-16GB", 125e12),
+        ("Tesla T4", 65e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 5090", 209e12),
+        ("NVIDIA GeForce RTX 4090 D", 147e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA RTX A4000", None),

@@ -28,9 +28,9 @@ import torch
 
 from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
-from pipeline.files import open_regular, replacing
+from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
-from training.run_folder import resume_command
+from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
 
 # 1: the optimizer's state was a list in an order of its own
 # 2: model_args had none of the five fields that _model_args_of_format_2() adds
@@ -59,6 +59,10 @@ def _is_optimizer(value):
             and type(value["state"]) is dict and type(value["param_groups"]) is list
             and list(value["state"]) == list(range(len(value["state"])))
             and all(map(IS_STATE, value["state"].values())))
+
+
+def _is_row(value):
+    return not value or {*ALWAYS} <= value.keys() <= {*CSV_COLUMNS}
 
 
 def _is_model_args(value):
@@ -91,6 +95,7 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "iter_num": (position, "a whole number"),
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
+    "unevaluated": (meta.dict_of({str}, {int, float}, _is_row), "a row of log.csv"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
 
@@ -111,6 +116,8 @@ def pack(run):
         "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
         "best_val_loss": run.best_val_loss,
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
+        # the row of log.csv of an evaluation that a signal has ended
+        "unevaluated": {name: v for name, v in run.unevaluated.items() if v is not None},
         "seconds": run.seconds,
     }
 
@@ -124,8 +131,7 @@ def save(run, is_best=False):
     if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
         refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
                           run.out_dir)
-    if run.ranks.is_first:
-        save_checkpoint(run.out_dir, pack(run), is_best)
+    run.ranks.from_first(lambda: save_checkpoint(run.out_dir, pack(run), is_best))
 
 
 def save_checkpoint(out_dir, state, is_best):
@@ -141,7 +147,7 @@ def save_checkpoint(out_dir, state, is_best):
                     (shutil.copyfile if os.name == "nt" else os.link)(file.name, link)
                 except OSError:  # this file system has no hard links
                     shutil.copyfile(file.name, link)
-                os.replace(link, out_dir / "best.pt")
+                put_in_place(link, out_dir / "best.pt")
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         reason = getattr(error, "strerror", None) or "the write failed"
         kept = "There is no earlier checkpoint. Free some space and start again"
@@ -337,6 +343,7 @@ def resume(run, checkpoint, path):
         run.scaler.load_state_dict(checkpoint["scaler"])
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
+    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
 
 
 def best_checkpoint(out_dir):

@@ -17,16 +17,9 @@ import random
 import re
 from dataclasses import dataclass, field
 
+from pipeline import tokenizers as ours
 from pipeline.errors import optional
-from pipeline.tokenizers import (
-    ByteTokenizer,
-    CharTokenizer,
-    SentencePieceTokenizer,
-    TiktokenTokenizer,
-    TokenList,
-    as_bytes,
-)
-from pipeline.tokenizers.tables import BYTE_LETTERS
+from pipeline.tokenizers.tables import BYTE_LETTERS, as_bytes
 
 
 @dataclass
@@ -56,9 +49,9 @@ def merges_of(tokens):
 
 def token_table(tokenizer):
     """A TokenTable; None where only this program can encode as this tokenizer does."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
+    if isinstance(tokenizer, ours.SentencePieceTokenizer):
         return _pieces(tokenizer, tokenizer._sp)
-    if isinstance(tokenizer, TiktokenTokenizer):
+    if isinstance(tokenizer, ours.TiktokenTokenizer):
         encoding, additional = tokenizer._encoding, tokenizer.additional_tokens
         ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
         vocab = {in_letters(token): i for token, i in ranks}
@@ -70,12 +63,13 @@ def token_table(tokenizer):
         pattern = encoding._pat_str.replace("{1,3}+", "{1,3}").replace("$", r"\z")
         return TokenTable(vocab, pattern, False, merges_of(list(vocab)), special, additional,
                           tokenizer.name)
-    tokens = {CharTokenizer: lambda: tokenizer.chars, TokenList: lambda: tokenizer.itos.values(),
-              ByteTokenizer: lambda: [bytes([i]) for i in range(256)]}.get(type(tokenizer))
+    tokens = {ours.CharTokenizer: lambda: tokenizer.chars,
+              ours.ByteTokenizer: lambda: [bytes([i]) for i in range(256)],
+              ours.TokenList: lambda: tokenizer.itos.values()}.get(type(tokenizer))
     if tokens is None:
         return None
     vocab = {in_letters(as_bytes(token)): i for i, token in enumerate(tokens())}
-    if isinstance(tokenizer, CharTokenizer):
+    if isinstance(tokenizer, ours.CharTokenizer):
         return TokenTable(vocab, r"[\s\S]")
     return TokenTable(vocab, "|".join(map(re.escape, sorted(vocab, key=len, reverse=True))), True)
 

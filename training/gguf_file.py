@@ -7,9 +7,9 @@ The package gguf writes the format and knows the names of the tensors.
 from pipeline.errors import UserError, optional
 from pipeline.tokenizers.tables import BYTE_LETTERS
 from training.layouts import CLASSES, class_of
+from training.samples import note
 
 KINDS = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-SPLIT_OTHERWISE = ("o200k_base", "o200k_harmony")  # encodings
 
 
 def write_gguf(path, config, views, table, kind, eot_token):
@@ -72,7 +72,8 @@ def _add_tokenizer(writer, types, vocab_size, table, eot_token):
     letters = set(table.vocab) & set(BYTE_LETTERS) if table else set()
     # where a letter began a longer token alone, llama.cpp's search for the longest would never end
     is_safe = table and letters >= {token[0] for token in table.vocab}
-    if table is None or table.name in SPLIT_OTHERWISE or table.is_list and not is_safe:
+    # o200k_base and o200k_harmony have words that llama.cpp splits otherwise
+    if not table or (table.name or "").startswith("o200k") or table.is_list and not is_safe:
         raise UserError("--gguf: llama.cpp has no tokenizer that gives the ids of "
                         f"{table.name if table else 'this one'} for every text. Leave --gguf out")
     texts = {i: token for token, i in table.vocab.items()}
@@ -101,8 +102,8 @@ def _add_tokenizer(writer, types, vocab_size, table, eot_token):
         writer.add_tokenizer_pre("dbrx" if table.name == "cl100k_base" else "gpt-2")
         if eot_token is None:
             eot_token = max(texts)
-            print(f"note: llama.cpp needs a token that ends a text. In model.gguf it is the last "
-                  f"one of the vocabulary, id {eot_token:,}")
+            note(f"llama.cpp needs a token that ends a text. In model.gguf it is the last one of "
+                 f"the vocabulary, id {eot_token:,}")
     writer.add_tokenizer_model(model)
     writer.add_token_list([texts.get(i, f"[unused {i}]") for i in range(vocab_size)])
     writer.add_token_types([kinds.get(i, types.UNUSED) for i in range(vocab_size)])

@@ -121,12 +121,16 @@ def print_plan(run, train_step):
         iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
     with contextlib.closing(batches):
         windows = next(batches)
+    is_compiled = args.compile == "true"
+    if is_compiled:
+        print("       (compiles first, as the run will: half a minute for each context length)",
+              flush=True)
     step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
-    evaluation = time_of_evaluation(run, windows[:16])
+    evaluation = time_of_evaluation(run, windows if is_compiled else windows[:16])
     weights, kept = memory_of(run.model, run.optimizer)
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
           f"{span(evaluation)} per evaluation ({evaluations:,} of them)"
-          f"{', without the time to compile' if args.compile == 'true' else ''}")
+          f"{', without the time to compile' if is_compiled else ''}")
     print(f"memory {short(2 * weights + kept)}B for weights, gradients and optimizer,\n"
           f"       {peak_memory(device)} with {rows} at once")
     print(f"writes ckpt.pt and best.pt ({short(weights + kept)}B each), args.json, log.csv and "
@@ -150,7 +154,8 @@ def time_of_step(run, train_step, windows, micro_steps):
     args, first = run.args, run.iter_num
     sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
     lengths = Counter(block_size_at(i, args) for i in sampled.tolist())
-    rows, seconds = 1, 0.0
+    # compiled, each number of rows would take half a minute more
+    rows, seconds = len(windows) if args.compile == "true" else 1, 0.0
     run.model.train()
     for length, times in lengths.items():
         run.iter_num = next(i for i in sampled.tolist() if block_size_at(i, args) == length)
@@ -158,6 +163,8 @@ def time_of_step(run, train_step, windows, micro_steps):
         def timed(micro_steps):
             micro_batches = [windows[:rows]] * micro_steps  # noqa: B023, as it is called at once
             return elapsed(lambda: train_step(run, micro_batches), run.ranks.device)
+        if args.compile == "true":
+            timed(1)  # this is when it compiles
         while (once := timed(1)) < 0.5 and rows < len(windows):
             rows = min(len(windows), 4 * rows)
         # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
@@ -182,7 +189,8 @@ def time_of_evaluation(run, windows):
     x, y = to_xy(windows, run.ranks.device)
     run.model.eval()
     with torch.no_grad(), run.autocast:
-        seconds = np.median([elapsed(lambda: run.model(x, y), run.ranks.device) for _ in range(5)])
+        seconds = np.median([elapsed(lambda: run.eval_model(x, y), run.ranks.device)
+                             for _ in range(5)])
     return seconds / len(x) * num_windows / run.ranks.count
 
 

@@ -7,28 +7,23 @@ started beside it.
         ranks.sum(values), ranks.from_first(make)  # what all ranks share
         Stop(ranks).agreed()                       # the signal to stop for, the same on all ranks
 """
-import contextlib
-import ctypes
 import datetime
 import math
 import os
-import re
-import shutil
 import signal
-import sys
+import threading
 import time
 from inspect import signature
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.threads import set_by_user, take_threads
+from training.device import keep_freed_memory, pick_device
+from training.run_folder import resume_command
 
-COMPILERS = ("g++", "c++", "clang++", "cl")  # torch.compile writes C++ and has it compiled
-PEAK_FLOPS = {  # dense bfloat16 FLOPs a second by the maker's data sheet; words of the GPU's name
-    "GB200": 2500e12, "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12,
-    "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-}
+# A rank from which nothing is heard for so long is given up. The longest that a rank makes another
+# wait is a sample (--sample_every_eval)
+SILENCE = datetime.timedelta(minutes=10)
 
 
 class Ranks:
@@ -38,6 +33,7 @@ class Ranks:
         self.rank, local_rank, self.count = (int(os.environ.get(name, default)) for name, default in
                                              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
         self.is_first, self._local_rank, self.device = self.rank == 0, local_rank, None
+        self.out_dir = None  # of the run, once it has one
         self.use(device_name)
 
     def use(self, device_name):
@@ -54,34 +50,110 @@ class Ranks:
             keep_freed_memory()
 
     def __enter__(self):
-        if self.count > 1:
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-            # a second group on the CPUs: what is agreed there does not wait for the GPUs, and may
-            # take as long as rank 0 takes to download a model
-            self._cpu_group = torch.distributed.new_group(
-                backend="gloo", timeout=datetime.timedelta(hours=2))
-        return self
+        try:
+            if self.count > 1:
+                self._connect()
+            return self
+        except BaseException as error:
+            self.__exit__(type(error), error)
+            raise
 
-    def __exit__(self, error, *_):
+    def _connect(self):
+        dist = torch.distributed
+        store, *_ = next(dist.rendezvous("env://", timeout=SILENCE))
+        # a start again, by torchrun --max-restarts, finds nothing that the last one has noted
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = dist.PrefixStore(f"start {again}", store)
+        # torch itself would wait for the last rank without hearing a signal
+        self._store.set(f"rank {self.rank}", "has started")
+        given_up = time.monotonic() + SILENCE.total_seconds()
+        while missing := [rank for rank in range(self.count)
+                          if not self._store.check([f"rank {rank}"])]:
+            if time.monotonic() > given_up:
+                raise UserError(f"rank {missing[0]} of {self.count} has not started within "
+                                f"{SILENCE.seconds} seconds: it was stopped, or its machine has "
+                                f"failed. Start again")
+            time.sleep(0.05)
+        # Windows and some builds of torch have no NCCL
+        by_nccl = self.device.type == "cuda" and dist.is_nccl_available()
+        # the CPUs, which give up first, say why in one line; NCCL ends the process from within
+        dist.init_process_group("nccl" if by_nccl else "gloo", store=self._store, rank=self.rank,
+                                world_size=self.count, timeout=SILENCE * (2 if by_nccl else 1))
+        # a second group, on the CPUs: what is agreed there does not wait for the GPUs
+        self._cpu_group = dist.new_group(backend="gloo", timeout=SILENCE)
+
+    def __exit__(self, kind, error, *_):
+        try:
+            self._leave(kind, error)
+        except KeyboardInterrupt as stop:  # torchrun's SIGTERM has come at this very moment
+            self._leave(type(stop), stop)
+            raise
+
+    def _leave(self, kind, error):
+        if self.count == 1:
+            return
         # to destroy the group waits for the other ranks. After an error they may wait for us, and
         # its message would be printed only when that ends; SystemExit is a stop that all agreed on
-        if self.count > 1 and error in (None, SystemExit):
+        if kind in (None, SystemExit):
             torch.distributed.destroy_process_group()
+            return
+        # torchrun ends all ranks when one has ended, perhaps before that one is heard
+        for number in Stop.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+        told = error
+        if is_loss_of_contact(error):
+            timed_out = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+            told = UserError(self._of_a_rank_that_is_gone(timed_out))
+            if not timed_out:  # a rank that can say why it ended does so at once
+                time.sleep(1)
+        # one rank says the reason; those that lose contact with it are silent
+        told.is_said_by_another = self._first_to_fail() not in (None, str(self.rank))
+        if not told.is_said_by_another:
+            time.sleep(0.5)  # what rank 0 is about to say comes before the reason, and not after it
+        if told is not error:
+            raise told from None
+
+    def _first_to_fail(self, claim=True):
+        """The rank that was the first to meet an error, as text; None where nobody can tell. claim:
+        whether this rank has met one."""
+        try:
+            if claim:
+                self._store.compare_set("first to fail", "", str(self.rank))
+            if self._store.check(["first to fail"]):
+                return self._store.get("first to fail").decode()
+        except (RuntimeError, AttributeError):  # the store has ended, or was never reached
+            return None
+
+    def _of_a_rank_that_is_gone(self, timed_out):
+        go_on = "There is no checkpoint to go on from"
+        if self.out_dir and (self.out_dir / "ckpt.pt").exists():
+            go_on = f"To go on from the last checkpoint, run: {resume_command(self.out_dir)}"
+        what = "ended without a word: it was killed, perhaps for want of memory"
+        if timed_out:
+            what = (f"not answered for {SILENCE.seconds} seconds: it was stopped, or its machine "
+                    f"has failed")
+        return f"another rank has {what}. torchrun's report may name it. {go_on}"
 
     def __str__(self):
         return f"{f'{self.count} x ' if self.count > 1 else ''}{self.device.type}"
 
     def say(self, text):
-        if self.is_first:
-            print(text, flush=True)
+        if self.is_first and (self.count == 1 or not self._first_to_fail(claim=False)):
+            print(text, flush=True)  # unless another rank's error is the last word
 
     def sum(self, values):
         """values (a CPU tensor) added up over all ranks."""
-        if self.count == 1:
-            return values
-        values = values.to(self.device)
-        torch.distributed.all_reduce(values)
-        return values.cpu()
+        if self.count > 1:
+            torch.distributed.all_reduce(values, group=self._cpu_group)
+        return values
+
+    def gather(self, part):
+        """part (n, ...) of each rank -> (count * n, ...), in the order of the ranks."""
+        # gloo, which serves CUDA where there is no NCCL, gathers on the CPU alone
+        sent = part.cpu() if torch.distributed.get_backend() == "gloo" else part
+        parts = [torch.empty_like(sent) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, sent)
+        return torch.cat(parts).to(part.device)
 
     def largest(self, number):
         """The largest of a whole number over all ranks."""
@@ -92,16 +164,28 @@ class Ranks:
         return int(values)
 
     def from_first(self, make):
-        """What make() returns on rank 0, on every rank. A user's mistake found there is raised on
-        every rank, so that all go on or none does."""
-        told = [None, None]
-        if self.is_first:
+        """What make() returns on rank 0, on every rank, however long it takes: a download, a large
+        checkpoint. A user's mistake found there is raised on every rank, so that all go on or none
+        does."""
+        if self.count == 1:
+            return make()
+        told = [None, None]  # what make() has returned, or raised
+
+        def work():
             try:
                 told[0] = make()
-            except (UserError, OSError) as error:
+            except BaseException as error:
                 told[1] = error
-        if self.count > 1:
-            torch.distributed.broadcast_object_list(told, group=self._cpu_group)
+        worker = threading.Thread(target=work)
+        if self.is_first:
+            worker.start()
+        # meanwhile rank 0 shows every second that it is alive, and learns whether the others are
+        while self.largest(int(worker.is_alive())):
+            if self.is_first:
+                worker.join(1)
+        if not isinstance(told[1], (UserError, OSError, type(None))):
+            raise told[1]  # a mistake of ours, from which the others learn by losing contact
+        torch.distributed.broadcast_object_list(told, group=self._cpu_group)
         if told[1]:
             raise told[1]
         return told[0]
@@ -125,6 +209,16 @@ class Ranks:
         return DDP(model, device_ids=device_ids, **{name: False})
 
 
+def is_loss_of_contact(error):
+    """Whether an exception says that another rank has gone, or does not answer."""
+    network = isinstance(error, getattr(torch.distributed, "DistError", ()))
+    return network or isinstance(error, RuntimeError) and "gloo" in str(error)
+
+
+class _Ended(BaseException):
+    """What Stop.ends() raises in act() at a signal."""
+
+
 class Stop:
     """Ctrl-C, SIGTERM, and SIGHUP of a terminal that closes ask the loop to stop after the
     iteration at hand.
@@ -134,13 +228,14 @@ class Stop:
     process at once; under torchrun, which sends signals of its own, none does.
     """
     AT_ONCE = 1.0  # seconds within which a second Ctrl-C comes from a program
+    NUMBERS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
     def __init__(self, ranks):
-        self.ranks = ranks
-        self.signal, self.asked = 0, math.inf  # the first signal, and when it came
-        numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        self.ranks, self.number = ranks, 0  # number: of the signal that all have agreed to stop for
+        self.signal, self.asked = 0, math.inf  # the first signal of this rank, and when it came
+        self._may_end = False
         # nohup, or a script that runs us in the background, has us ignore some; that stays so
-        self.previous = {number: signal.signal(number, self.ask) for number in numbers
+        self.previous = {number: signal.signal(number, self.ask) for number in self.NUMBERS
                          if signal.getsignal(number) != signal.SIG_IGN}
 
     def ask(self, number, frame):
@@ -149,124 +244,27 @@ class Stop:
             raise KeyboardInterrupt
         if not self.signal:
             self.signal, self.asked = number, time.monotonic()
+            if self._may_end:
+                raise _Ended
 
     def agreed(self):
         """The number of the signal to stop for, or 0: the same on all ranks, whichever got it."""
-        return self.ranks.largest(int(self.signal))
+        self.number = self.ranks.largest(int(self.signal))
+        return self.number
+
+    def ends(self, act):
+        """Call act(), and leave it where a signal comes; whether one came. act() must need no other
+        rank and leave no state behind."""
+        try:
+            self._may_end = True
+            if not self.signal:
+                act()
+            self._may_end = False
+            return False
+        except _Ended:  # raised once at most, by the first signal
+            self._may_end = False
+            return True
 
     def restore(self):
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-
-
-# ---- what the device decides
-
-
-def pick_device(name, local_rank=0, num_ranks=1):
-    """The torch.device for --device: of several ranks, each has a GPU of its own. Raises UserError
-    for one that cannot be used here."""
-    if name == "auto":
-        name = ("cuda" if torch.cuda.is_available() else
-                "mps" if torch.backends.mps.is_available() and num_ranks == 1 else "cpu")
-    if num_ranks > 1 and re.fullmatch(r"mps|cuda:\d+", name):
-        raise UserError(f"--device {name} is one device, and torchrun has started {num_ranks} "
-                        f"processes. Choose --device cuda, which gives each its own GPU, or cpu")
-    num_gpus = torch.cuda.device_count() if name == "cuda" else 0
-    if num_gpus and local_rank >= num_gpus:
-        error = UserError(f"torchrun has started more processes than this machine has GPUs "
-                          f"({num_gpus}). Start it with --nproc_per_node={num_gpus}")
-        error.of_one_rank = True  # the others have found theirs
-        raise error
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":
-            device = torch.device("cuda", local_rank if device.index is None else device.index)
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, AttributeError):
-        raise UserError(f"--device {name} cannot be used here. Choose auto, cpu, cuda or mps; CUDA "
-                        f"needs a GPU, its driver, and a torch that was built for it") from None
-    return device
-
-
-def has_fast_bfloat16(device):
-    """Whether the processor has instructions that multiply bfloat16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def settle_precision(args, device):
-    """Replace `auto` in args.dtype and args.compile. Both are stored in the checkpoint, so that a
-    resumed run keeps them."""
-    on_cuda = device.type == "cuda"
-    if args.dtype == "auto":
-        args.dtype = ("bfloat16" if has_fast_bfloat16(device) else
-                      "float16" if on_cuda else "float32")
-    if args.dtype == "float16" and not on_cuda:
-        raise UserError("--dtype float16 needs a CUDA GPU. On this device choose float32 or "
-                        "bfloat16")
-    compiler = next(filter(shutil.which, COMPILERS), None)
-    if args.compile == "auto":  # compiling takes half a minute; a short run does not win it back
-        worth_it = on_cuda and sys.platform == "linux" and args.max_iters >= 2000 and compiler
-        args.compile = "true" if worth_it else "false"
-    if args.compile == "true" and not compiler:
-        raise UserError(f"--compile true needs a C++ compiler, and none of {', '.join(COMPILERS)} "
-                        f"was found. Install one (on Debian and Ubuntu: sudo apt install g++), or "
-                        f"leave the flag out")
-
-
-def settle_threads(args, checkpoint, ranks):
-    """Set the number of threads, and args.num_threads to it. A resumed run keeps its number,
-    because a sum that is taken in another number of parts is rounded differently."""
-    before = checkpoint["args"].get("num_threads") if checkpoint else None  # older ones have none
-    chosen = "--num_threads" if args.num_threads else set_by_user()
-    num_threads = take_threads(args.num_threads, before)
-    if ranks.device.type != "cpu":
-        return
-    args.num_threads = num_threads
-    if before not in (None, num_threads):
-        ranks.say(f"note: this run has used {before} threads so far and uses {num_threads} from "
-                  f"here on ({chosen or 'this machine has no more cores'}), so its weights will "
-                  f"differ in the last bits from those of a run that was never stopped. To keep "
-                  f"them equal, resume with --num_threads={before}")
-
-
-def keep_freed_memory():
-    """Have glibc keep freed memory. By default it returns large pieces to the system, and each step
-    pays for getting them anew, up to a tenth of a small model's time."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such settings
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, in bytes
-        libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, in bytes; the largest value allowed
-
-
-def estimate_mfu(model, tokens_per_s, ranks):
-    """Model FLOPs a second as a fraction, 0..1, of the GPUs' peak in bfloat16; None for a device
-    whose peak is not in PEAK_FLOPS."""
-    if ranks.device.type != "cuda":
-        return None
-    words = torch.cuda.get_device_name(ranks.device).replace("-", " ").split()
-    if "Laptop" in words:  # the same name as the desktop's GPU, and far slower
-        return None
-    peaks = [peak for name, peak in PEAK_FLOPS.items() if all(w in words for w in name.split())]
-    return model.flops_per_token() * tokens_per_s / (peaks[0] * ranks.count) if peaks else None
-
-
-@contextlib.contextmanager
-def memory_errors(device):
-    """Turn a lack of memory into one line that says what to change."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # numpy's, CUDA's, and that of torch's CPU allocator, which has no type of its own
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError))
-                or "can't allocate memory" in str(error)):
-            raise
-        what = (str(error) or repr(error)).splitlines()[0][:200].rstrip(". ")
-        told = UserError(f"out of memory on {device.type}: {what}. Lower --batch_size and raise "
-                         f"--gradient_accumulation_steps by the same factor, or choose a smaller "
-                         f"model")
-        told.of_one_rank = True  # the other ranks may have had enough
-        raise told from None

@@ -236,8 +236,9 @@ class RunLog:
         columns = CSV_COLUMNS + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
+            last = run.iter_num - bool(run.unevaluated)  # whose row comes with its evaluation
             try:  # rows after the checkpoint go: a killed run logged them, and does them again
-                rows = [row for row in read_rows(path) if int(row["iter"]) <= run.iter_num]
+                rows = [row for row in read_rows(path) if int(row["iter"]) <= last]
                 if rows and not set(rows[0]) <= set(columns):
                     raise UserError(f"{path} {RESAVED}")
             except UserError as error:

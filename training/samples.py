@@ -2,6 +2,7 @@
 
     speak(model, metas, starts, training_mode, SampleArgs(...), device)
 """
+import contextlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,19 @@ def choose_vocabulary(vocabularies, dataset, what):
     return vocabulary
 
 
+@contextlib.contextmanager
+def without_cudnn_attention():
+    """cuDNN's attention prepares itself anew for each number of keys, which each new token
+    changes."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@without_cudnn_attention()
 def speak(model, metas, starts, training_mode, args, device):
     """Print the samples that args, a SampleArgs or the flags of sample.py, ask for.
 

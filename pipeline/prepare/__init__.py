@@ -3,6 +3,7 @@
     inputs.py       files -> text, documents, or ids
       compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
       rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
+      separators.py   a text -> its documents
     units.py        text -> parts, each with its split -> units of work
     encode.py       units -> ids, on every core
     journal.py      ids -> temporary bins, remembered over a kill

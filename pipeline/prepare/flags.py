@@ -18,7 +18,8 @@ from pipeline.read.folder import dataset_folder, read_meta
 from pipeline.threads import cores
 from pipeline.tokenizers import METHODS, make_tokenizer, tokenizer_from_meta
 
-OF_TEXT = "text_template max_bad_rows format encoding quoting delimiter columns".split()
+OF_TEXT = ("text_template max_bad_rows format encoding quoting delimiter columns "
+           "document_separator").split()
 OF_METHOD = {  # --method: the flags that it reads
     "tiktoken": ("tiktoken_encoding", "additional_tokens_file", "backend"),
     "custom": ("tokens_file", "byte_fallback"),
@@ -70,6 +71,10 @@ def _add_text(add, here):
     add("--text_template", type=typed, help='a row as text: "Q: {q}\\nA: {a}" (default: "{text}")')
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
     add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
+    add("--document_separator", type=typed, metavar="TEXT", help="what stands between the "
+        "documents in a file of text: lines (each is a document), blank_lines, re:PATTERN, or the "
+        "text of a line, such as '<|endoftext|>'. The separators are left out (default: a file is "
+        "one document)")
     add("--document_end", type=typed, metavar="TEXT",
         help="text added to a document that does not end in it (default: none before "
         "<|endoftext|>, else \\n)")

@@ -24,14 +24,18 @@ from pipeline.files import give_memory_back, num_characters, open_input
 from pipeline.prepare.compression import CHUNK, compression_of, unpacked
 from pipeline.prepare.formats import HEAD, format_of
 from pipeline.prepare.rows import QUOTINGS, SHOWN, BadRow, parquet_rows, rows_of
+from pipeline.prepare.separators import END_OF_TEXT, pattern_of, separated
 from pipeline.prepare.templates import Template
+
+MARKED = 32  # the first chunks of a file, which are looked through for <|endoftext|>
 
 
 def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, **stated):
     """The documents of files: an iterable of strings that can be read several times.
 
     paths: a path or glob, or a list of them, read in the order given; the matches of a glob are
-        sorted. A file of text is one document; so is each row of a .jsonl, .json, .csv, .tsv or
+        sorted. A file of text is one document, or several if document_separator="blank_lines" or
+        another is given (see separators.py); so is each row of a .jsonl, .json, .csv, .tsv or
         .parquet file.
     text_template: a format string ("Q: {question}"; "{a[b]}" reaches into a row), or a function of
         the row, a dict, that returns the text, or None to leave the row out. Default: the text in
@@ -53,7 +57,7 @@ def open_inputs(paths, *, text_template=None, max_bad_rows=0, **stated):
     if Path(paths[0]).suffix == ".bin" and not stated.get("format"):
         return Shards(paths)
     found = Documents(paths, text_template, "text", max_bad_rows, **stated)
-    return TextFile(found) if found.formats == ["text"] else found
+    return TextFile(found) if found.formats == ["text"] and not found.separator else found
 
 
 def expand(paths):
@@ -103,7 +107,7 @@ class _Files(_NotAString):
 
     def __init__(self, paths, encoding=None):
         self.paths, self.position, self._spools, self.size = [], 0, {}, 0
-        self.encoding = encoding
+        self.encoding, self.has_end_of_text = encoding, False
         if encoding:
             check_encoding(encoding)
         for path in paths:
@@ -156,10 +160,10 @@ class _Files(_NotAString):
 
     def utf8(self, path):
         """The text of a file as UTF-8, in chunks of whole characters."""
-        return utf8_chunks(self.chunks(path), path, self.encoding)
-
-    def text(self, path):
-        return "".join(map(bytes.decode, self.utf8(path)))
+        for number, raw in enumerate(utf8_chunks(self.chunks(path), path, self.encoding)):
+            if number < MARKED:
+                self.has_end_of_text |= END_OF_TEXT.encode() in raw
+            yield raw
 
 
 def _name_of(paths):
@@ -177,6 +181,10 @@ class TextFile(_NotAString):
     @property
     def position(self):
         return self._files.position
+
+    @property
+    def has_end_of_text(self):
+        return self._files.has_end_of_text
 
     def utf8(self):
         self._files.position = 0
@@ -219,11 +227,13 @@ class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
     def __init__(self, paths, text_template=None, column="text", max_bad_rows=0, *, format=None,
-                 encoding=None, quoting=None, delimiter=None, columns=None):
+                 encoding=None, quoting=None, delimiter=None, columns=None,
+                 document_separator=None):
         super().__init__(paths, encoding)
         self.max_bad_rows, self._notes_shown = max_bad_rows, False
         self._template = Template(text_template, column)
         self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns)
+        self.separator = document_separator
         self.formats = [self._format(path, format) for path in self.paths]
         self._refuse_unused(text_template)
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
@@ -246,6 +256,11 @@ class Documents(_Files):
                             f"{self.name} is {self.formats[0]}")
         if self.encoding and formats == {"parquet"}:
             raise UserError(f"--encoding is for text, {self.name} is Parquet. Leave the flag out")
+        if self.separator is not None:
+            pattern_of(self.separator)
+            if rows := formats - {"text"}:
+                raise UserError("--document_separator is for text, and each row of "
+                                f"{rows.pop()} is a document already. Leave the flag out")
         if text_template and formats == {"text"}:
             raise UserError(f"--text_template is for rows, and {self.name} is text. Leave the flag "
                             "out, or name the format of the rows: --format jsonl")
@@ -263,7 +278,8 @@ class Documents(_Files):
         self.position = self.num_rows = self.num_bad = self.num_empty = 0
         for path, format in zip(self.paths, self.formats):
             if format == "text":
-                yield self.text(path)
+                texts = map(bytes.decode, self.utf8(path))
+                yield from separated(texts, self.separator) if self.separator else ["".join(texts)]
                 continue
             for where, row in self._rows(path, format):
                 text = row if isinstance(row, BadRow) else self._template.text_of(row, format)

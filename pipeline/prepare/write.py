@@ -30,6 +30,7 @@ from pipeline.prepare.commit import commit
 from pipeline.prepare.encode import encode_all
 from pipeline.prepare.inputs import Ids, TextFile
 from pipeline.prepare.journal import Journal
+from pipeline.prepare.separators import END_OF_TEXT
 from pipeline.read.folder import SPLITS, token_dtype
 from pipeline.read.meta import load_plain
 from pipeline.tokenizers import UnknownText, as_bytes, table_hash, tokenizer_meta
@@ -84,6 +85,8 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
             meta["backend"] = tokenizer.backend
         commit(folder, meta, journal.renames())
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
+    if end_of_text:
+        _note_end_of_text(inputs)
     return meta
 
 
@@ -259,6 +262,16 @@ def _print_counts(folder, meta, inputs, seconds):
         print(f"note: val has {val:.1%} of the tokens, and {wanted:.1%} were asked for. No "
               f"document is cut, and the {documents:,} there are come no closer. Try another "
               "--split_seed, more documents, or a validation text (-v)")
+
+
+def _note_end_of_text(inputs):
+    """Say that a text holds what looks like the end of a document and is ordinary text."""
+    for given in inputs:
+        is_text = isinstance(given, TextFile) or {*getattr(given, "formats", ())} == {"text"}
+        if is_text and given.has_end_of_text and getattr(given, "separator", None) is None:
+            print(f"note: {given.name} holds {END_OF_TEXT}, which is ordinary text here and ends "
+                  f"no document. If it stands on lines between documents, add "
+                  f"--document_separator '{END_OF_TEXT}'")
 
 
 def _count_rows(inputs):

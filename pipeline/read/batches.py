@@ -27,7 +27,9 @@ CHUNKS_AHEAD = 2  # such chunks of windows that wait in the queue
 def to_xy(windows, device):
     """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
     token later than x. The ids are widened on the device, so fewer bytes travel."""
-    wide = windows.to(device, non_blocking=True).to(torch.int64)
+    # CUDA copies beside its work and takes care of the source. On Apple's GPUs a copy that is not
+    # waited for may read memory that has been freed (pytorch issue 189690)
+    wide = windows.to(device, non_blocking=torch.device(device).type == "cuda").to(torch.int64)
     if windows.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
         wide &= (1 << 8 * windows.itemsize) - 1
     return wide[:, :-1], wide[:, 1:]
@@ -45,6 +47,13 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
             f"= {sequences} sequences cannot be divided evenly among {num_ranks} ranks{each}. "
             f"Change one of them")
     return micro_steps, sequences // (micro_steps * num_ranks)
+
+
+def cut(x, y, length):
+    """(B, T[, K]) -> (B * T / length, length[, K]), where T is a multiple of length."""
+    if x.size(1) % length:
+        return x, y
+    return (part.reshape(-1, length, *part.shape[2:]) for part in (x, y))
 
 
 class _Reader:
@@ -180,13 +189,19 @@ def eval_batches(mixture, split, member=0, *, eval_iters, rank=0, num_ranks=1):
 
     All ranks together read at most eval_iters * batch_size windows, the same ones each time. Where
     that covers the split, each of its targets is read once, the last ones in a shorter window.
+    Every rank yields equally often, so that they can agree on a stop between two batches; one that
+    has nothing left to read yields None.
     """
     reader, batch_size = _Reader(mixture, split), mixture.batch_size
     num_tokens = mixture.members[member][0].num_tokens[split]
     starts, tail = eval_starts(num_tokens, mixture.block_size, eval_iters * batch_size)
-    # rank r takes batches r, r + num_ranks, ...
-    for first in range(rank * batch_size, len(starts), num_ranks * batch_size):
-        part = starts[first : first + batch_size]
-        yield reader.read(np.full_like(part, member), part)
-    if tail and rank == 0:  # the targets after the last complete window
-        yield reader.read(np.array([member]), np.array([num_tokens - 1 - tail]), length=tail)
+    whole = -(-len(starts) // batch_size)  # batches; after them comes the tail, if there is one
+    rounds = -(-(whole + bool(tail)) // num_ranks)
+    for batch in range(rank, rounds * num_ranks, num_ranks):  # r, r + num_ranks, ... of rank r
+        if batch < whole:
+            part = starts[batch * batch_size : (batch + 1) * batch_size]
+            yield reader.read(np.full_like(part, member), part)
+        elif batch == whole and tail:  # the targets after the last complete window
+            yield reader.read(np.array([member]), np.array([num_tokens - 1 - tail]), length=tail)
+        else:
+            yield None

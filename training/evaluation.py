@@ -1,0 +1,56 @@
+"""The loss of a run's model over fixed windows of its data, by all ranks together.
+
+    estimate_loss(run, iter_num, stop)      {split: the loss of each dataset}
+"""
+import torch
+
+from optim import block_size_at
+from pipeline.read.batches import cut, eval_batches, to_xy
+from pipeline.read.folder import SPLITS
+
+
+@torch.no_grad()
+def estimate_loss(run, iter_num, stop=None):
+    """{"train": (L,), "val": (L,)}: for each dataset its loss, float64 in nats a token, over the
+    same windows of the split each time, cut to the context length of iteration iter_num.
+
+    stop: asked between batches, since an evaluation may take far longer than the 30 seconds that
+    torchrun leaves a process which it has sent SIGTERM. Where it says so, the result is None.
+    """
+    length = block_size_at(iter_num, run.args)
+    run.model.eval()  # no dropout
+    try:
+        losses = {}
+        for split in SPLITS if run.args.eval_train else ("val",):
+            totals = _totals(run, split, length, stop)
+            if totals is None:
+                return None
+            losses[split] = (totals[:, :-1] / totals[:, -1:]).flatten().numpy()
+        return losses
+    finally:
+        run.model.train()
+
+
+def _totals(run, split, length, stop):
+    """(members, streams + 1) float64, over all ranks: of each member the summed loss of each
+    stream, and the number of tokens. None where the ranks have agreed to stop."""
+    args, mixture, ranks = run.args, run.mixture, run.ranks
+    totals = torch.zeros(len(mixture.members), mixture.num_streams + 1, dtype=torch.float64)
+    for member, total in enumerate(totals):
+        sums = [torch.zeros(mixture.num_streams, device=ranks.device)]
+        for windows in eval_batches(mixture, split, member, eval_iters=args.eval_iters,
+                                    rank=ranks.rank, num_ranks=ranks.count):
+            if stop and stop.agreed():
+                return None
+            if windows is None:  # this rank has read its part, and another has not
+                continue
+            x, y = cut(*to_xy(windows, ranks.device), length)
+            num_tokens = x.size(0) * x.size(1)
+            # a batch of another shape would be compiled anew, for this one use
+            whole = num_tokens == args.batch_size * args.block_size
+            with run.autocast:
+                _, loss = (run.eval_model if whole else run.model)(x, y)
+            sums.append(loss.reshape(-1) * num_tokens)
+            total[-1] += num_tokens
+        total[:-1] = torch.stack(sums).cpu().double().sum(0)
+    return ranks.sum(totals)
