@@ -41,6 +41,7 @@ from pipeline.get.models import ModelFiles
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TokenList, make_tokenizer
 from train_args import parse_args
+from training import samples
 from training.checkpoint import FORMAT, load_checkpoint, load_run
 from training.layouts import config_of_json, published_views
 from training.plan import free_memory
@@ -190,14 +191,14 @@ def test_a_sample_holds_no_id_beyond_those_of_the_tokenizer(copied, capsys):
     with torch.no_grad():  # makes the ids without a token the likeliest
         model.transformer.wte.weight[vocab_size:450] *= 1e3
     seen = []
-    choose = train.speak.__globals__["Vocabulary"].sample
+    choose = samples.Vocabulary.sample
 
     def spy(self, logits, options):
         seen.append(choose(self, logits, options))
         return seen[-1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.speak.__globals__["Vocabulary"], "sample", spy)
-        train.speak(model, metas, starts, mode, train.SampleArgs(max_new_tokens=30), "cpu")
+        patch.setattr(samples.Vocabulary, "sample", spy)
+        samples.speak(model, metas, starts, mode, samples.SampleArgs(max_new_tokens=30), "cpu")
     assert seen and max(int(token) for token in seen) < vocab_size
 
 
