@@ -198,7 +198,7 @@ def test_a_sample_holds_no_id_beyond_those_of_the_tokenizer(copied, capsys):
         return seen[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples.Vocabulary, "sample", spy)
-        train.speak(model, metas, starts, mode, train.SampleArgs(max_new_tokens=30), "cpu")
+        samples.speak(model, metas, starts, mode, samples.SampleArgs(max_new_tokens=30), "cpu")
     assert seen and max(int(token) for token in seen) < vocab_size
 
 

@@ -78,7 +78,7 @@ def _known_tokenizer(name):
 
 def chosen_tokenizer(args, *texts):
     """The tokenizer that --tokenizer names. `char` takes its vocabulary from the texts."""
-    if args.tokenizer_of:
+    if getattr(args, "tokenizer_of", None):  # a prepare.py of one's own may have no such flag
         return ModelFiles(args.tokenizer_of).tokenizer()
     if args.tokenizer in ("char", "byte"):
         return make_tokenizer(args.tokenizer, *texts)
