@@ -9,7 +9,6 @@ best.pt is exported if there is one, else ckpt.pt. docs/export.md shows how tran
 Ollama, vLLM and lm-evaluation-harness use the folder.
 """
 import argparse
-import hashlib
 import importlib.util
 import json
 import os
@@ -25,7 +24,8 @@ import torch
 
 from model import CHUNK_LOGITS
 from pipeline.errors import Parser, UserError, one_line_errors, optional
-from pipeline.files import lock, scratch_folder
+from pipeline.files import lock, read_text, scratch_folder
+from pipeline.get.download import file_sha256
 from pipeline.tokenizers import PublishedTokenizer, SentencePieceTokenizer
 from train_args import boolean
 from training.checkpoint import empty_model, read_run, take_state
@@ -50,8 +50,7 @@ def parse_args(argv=None):
     flag("--dtype", choices=DTYPES, default="float32",
          help="type of the numbers in model.safetensors (default: float32)")
     flag("--gguf", choices=KINDS, help="write model.gguf too, with numbers of this type")
-    flag("--dataset", help="with --multidataset_wte: the dataset whose vocabulary is exported "
-                           "(default: the first of the run)")
+    flag("--dataset", help="the dataset whose vocabulary is exported, after --multidataset_wte")
     flag("--verify", type=boolean, metavar="X",
          help="true: load the folder in transformers and compare logits, tokens and ids with "
               "ours; false: do not (default: true where transformers is installed)")
@@ -132,18 +131,13 @@ def write_card(path, folder, checkpoint, views, config, vocabulary):
 
 def sums_of(folder):
     """{a line of SHA256SUMS: the path of the file}."""
-    lines = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != SUMS:
-            with open(path, "rb") as file:
-                lines[f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"] = path
-    return lines
+    return {f"{file_sha256(path)}  {path.name}": path
+            for path in sorted(folder.iterdir()) if path.name != SUMS}
 
 
 def refuse_foreign(folder):
     """Raise UserError if folder holds anything that is not as an export.py wrote it."""
-    written = folder / SUMS
-    known = written.read_text(encoding="utf-8").splitlines() if written.exists() else []
+    known = read_text(folder / SUMS).splitlines() if (folder / SUMS).exists() else []
     for line, path in sums_of(folder).items() if folder.exists() else ():
         if line not in known:
             raise UserError(f"{path} is not as export.py wrote it. Move {folder} away, then run "
@@ -209,8 +203,7 @@ def main(argv=None):
     folder = out_dir / "export"
     with lock(out_dir, "export.py"), scratch_folder(out_dir / "export.tmp") as scratch:
         refuse_foreign(folder)
-        new = scratch / "export"
-        new.mkdir()
+        (new := scratch / "export").mkdir()
         write_files(new, args, views, single, vocabulary)
         write_card(new / "README.md", folder, checkpoint, views, single, vocabulary)
         if args.verify or args.verify is None and importlib.util.find_spec("transformers"):

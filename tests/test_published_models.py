@@ -163,6 +163,16 @@ def test_a_run_begins_stops_goes_on_and_samples(qwen, data, capsys):
     assert capsys.readouterr().out.startswith("The quick")
 
 
+def test_a_context_beyond_the_published_one_is_said(qwen, data, capsys):
+    """Rotary positions have no end, but a model knows only those that it was trained on."""
+    for length, is_said in ((64, False), (65, True)):
+        train.main([*FLAGS, f"--dataset={data}", f"--init_from={qwen[0]}", "--max_iters=1",
+                    f"--block_size={length}", f"--out_dir={length}"])
+        told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        assert bool(told) == is_said
+    says(told[0], "65", "64 positions")
+
+
 def test_no_step_leaves_the_published_weights_as_they_are(qwen, data):
     train.main([*FLAGS, f"--dataset={data}", f"--init_from={qwen[0]}", "--max_iters=1",
                 "--out_dir=x", "--learning_rate=1e-30", "--weight_decay=0"])

@@ -55,6 +55,9 @@ class Source:
     def model(self, config, args, ranks):
         """A GPT with the weights, on the device of a rank. With --plan a line says what memory it
         takes, no weights are read, and those of the model are random."""
+        if config.block_size > self.config.block_size:  # of rotary positions there is no end
+            ranks.say(f"note: --block_size {config.block_size:,} is beyond the "
+                      f"{self.config.block_size:,} positions that {self.name} was trained on")
         if args.plan:
             ranks.say(memory_line(config, args, self, ranks.device))
             return GPT(config).to(ranks.device)
