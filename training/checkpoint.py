@@ -300,7 +300,8 @@ def config_of(checkpoint, path):
 
 def vocab_sizes_of(model_args):
     """The ids of each vocabulary of a model."""
-    return [*model_args["vocab_sizes"]] or [model_args["vocab_size"]]
+    sizes = {**vars(GPTConfig), **model_args}  # as config_of() fills them in
+    return [*sizes["vocab_sizes"]] or [sizes["vocab_size"]]
 
 
 def empty_model(config, device="cpu"):

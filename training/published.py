@@ -121,9 +121,9 @@ def open_source(name, ranks=None):
     if name not in GPT2 and Path(name).is_dir() and not (Path(name) / "config.json").exists():
         raise UserError(f"{name} holds neither a run (ckpt.pt, best.pt) nor a published model "
                         f"(config.json)")
-    optional("safetensors", f"--init_from {name}")
     from pipeline.get.models import ModelFiles  # here, since most runs never download
     files = ModelFiles(name)
+    optional("safetensors", f"--init_from {name}")
     small = ["config.json"] if name in GPT2 else ["config.json", "tokenizer.json"]
     fetch = ranks.from_first if ranks else lambda make: make()
     found = {path.name: path for path in fetch(lambda: files.get(*small))}
