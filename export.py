@@ -179,7 +179,8 @@ def verify(folder, ours, config, vocabulary):
     if (folder / "tokenizer.json").exists():
         tokenizer = vocabulary.tokenizer
         text = tokenizer.decode([i for i in a.tolist() if i != tokenizer.eot_token])
-        read = transformers.AutoTokenizer.from_pretrained(folder)
+        read = transformers.AutoTokenizer.from_pretrained(  # names of special tokens are text to us
+            folder, split_special_tokens=not isinstance(tokenizer, PublishedTokenizer))
         if read(text, add_special_tokens=False)["input_ids"] != tokenizer.encode(text).tolist():
             raise UserError(f"transformers encodes {text[:50]!r} otherwise, so nothing was written")
 
