@@ -206,12 +206,7 @@ class Ranks:
         # the only buffers are the rotary tables, which are the same on every rank
         names = signature(DDP).parameters  # torch 2.13 has renamed the argument
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        # else DDP regroups the gradients after its first iteration, and three ranks' sum in other
-        # groups is rounded otherwise: a resumed run would differ in the last bits. On GPUs, where
-        # no bits are promised, it would cost a message more in each iteration
-        keeps_groups = self.device.type == "cpu"
-        return DDP(model, device_ids=device_ids, find_unused_parameters=keeps_groups,
-                   **{name: False})
+        return DDP(model, device_ids=device_ids, **{name: False})
 
 
 def is_loss_of_contact(error):
