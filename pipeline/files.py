@@ -20,8 +20,8 @@ def read_text(path, instead="name the file that holds it", encoding=None):
     """The text of a file, every character of it: no newline is translated; a byte order mark is
     dropped.
 
-    encoding: if it is not UTF-8. instead: for the message where there is no such file, what else to
-    do. Raises UserError with the offset of the first byte that is not text.
+    encoding: that of the file (default: UTF-8). instead: what the message about a missing file
+    tells the user to do. Raises UserError with the offset of the first byte that is not text.
     """
     with open_input(path, instead) as file:
         return "".join(map(bytes.decode, utf8_chunks([file.read()], path, encoding, flag=None)))

@@ -166,7 +166,8 @@ def test_200_random_faults_end_with_their_reason_or_save_and_go_on_exactly(tmp_p
     results = carried_out(jobs)
     wrong = {one["folder"]: (why, one) for one in results if (why := fault_of(one))}
     # in 1 of 200 runs a rank that torchrun ended said so after the reason, for a cause unknown
-    late = [name for name, (_, one) in wrong.items() if "torchrun also sends" in one["said"][-1]
+    late = [name for name, (_, one) in wrong.items()
+            if any("torchrun also sends" in line for line in one["said"][-1:])
             and fault_of({**one, "said": one["said"][:-1]}) is None]
     assert len(late) <= 2 and wrong.keys() <= {*late}, json.dumps(wrong, indent=1)
     assert assert_goes_on_exactly(results, whole) > 50

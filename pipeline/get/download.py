@@ -429,7 +429,7 @@ def _persist(attempt, url, tries, progress=lambda: 0):
             if isinstance(error, requests.exceptions.SSLError):
                 raise DownloadError(f"{url}: {reason}") from None
         failures = 1 if progress() > most else failures + 1
-        most = max(most, progress())  # bytes that come again after a restart are no progress
+        most = max(most, progress())  # after a restart, bytes count once they are new
         if failures >= tries:
             raise DownloadError(f"{url}: {reason}") from None
         if wait is None:

@@ -34,7 +34,7 @@ ASK_ABOVE = 10e9  # bytes; a larger download begins only after a yes
 class Files:
     """A dataset's files on this disk."""
     train: list
-    val: list  # empty: there is no validation split
+    val: list  # empty where a dataset has one split
     source: str  # for meta.pkl: where they come from, and which commit or version
 
 
