@@ -120,13 +120,13 @@ def print_plan(run, train_step):
         run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
         iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
     with contextlib.closing(batches):
-        windows = next(batches)
+        batch = next(batches)
     is_compiled = args.compile == "true"
     if is_compiled:
         print("       (compiles first, as the run will: half a minute for each context length)",
               flush=True)
-    step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
-    evaluation = time_of_evaluation(run, windows if is_compiled else windows[:16])
+    step, rows = time_of_step(run, train_step, batch, batches.micro_steps)
+    evaluation = time_of_evaluation(run, batch if is_compiled else batch.rows(0, 16))
     weights, kept = memory_of(run.model, run.optimizer)
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
           f"{span(evaluation)} per evaluation ({evaluations:,} of them)"
@@ -145,7 +145,7 @@ def print_plan(run, train_step):
 # ---- time and memory, measured
 
 
-def time_of_step(run, train_step, windows, micro_steps):
+def time_of_step(run, train_step, batch, micro_steps):
     """(seconds an iteration, the rows that were timed in words), from a few real iterations.
 
     A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
@@ -155,18 +155,20 @@ def time_of_step(run, train_step, windows, micro_steps):
     sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
     lengths = Counter(block_size_at(i, args) for i in sampled.tolist())
     # compiled, each number of rows would take half a minute more
-    rows, seconds = len(windows) if args.compile == "true" else 1, 0.0
+    num_rows, seconds = len(batch.ids), 0.0
+    rows = num_rows if args.compile == "true" else 1
     run.model.train()
     for length, times in lengths.items():
         run.iter_num = next(i for i in sampled.tolist() if block_size_at(i, args) == length)
 
         def timed(micro_steps):
-            micro_batches = [windows[:rows]] * micro_steps  # noqa: B023, as it is called at once
+            part = batch.rows(0, rows)  # noqa: B023, as it is called at once
+            micro_batches = [part] * micro_steps
             return elapsed(lambda: train_step(run, micro_batches), run.ranks.device)
         if args.compile == "true":
             timed(1)  # this is when it compiles
-        while (once := timed(1)) < 0.5 and rows < len(windows):
-            rows = min(len(windows), 4 * rows)
+        while (once := timed(1)) < 0.5 and rows < num_rows:
+            rows = min(num_rows, 4 * rows)
         # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
         ones, twos, began = [once], [timed(2)], time.perf_counter()
         while time.perf_counter() - began < TIMED / len(lengths):
@@ -174,22 +176,22 @@ def time_of_step(run, train_step, windows, micro_steps):
             twos.append(timed(2))
         one = np.median(ones)
         micro_step = max(0.0, np.median(twos) - one)
-        more = micro_steps * len(windows) / rows - 1
+        more = micro_steps * num_rows / rows - 1
         seconds += (one + more * micro_step) * times / len(sampled)
     run.iter_num = first
-    return seconds, f"{rows} of {len(windows)} rows" if rows < len(windows) else f"{rows} rows"
+    return seconds, f"{rows} of {num_rows} rows" if rows < num_rows else f"{rows} rows"
 
 
-def time_of_evaluation(run, windows):
-    """Seconds, from the time that these windows take without gradients."""
+def time_of_evaluation(run, batch):
+    """Seconds, from the time that these rows take without gradients."""
     args, asked = run.args, run.args.eval_iters * run.args.batch_size
     num_windows = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, asked)[0])
                       for member in run.mixture.members
                       for split in (("train", "val") if args.eval_train else ("val",)))
-    x, y = to_xy(windows, run.ranks.device)
+    x, y, marks = to_xy(batch, run.ranks.device)
     run.model.eval()
     with torch.no_grad(), run.autocast:
-        seconds = np.median([elapsed(lambda: run.eval_model(x, y), run.ranks.device)
+        seconds = np.median([elapsed(lambda: run.eval_model(x, y, **marks), run.ranks.device)
                              for _ in range(5)])
     return seconds / len(x) * num_windows / run.ranks.count
 
