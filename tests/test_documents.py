@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 import train
 from model import GPT, GPTConfig, HeadLoss, head_loss
-from pipeline.read.batches import Batch, TrainBatches, eval_batches, positions_in, to_xy
-from pipeline.read.folder import RECORDS, SPLITS, open_dataset
+from pipeline.read.batches import Batch, TrainBatches, eval_batches, to_xy
+from pipeline.read.folder import RECORDS, SPLITS, open_dataset, positions_in
 from pipeline.read.mixture import Mixture
 
 T = 8

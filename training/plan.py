@@ -18,7 +18,8 @@ from model import GPT
 from optim import block_size_at, configure_optimizer
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
-from pipeline.read.mixture import sample_ids
+from pipeline.read.folder import marked_line, positions_in, window_marks
+from pipeline.read.mixture import sample_ids, sample_places
 from pipeline.read.sampler import eval_starts, windows_per_epoch
 from pipeline.tokenizers import token_text
 from training.run_folder import hms, new_out_dir, short
@@ -52,12 +53,28 @@ def data_lines(run):
         name = f"{name:20}" if len(name) <= 20 else f"{name}\n{'':20}"
         yield (f"{name} {num_tokens:15,} {windows:11,} {tokens:15,} {epochs:7.2f} "
                f"{tokens / total:6.1%}")
+    for dataset in {member[0].name: member[0] for member in mixture.members}.values():
+        yield from marks_lines(dataset, args)
     G = args.gradient_accumulation_steps
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = mixture.fractions_at(np.array([run.iter_num * G, args.max_iters * G]))
         moves = ", ".join(f"{name} {a:.0%} to {b:.0%}"
                           for name, a, b in zip(mixture.names, start, end))
         yield from textwrap.wrap(f"shares move from the first iteration to the last: {moves}", 79)
+
+
+def marks_lines(dataset, args):
+    """What is known of a dataset's tokens: how many are learned, in how many documents."""
+    of_train = dataset.meta.get("splits", {}).get("train", {})
+    if dataset.has_mask:
+        learned, num_tokens = of_train["mask"]["learned"], dataset.num_tokens["train"]
+        yield (f"{dataset.name}: {learned:,} of its {num_tokens:,} train tokens are learned "
+               f"({learned / num_tokens:.1%})")
+    if args.documents and dataset.has_index:
+        count = of_train["docs"]["count"]
+        first = "" if dataset.meta["docs"]["ended"] else (
+            "; the first token of each is not learned, because nothing of it comes before")
+        yield f"{dataset.name}: {count:,} documents in train{first}"
 
 
 def model_line(run):
@@ -237,14 +254,20 @@ def first_batch(run):
                 yield f"  {dataset.name}: no row in this batch"
                 continue
             start, length = int(starts[rows[0]]), min(args.block_size, 80) + 1
-            ids = dataset.read("train", starts[rows[:1]], length)[0].tolist()
+            ids, learned, first = window_marks(dataset, "train", start, length)
+            if dataset is not streams[0]:  # the marks of the first stream count
+                _, learned, first = window_marks(streams[0], "train", start, length)
             yield f"  {dataset.name}: {len(rows):,} of {G:,} rows. The row from token {start:,}:"
-            tokens = [token_text(dataset.meta, i) for i in ids]
-            widths = [max(map(len, pair)) for pair in zip(tokens, tokens[1:])]
+            dim = sys.stdout.isatty()
+            tokens = [token_text(dataset.meta, i) for i in ids.tolist()]
+            widths = [max(map(len, pair)) + (not dim and not is_learned)  * 2
+                      for *pair, is_learned in zip(tokens, tokens[1:], learned[1:])]
             fit = sum(np.cumsum(np.add(widths, 1)) < 72)
-            for part in (tokens, tokens[1:]):
-                cells = (token.ljust(width) for token, width in zip(part[:fit], widths))
-                yield "    " + "|".join(cells).rstrip()
+            for part, marks, begin in ((tokens, np.ones(length, bool), first),
+                                       (tokens[1:], learned[1:], first[1:])):
+                cells = [token.ljust(width - 2 * (not dim and not is_learned))
+                         for token, width, is_learned in zip(part[:fit], widths, marks)]
+                yield "    " + marked_line(cells, marks, begin, dim).rstrip()
 
 
 # ---- what looks wrong
@@ -276,6 +299,8 @@ def _warnings_of(dataset, run):
         do = (f"Lower --eval_iters to {batches}, or give" if batches < args.eval_iters else "Give")
         yield (f"val of {name} has {windows:,} window{'s' * (windows != 1)} and an evaluation asks "
                f"for {asked:,}, so each evaluation reads all of val. {do} val more text")
+    if dataset.has_mask:
+        yield from _cut_answers(dataset, args.block_size)
     counts, lengths = look_at(dataset)
     whole = counts.sum() == dataset.num_tokens["train"]
     looked = "" if whole else f" ({counts.sum():,} tokens were looked at)"
@@ -289,6 +314,28 @@ def _warnings_of(dataset, run):
         yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have "
                f"{median:,.0f} tokens or fewer), so a window holds parts of several; a shorter one "
                f"would lose little")
+
+
+def _cut_answers(dataset, block_size):
+    """A warning where most answers end further from their document's beginning than a window."""
+    needed = np.concatenate([lengths_of_answers(dataset, start, size)
+                             for start, size in sample_places(dataset, LOOK_AT)])
+    if len(needed) and (cut := (needed > block_size).mean()) > 0.5:
+        yield (f"{cut:.0%} of the answers of {dataset.name} (runs of learned tokens) end more than "
+               f"--block_size {block_size} tokens after their document begins, so most are learned "
+               f"without all that they answer. Half need {int(np.median(needed)):,} tokens or more")
+
+
+def lengths_of_answers(dataset, start, size):
+    """Of each run of learned tokens in a piece of train: the tokens from the beginning of its
+    document, or without an index of the run, to its end."""
+    mask = dataset.read_mask("train", np.array([start]), size)[0]
+    edges = np.flatnonzero(np.diff(mask, prepend=0, append=0))
+    begin, end = edges[::2] + start, edges[1::2] + start
+    if dataset.has_index:
+        records = dataset.documents("train")
+        begin = records["start"][positions_in(records["start"], begin + 1) - 1].astype(np.int64)
+    return end - begin
 
 
 def look_at(dataset):

@@ -131,13 +131,19 @@ class Mixture:
         return np.multiply(losses, tokens_per_byte) / np.log(2)  # nats divided by ln 2 are bits
 
 
-def sample_ids(dataset, most, num_pieces=16):
-    """Yield arrays of ids of train, `most` ids together: all of it, or pieces spread over it, the
-    last of which is its end."""
+def sample_places(dataset, most, num_pieces=16):
+    """Yield (start, size) of pieces of train, `most` tokens together: all of it, or pieces spread
+    over it, the last of which is its end."""
     num_tokens = dataset.num_tokens["train"]
     size = num_tokens if num_tokens <= most else most // num_pieces
     # a small split gives the same start 16 times, of which one is kept
     for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
+        yield start, size
+
+
+def sample_ids(dataset, most):
+    """Yield the ids of sample_places(), as arrays."""
+    for start, size in sample_places(dataset, most):
         yield dataset.read("train", start[None], size)[0]
 
 
