@@ -28,7 +28,8 @@ from torch.nn import functional as F
 import train
 from model import GPT, GPTConfig, HeadLoss, head_loss
 from pipeline.read.batches import Batch, TrainBatches, eval_batches, to_xy
-from pipeline.read.folder import RECORDS, SPLITS, open_dataset, positions_in
+from pipeline.read.documents import positions_in
+from pipeline.read.folder import RECORDS, SPLITS, open_dataset
 from pipeline.read.mixture import Mixture
 
 T = 8
@@ -428,6 +429,14 @@ def test_documents_of_one_text_are_refused_with_the_way_to_make_some(tmp_path, c
     folder = char_dataset(tmp_path / "fox")
     line = one_line_error(capsys, train.main, [f"--dataset={folder}/", "--documents"])
     assert "fox" in line and "--document_separator" in line
+
+
+def test_a_folder_copied_without_its_index_trains_but_not_by_documents(tmp_path, capsys):
+    folder = marked_text(tmp_path / "fox")
+    (tmp_path / "fox/val.docs.bin").unlink()
+    run(f"--dataset={folder}", "--max_iters=1", "--out_dir=x")
+    line = one_line_error(capsys, train.main, [f"--dataset={folder}", "--documents"])
+    assert "val.docs.bin" in line and "prepare.py" in line
 
 
 def test_a_mask_that_changes_while_it_is_read_or_before_a_resume_is_one_line(tmp_path, capsys):

@@ -18,7 +18,7 @@ from model import GPT
 from optim import block_size_at, configure_optimizer
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
-from pipeline.read.folder import marked_line, positions_in, window_marks
+from pipeline.read.documents import marked_line, positions_in, window_marks
 from pipeline.read.mixture import sample_ids, sample_places
 from pipeline.read.sampler import eval_starts, windows_per_epoch
 from pipeline.tokenizers import token_text

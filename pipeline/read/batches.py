@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.read.folder import check_ids, first_of
+from pipeline.read.documents import first_of
+from pipeline.read.folder import check_ids
 from pipeline.read.sampler import eval_starts
 
 DRAWS_AHEAD = 4096  # draws ordered at once, which makes the sampler's arithmetic 30 times cheaper

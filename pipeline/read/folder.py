@@ -179,7 +179,7 @@ def open_dataset(name):
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
-            files = {part: _open_bin(folder / f"{part}.bin") for part in _parts(meta)}
+            files = {part: _open_bin(folder / f"{part}.bin") for part in _parts(folder, meta)}
             times = {part: written(file) for part, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
                           for split in SPLITS}
@@ -276,11 +276,16 @@ def _open_bin(path):
                                 f"{path.parent}/prepare.py") from None
 
 
-def _parts(meta):
-    """The parts of a folder that meta.pkl states: only these are ever read."""
-    stated = meta.get("splits", {}).get("train", {})
-    parts = [f".{part}" for part in ("mask", "docs") if part in stated]
-    return [split + part for part in ["", *parts] for split in SPLITS]
+def _parts(folder, meta):
+    """The parts of a folder that meta.pkl states: only these are ever read. Where the index of
+    documents was not copied with the bins, the folder is read without it."""
+    stated, parts = meta.get("splits", {}).get("train", {}), [*SPLITS]
+    if "mask" in stated:
+        parts += [f"{split}.mask" for split in SPLITS]
+    index = [f"{split}.docs" for split in SPLITS]
+    if "docs" in stated and all((folder / f"{part}.bin").exists() for part in index):
+        parts += index
+    return parts
 
 
 def _check_sizes(files, meta, num_tokens):
@@ -324,60 +329,3 @@ def check_ids(ids, vocab_size, path, starts):
         raise UserError(f"{path}: the id at position {position:,} is {ids.flat[i]:,}, beyond "
                         f"vocab_size {vocab_size:,} (largest seen: {largest:,}). The file is "
                         f"damaged, or meta.pkl belongs to another file. Prepare the dataset again")
-
-
-# ---- documents
-
-
-def first_of(records, shape, tokens):
-    """(B, T) bool: whether a document starts at each of the tokens from `tokens`, (B,), on.
-
-    records: an index of documents, in the file: it is searched there, and never read as a whole.
-    """
-    (rows, length), starts = shape, records["start"]
-    low, high = (positions_in(starts, tokens + more) for more in (0, length))
-    counts = high - low
-    row = np.repeat(np.arange(rows), counts)
-    # 0, 1, ... within each row, counted from its first document
-    number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts) + low[row]
-    first = np.zeros(shape, bool)
-    first[row, starts[number].astype(np.int64) - tokens[row]] = True
-    return first
-
-
-def positions_in(ascending, values):
-    """np.searchsorted(ascending, values) without a copy of the array: (n,) int64, for each value
-    how many numbers are below it."""
-    low, high = np.zeros(len(values), np.int64), np.full(len(values), len(ascending))
-    while (open_ := np.flatnonzero(low < high)).size:
-        middle = (low[open_] + high[open_]) // 2
-        below = ascending[middle].astype(np.int64) < values[open_]
-        low[open_[below]] = middle[below] + 1
-        high[open_[~below]] = middle[~below]
-    return low
-
-
-def window_marks(dataset, split, start, length):
-    """(ids, learned, first) of the tokens start .. start + length - 1 of a split, (length,) each:
-    whether a token is to be learned, and whether a document begins with it."""
-    starts = np.array([start])
-    ids, learned = dataset.read(split, starts, length)[0], np.ones(length, bool)
-    if dataset.has_mask:
-        learned = dataset.read_mask(split, starts, length)[0] > 0
-    if dataset.has_index:
-        return ids, learned, first_of(dataset.documents(split), (1, length), starts)[0]
-    first = np.zeros(length, bool)
-    if (eot := dataset.meta.get("eot_token")) is not None:
-        first[1:] = ids[:-1] == eot
-    return ids, learned, first
-
-
-def marked_line(texts, learned, first, dim):
-    """Texts of tokens in one line: "|" between two, "‖" where a document begins; those that are not
-    learned are dim on a terminal (dim), else in parentheses."""
-    line = []
-    for i, (text, is_learned) in enumerate(zip(texts, learned)):
-        if not is_learned:
-            text = f"\x1b[2m{text}\x1b[22m" if dim else f"({text})"
-        line += ["‖" if first[i] else "|" if i else "", text]
-    return "".join(line)

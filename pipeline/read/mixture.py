@@ -208,6 +208,10 @@ def knows_documents(dataset):
     token. Raises UserError where nothing tells documents apart."""
     if dataset.has_index:
         return dataset.meta["docs"]["ended"]
+    if "docs" in dataset.meta:
+        raise FileNotFoundError(f"--documents: {dataset.path('train.docs')} or "
+                                f"{dataset.path('val.docs')} not found. Run: python "
+                                f"{dataset.folder}/prepare.py")
     if dataset.meta.get("eot_token") is None:
         raise UserError(f"--documents: {dataset.name} is one text, and nothing in it tells where a "
                         f"document ends. Prepare it as documents (--document_separator of its "
