@@ -169,7 +169,8 @@ def attention(q, k, v, **options):
     """
     # every query is compared with every key; the softmax of the scores weighs the values
     device, shared = q.device.type, q.size(1) // k.size(1)
-    if shared > 1 and device == "cuda" and not has_grouped_kernel(q):
+    has_mask = options.get("attn_mask") is not None  # which FlashAttention does not take
+    if shared > 1 and device == "cuda" and (has_mask or not has_grouped_kernel(q)):
         k, v = (part.repeat_interleave(shared, dim=1) for part in (k, v))
         shared = 1
     options["enable_gqa"] = shared > 1

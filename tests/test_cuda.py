@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import TEXT, TINY, char_dataset, one_thread  # noqa: F401
 from pretend_cuda import CUDA, mark, pretend_cuda
+from test_documents import marked_text
 
 import model as model_module
 import sample
@@ -23,6 +24,7 @@ KINDS = [  # flags, and the largest relative difference to the CPU's loss: float
     (["--dtype=float32", "--n_kv_head=2"], 1e-5),
     (["--dtype=bfloat16", "--first_block_size=8"], 1e-2),
     (["--dtype=float16", "--arch=gpt2", "--optimizer=adamw"], 2e-3),
+    (["--dtype=bfloat16", "--n_kv_head=2", "--documents"], 1e-2),
 ]
 
 
@@ -42,13 +44,14 @@ def losses(out_dir):
                 for name in ("batch_loss", "train_loss", "val_loss") if row[name]]
 
 
-@pytest.mark.parametrize("flags, limit", KINDS, ids=[kind[0][0][8:] for kind in KINDS])
+@pytest.mark.parametrize("flags, limit", KINDS, ids=[" ".join(kind[0])[8:] for kind in KINDS])
 def test_training_evaluation_and_a_sample_on_cuda_are_those_of_the_cpu(
-        fox, monkeypatch, capsys, flags, limit):
+        fox, tmp_path, monkeypatch, capsys, flags, limit):
     """Every tensor is on the right device, the losses are the CPU's, and a training step waits for
     the GPU nowhere (float16's scaler must: it asks whether a gradient has overflown)."""
     monkeypatch.setattr(model_module, "CHUNK_LOGITS", 200)  # the head works in chunks
-    flags = [f"--dataset={fox}", *FLAGS, *flags]
+    dataset = marked_text(tmp_path / "marked") if "--documents" in flags else fox
+    flags = [f"--dataset={dataset}", *FLAGS, *flags]
     train.main([*flags, "--dtype=float32", "--out_dir=cpu"])
     with pretend_cuda(monkeypatch, total_memory=1 << 12) as gpu:
         train.main([*flags, "--device=cuda", "--out_dir=gpu"])

@@ -178,7 +178,7 @@ def test_no_learned_token_is_lost_in_an_epoch(tmp_path):
         num_windows = 4002 // T if method == "sequential" else 4003 // T - 1
         seen = np.zeros(4003, int)
         for batch in TrainBatches(mixture, max_iters=num_windows):
-            seen[batch.ids[:, 1:][batch.learned.bool()]] += 1
+            seen[batch.ids[:, 1:][batch.learned]] += 1
         assert seen.max() == 1 and not seen[mask == 0].any()
         assert mask.sum() - seen.sum() < 2 * T
 
@@ -281,7 +281,7 @@ def test_shorter_windows_cut_marks_as_they_cut_tokens():
     ids = torch.arange(18, dtype=torch.int16).view(2, 9)
     positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 0, 1, 2, 3, 0, 1]],
                              dtype=torch.int32)
-    learned = torch.tensor([[1, 0, 1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 1]], dtype=torch.uint8)
+    learned = torch.tensor([[1, 0, 1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 1]]).bool()
     x, y, marks = to_xy(Batch(ids, learned, positions), "cpu", length=4)
     assert x.tolist()[1] == [4, 5, 6, 7] and y.shape == (4, 4)
     assert marks["positions"].tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 0, 1], [0, 1, 0, 1]]

@@ -8,6 +8,7 @@
 Iteration i takes the draws i*G .. i*G + G - 1, G = batch_size * gradient_accumulation_steps,
 whatever the number of ranks. So an iteration is all that a run must remember to go on from there.
 """
+import itertools
 import queue
 import threading
 import time
@@ -30,7 +31,7 @@ CHUNKS_AHEAD = 2  # such chunks of windows that wait in the queue
 class Batch(NamedTuple):
     """Windows, and what is known of their tokens. Shapes: B rows, T = block_size, K streams."""
     ids: torch.Tensor  # (B, T + 1[, K]) int16 or int32, bits unsigned
-    learned: torch.Tensor | None = None  # (B, T) uint8: 1 where the target is to be learned
+    learned: torch.Tensor | None = None  # (B, T) bool: whether the target is to be learned
     positions: torch.Tensor | None = None  # (B, T) int32: of each input within its document
 
     def map(self, function):
@@ -39,6 +40,12 @@ class Batch(NamedTuple):
 
     def rows(self, first, stop):
         return self.map(lambda tensor: tensor[first:stop])
+
+    def split(self, rows):
+        """A list of Batches of so many rows each, of which this one has a multiple."""
+        parts = [itertools.repeat(None) if tensor is None else
+                 tensor.unflatten(0, (-1, rows)).unbind() for tensor in self]
+        return [Batch(*part) for part in zip(*parts)]
 
     def num_targets(self):
         return self.ids.size(0) * (self.ids.size(1) - 1)
@@ -64,7 +71,7 @@ def to_xy(batch, device, length=None):
         wide &= (1 << 8 * batch.ids.itemsize) - 1
     x, y, marks = wide[:, :-1], wide[:, 1:], {}
     if batch.learned is not None:
-        marks["learned"] = sent(batch.learned).bool()
+        marks["learned"] = sent(batch.learned)
     if batch.positions is not None:
         marks["positions"] = sent(batch.positions).to(torch.int64)
     if length is None or x.size(1) % length:
@@ -134,12 +141,14 @@ class _Reader:
         mixture, shape = self.mixture, (len(starts), length)
         if not (mixture.is_masked or mixture.documents):
             return None, None
-        learned = np.ones(shape, np.uint8) if mixture.is_masked else None
+        learned = np.ones(shape, bool) if mixture.is_masked else None
         positions = np.empty(shape, np.int32) if mixture.documents else None
         for (dataset, *_), mine in self._of_members(member):
             if dataset.has_mask:
                 mask = self._mapped(dataset, f"{self.split}.mask", dataset.mask)
-                learned[mine] = dataset.read_mask(self.split, starts[mine] + 1, length, mask)
+                read = dataset.read_mask(self.split, starts[mine] + 1, length, mask)
+                np.not_equal(read, 0, out=read.view(bool))  # so that every byte is a bool
+                learned[mine] = read.view(bool)
             if mixture.documents:
                 begins, unpreceded = self._begins(dataset, windows[mine], starts[mine])
                 positions[mine] = positions_of(begins)
@@ -269,8 +278,7 @@ class TrainBatches:
                     batch = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
                     if self._pin_memory:  # a copy to a GPU then runs beside the GPU's work
                         batch = batch.map(torch.Tensor.pin_memory)
-                    self._queue.put([batch.rows(first, first + self.rows)
-                                     for first in range(0, len(batch.ids), self.rows)])
+                    self._queue.put(batch.split(self.rows))
                     if self._closed.is_set():
                         return
             self._queue.put(StopIteration())

@@ -107,9 +107,10 @@ class Dataset:
         """Raise UserError when the file has another length than when it was opened, or was written
         to and now has another hash than meta.pkl states."""
         # two numbers of the file system tell quickly whether a look at the bytes is needed
-        path, now, before = self.path(part), written(self.files[part]), self.written[part]
+        now, before = written(self.files[part]), self.written[part]
         if now == before:
             return
+        path = self.path(part)
         size, changed = now[0], f"{path} has changed since it was opened"
         restore = (f"Prepare it as it was: python {self.folder}/prepare.py; then resume from the "
                    f"last checkpoint")
