@@ -102,7 +102,7 @@ MAKERS = {
     "gpt2": lambda: TiktokenTokenizer("gpt2"),
     "list": lambda: TokenList(["the ", "é😀", "\n.", "th"], byte_fallback=True),
     "bpe": lambda: train_bpe(["the other then é😀 the\n"] * 9, 280),
-    "sentencepiece": lambda: train_sentencepiece(["the other then é😀 the\n"] * 50, 300),
+    "sentencepiece": lambda: train_sentencepiece(["the other then é😀 the\n"] * 50, 285),
     "published": lambda: published("qwen"),
 }
 
