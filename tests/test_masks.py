@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -337,7 +338,8 @@ def test_both_splits_have_a_mask_and_an_index_if_one_has(tmp_path):
     ([["Q", False]], ["a part of document number 1", "'Q'"]),
     (iter(["a", [("Q", 2)]]), ["document number 2", "('Q', 2)"]),
     ([[("Q", None)]], ["('Q', None)"]), ([[(b"Q", True)]], ["(b'Q', True)"]),
-    ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN])])
+    ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN]),
+    ([[("a", True), (Marker(END), True)]], [f"'{END}'", "Leave it out"])])
 def test_parts_that_cannot_be_are_one_line(tmp_path, text, facts):
     with pytest.raises(UserError) as error:
         written(tmp_path, text, val_text="b")
@@ -386,7 +388,9 @@ def test_the_index_gives_back_each_document_its_file_and_its_row(tmp_path, suffi
     for text, name, row in found:
         assert place_in(Path(name), suffix, packing, row) == text.removesuffix(END)
     assert {name for _, name, _ in found} == set(map(str, paths))
-    # edited by prepare.py, a document is known by its number
+    # filtered or pickled, a document still knows them; edited by prepare.py, it has its number
+    assert [t.row for t in pickle.loads(pickle.dumps([t for t in documents if "2" in t]))] == [
+        t.row for t in documents if "2" in t]
     edited = written(tmp_path / "edited", [text.upper() for text in documents], val_text=["x"],
                      inputs=[documents])
     assert documents_of(edited, Tiny().decode)[1:3] == [

@@ -84,6 +84,9 @@ def _marker(tokenizer, raw):
         has = ", ".join(markers) or "none"
         raise UserError(f"a document has the special token {name!r}, which the tokenizer lacks "
                         f"(it has {printable(has, 300)}). Choose a tokenizer that has it")
+    if markers[name] == getattr(tokenizer, "eot_token", None):
+        raise UserError(f"a document has the special token {name!r} among its parts, which ends "
+                        "documents: it is put after each of them. Leave it out")
     return [markers[name]]
 
 
