@@ -522,6 +522,15 @@ def test_combining_joins_masks_and_indexes(tmp_path, monkeypatch, kinds):
         assert both.meta["docs"]["ended"]
 
 
+def test_a_member_whose_index_is_missing_is_named(tmp_path):
+    for name in "ab":
+        written(tmp_path / name, some_documents(20), val_text=some_documents(2))
+    (tmp_path / "b/val.docs.bin").unlink()
+    (tmp_path / "both").mkdir()
+    with pytest.raises(FileNotFoundError, match="b/val.docs.bin not found.*Run: python "):
+        combine(tmp_path / "both", [f"{tmp_path}/a/", f"{tmp_path}/b/"])
+
+
 def test_a_mask_of_other_bytes_is_named_when_it_is_combined(tmp_path):
     for name in "ab":
         written(tmp_path / name, some_documents(20), val_text=["x"])
