@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from pipeline.encodings import signs_of_another_encoding
 from pipeline.errors import Parser, UserError, one_line_errors, printable
 from pipeline.files import lock, open_regular, replacing
-from pipeline.read.documents import file_names, marked_line, window_marks
+from pipeline.read.documents import file_names, marked_line, require_index, window_marks
 from pipeline.read.folder import (
     SPLITS,
     check_ids,
@@ -210,8 +210,9 @@ def check_mask(dataset):
 def check_index(dataset):
     """An index of documents against its hash, the tokens and docs.json; prints how many there are.
 
-    A damaged docs.json raises UserError.
+    A damaged docs.json raises UserError, a missing file FileNotFoundError.
     """
+    require_index(dataset)
     if not dataset.has_index:
         return []
     problems, names = [], file_names(dataset)

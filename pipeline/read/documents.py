@@ -3,6 +3,7 @@
     first_of(records, shape, tokens)    which tokens of windows are the first of a document
     window_marks(dataset, ...)          the same of one window, and which of its tokens are learned
     file_names(dataset)                 the files that the records of the index name by number
+    require_index(dataset)              an error where meta.pkl names an index that is not there
 """
 import hashlib
 import json
@@ -11,6 +12,15 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import open_regular
+
+
+def require_index(dataset):
+    """Raise FileNotFoundError where meta.pkl names an index that was not copied with the bins."""
+    if "docs" in dataset.meta and not dataset.has_index:
+        paths = [dataset.path(f"{split}.docs") for split in ("train", "val")]
+        missing = next(path for path in paths if not path.exists())
+        raise FileNotFoundError(f"{missing} not found, although meta.pkl names an index of "
+                                f"documents. Run: python {dataset.folder}/prepare.py")
 
 
 def file_names(dataset):
