@@ -90,6 +90,7 @@ SPEEDS = {  # the most wanted first, should the time not suffice for all
     "shakespeare": Part(gpu_speeds.shakespeare, 240, no_shakespeare),
     "kernels": Part(gpu_checks.kernels, 60), "plan": Part(gpu_speeds.plan, 100),
     "windows": Part(gpu_checks.windows, 120), "sampling": Part(gpu_speeds.sampling, 90),
+    "documents": Part(gpu_speeds.documents, 120),
     "scaling": Part(gpu_speeds.scaling, 180, no_second_gpu),
     "fineweb": Part(gpu_speeds.fineweb, 180, no_dataset),
 }

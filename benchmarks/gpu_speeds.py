@@ -44,6 +44,7 @@ import train
 from model import GPT, GPTConfig, head_loss
 from pipeline.prepare.inputs import TextFile
 from pipeline.prepare.write import write_dataset
+from pipeline.read.batches import positions_of
 from pipeline.read.folder import dataset_folder
 from pipeline.tokenizers import make_tokenizer
 from training.device import estimate_mfu
@@ -253,6 +254,91 @@ def say_chunks(bench, work, rounds):
                       f"{seconds * 1e3:.2f} ms, {gigabytes(memory)} more", f"now: {now:,}")
     finally:
         our_model.rows_at_once = ROWS_AT_ONCE
+
+
+# ---- documents
+
+
+def documents(bench):
+    """--documents: a step against one without; attention within documents, by kernels"""
+    sizes, rounds = bench.sizes, 8 if bench.on_gpu else 1
+    B, T, n_head = sizes["batch_size"], sizes["block_size"], sizes["n_head"]
+    begins = torch.rand(B, T) < 3 / T  # some four documents a row
+    begins[:, 0] = True
+    positions = torch.from_numpy(positions_of(begins.numpy())).long().to(bench.device)
+    model = GPT(GPTConfig(vocab_size=VOCAB_SIZE, n_kv_head=n_head, **{
+        name: sizes[name] for name in ("n_layer", "n_head", "n_embd", "block_size")}))
+    forward = model = model.to(bench.device)
+    if bench.on_gpu:
+        forward = torch.compile(model, dynamic=False)
+    x, y = torch.randint(VOCAB_SIZE, (2, B, T), device=bench.device)
+
+    def step(**marks):
+        model.zero_grad()
+        with bench.autocast(bench.dtype):
+            loss = forward(x, y, **marks)[1]
+        loss.backward()
+        bench.wait()
+    times = in_turn({"without": step, "with": partial(step, positions=positions)}, rounds)
+    ratio = statistics.median(b / a for a, b in zip(*times.values()))
+    bench.row("forward and backward with --documents", f"{ratio:.2f} times as long",
+              "at most 1.10", ratio <= 1.10 if bench.on_gpu else "")
+
+    q, k, v = (torch.randn(B, n_head, T, sizes["n_embd"] // n_head, device=bench.device,
+                           dtype=getattr(torch, bench.dtype), requires_grad=True) for _ in range(3))
+    works = attentions(q, k, v, positions, bench)
+    results = {}
+    for name, work in works.items():
+        try:
+            work().sum().backward()
+            results[name] = work().detach().float()
+        except Exception as error:
+            bench.failed(name, error)
+
+    def taking(work):
+        def take():
+            work().sum().backward()
+            bench.wait()
+        return take
+    times = in_turn({name: taking(works[name]) for name in results}, rounds)
+    for name, seconds in times.items():
+        off = (results[name] - results["a mask (what --documents does)"]).abs().max().item()
+        is_whole = name.startswith("causal")
+        bench.row(name, f"{statistics.median(seconds) * 1e3:.2f} ms",
+                  "" if is_whole else f"off by {off:.0e}; at most 2e-2",
+                  "" if is_whole else off <= 2e-2)
+
+
+def attentions(q, k, v, positions, bench):
+    """{name: function that gives attention within documents}, (B, nh, T, hs) each."""
+    B, n_head, T, hs = q.shape
+    mask = our_model.visible(positions)
+    works = {
+        "causal, documents not told apart": lambda: F.scaled_dot_product_attention(
+            q, k, v, is_causal=True),
+        "a mask (what --documents does)": lambda: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask)}
+    if not bench.on_gpu:
+        return works
+    from torch.nn.attention import flex_attention, varlen
+    flex = torch.compile(flex_attention.flex_attention, dynamic=False)
+    begin = torch.arange(T, device=q.device) - positions
+
+    def sees(b, h, query, key):
+        return (query >= key) & (begin[b, query] == begin[b, key])
+
+    def by_flex():
+        blocks = flex_attention.create_block_mask(sees, B, None, T, T, device=q.device)
+        return flex(q, k, v, block_mask=blocks)
+    first = (positions.flatten() == 0).nonzero().flatten()
+    ends = torch.full((max(4 * T, len(first) + 1),), B * T, dtype=torch.int32, device=q.device)
+    ends[: len(first)] = first.int()
+
+    def by_varlen():
+        flat = (part.transpose(1, 2).reshape(B * T, n_head, hs) for part in (q, k, v))
+        found = varlen.varlen_attn(*flat, ends, ends, T, T, window_size=(-1, 0))
+        return found.view(B, T, n_head, hs).transpose(1, 2)
+    return works | {"FlexAttention, with its block mask": by_flex, "varlen_attn": by_varlen}
 
 
 # ---- the plan, sampling

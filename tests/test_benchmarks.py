@@ -78,7 +78,8 @@ def test_a_part_that_fails_is_a_row_with_the_end_of_its_log_and_ends_no_other(tm
 
 @pytest.mark.long
 def test_the_parts_that_need_no_compiler_run_through_on_a_cpu(tmp_path):
-    names = ["syncs", "resume", "float16", "ranks", "kernels", "sampling", "scaling", "memory"]
+    names = ["syncs", "resume", "float16", "ranks", "kernels", "sampling", "scaling", "memory",
+             "documents"]
     status, rows, report = measured("--device=cpu", "--minutes=14", "--parts", *names,
                                     out=tmp_path / "gpu.md")
     assert status == 0, report
