@@ -4,8 +4,10 @@ order and resume stay exact. tests/test_ranks.py has the ranks.
 Run: python -m pytest tests/test_documents.py
 """
 import hashlib
+import os
 import pickle
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from pipeline.read.batches import Batch, TrainBatches, eval_batches, to_xy
 from pipeline.read.documents import positions_in
 from pipeline.read.folder import RECORDS, SPLITS, open_dataset
 from pipeline.read.mixture import Mixture
+from training import evaluation
 
 T = 8
 
@@ -387,6 +390,27 @@ def test_the_val_loss_is_the_mean_over_learned_targets(modes, tmp_path):
     assert count == dataset.mask("val")[1:].sum()
 
 
+def test_a_signal_in_an_evaluation_is_made_up_for_where_masks_are(modes, monkeypatch):
+    flags = [*modes["single"], "--max_iters=4", "--eval_interval=2", "--eval_iters=3",
+             "--documents"]
+    run(*flags, "--out_dir=whole")
+    plain, asked = evaluation.to_xy, []
+
+    def stopping(*args):
+        asked.append(1)
+        if len(asked) == 2:  # in the first evaluation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args)
+    monkeypatch.setattr(evaluation, "to_xy", stopping)
+    with pytest.raises(SystemExit):
+        run(*flags, "--out_dir=parts")
+    resume("parts")
+    assert_same_training("whole", "parts")
+    rows = [[{**row, "tokens_per_s": "", "data_wait": "", "seconds": "", "mfu": ""}
+             for row in log_rows(folder)] for folder in ("whole", "parts")]
+    assert rows[0] == rows[1] and rows[0][0]["learned_tokens"]
+
+
 # ---- what is refused
 
 
@@ -423,6 +447,18 @@ def test_damaged_marks_are_one_line(tmp_path, capsys, damage, facts):
     damage(tmp_path / "fox")
     line = one_line_error(capsys, train.main, [f"--dataset={folder}", "--plan"])
     assert all(fact in line for fact in facts), line
+
+
+def test_an_evaluation_without_a_learned_token_is_one_line(tmp_path, capsys):
+    folder = char_dataset(tmp_path / "fox")
+    masks = {split: np.zeros(count) for split, count in
+             open_dataset(f"{folder}/").num_tokens.items()}
+    masks["train"][:] = 1
+    masks["val"][-3:] = 1  # in the last window alone
+    marked(folder, masks)
+    line = one_line_error(capsys, lambda argv: run(*argv), [f"--dataset={folder}/", "--out_dir=x",
+                                                            "--max_iters=1"])
+    assert "val.bin" in line and "--eval_iters" in line
 
 
 def test_documents_of_one_text_are_refused_with_the_way_to_make_some(tmp_path, capsys):

@@ -5,6 +5,7 @@
 import torch
 
 from optim import block_size_at
+from pipeline.errors import UserError
 from pipeline.read.batches import eval_batches, to_xy
 from pipeline.read.folder import SPLITS
 
@@ -52,4 +53,10 @@ def _totals(run, split, length, stop):
             sums.append(loss.reshape(-1) * batch.num_targets())
             total[-1] += batch.num_learned()
         total[:-1] = torch.stack(sums).cpu().double().sum(0)
-    return ranks.sum(totals)
+    totals = ranks.sum(totals)
+    for member, num_learned in zip(mixture.members, totals[:, -1].tolist()):
+        if not num_learned and split == "val":  # which decides what is best; train may be NaN
+            raise UserError(f"an evaluation of {member[0].path(split)} reads {args.eval_iters} * "
+                            f"{args.batch_size} windows, and none of their tokens is to be "
+                            f"learned. Raise --eval_iters")
+    return totals

@@ -31,7 +31,7 @@ from pipeline.read.folder import SPLITS
 from pipeline.read.mixture import dataset_names
 
 CSV_COLUMNS = ("iter tokens train_loss val_loss train_bits_per_byte val_bits_per_byte batch_loss "
-               "learning_rate tokens_per_s mfu data_wait seconds").split()
+               "learning_rate tokens_per_s mfu data_wait seconds learned_tokens").split()
 # of each dataset, where there are several: tokens/<dataset>, ...
 COLUMNS_OF_EACH = ("tokens epochs train_loss val_loss train_bits_per_byte "
                    "val_bits_per_byte").split()
@@ -233,8 +233,8 @@ class RunLog:
         if not self.enabled:
             return
         names = run.mixture.names if len(run.mixture.names) > 1 else ()
-        columns = CSV_COLUMNS + ["learned_tokens"] * run.mixture.is_masked
-        columns += [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
+        columns = CSV_COLUMNS[: None if run.mixture.is_masked else -1]  # without learned_tokens
+        columns = columns + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
             last = run.iter_num - bool(run.unevaluated)  # whose row comes with its evaluation
