@@ -39,7 +39,7 @@ from optim import Optimizer, block_size_at, configure_optimizer, lr_fraction
 from pipeline.read.batches import TrainBatches, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, open_mixture, start_tokens
 from pipeline.read.sampler import ORDER_VERSION, seed_of
-from training import checkpoint, plan, plots
+from training import changes, checkpoint, plan, plots
 from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
 from training.published import open_source
@@ -76,6 +76,7 @@ class Run:
     best_val_loss: float = math.inf
     evaluated: dict = field(default_factory=dict)  # columns of log.csv, from the last evaluation
     unevaluated: dict = field(default_factory=dict)  # the row of log.csv that still lacks them
+    is_changed: bool = False  # whether the flags of a resumed run change its mixture
     seconds: float = 0.0  # of training, over all starts of the run
     starts: dict = field(default_factory=dict)  # the token that a sample begins with, by dataset
 
@@ -95,7 +96,8 @@ def set_up(args, argv, ranks, stack):
         # locked before it is read, because another process may be saving there
         out_dir = claim_out_dir(args, ranks, stack)
         saved = checkpoint.load_same_checkpoint(out_dir, ranks)
-        args = parse_args(argv, saved=saved["args"])  # flags given now change those of the run
+        # flags given now change those of the run
+        args = parse_args(argv, saved=saved["args"], iter_num=saved["iter_num"])
         ranks.use(args.device)  # that of the run, unless the flags given now name another
     elif args.init_from != "scratch":
         source = open_source(args.init_from, ranks)
@@ -123,6 +125,10 @@ def set_up(args, argv, ranks, stack):
         run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
+        run.is_changed = changes.changes_mixture(args, saved["args"])
+        if run.is_changed:
+            steps = args.gradient_accumulation_steps
+            ranks.say("\n".join(changes.change_lines(mixture, steps)))
     return run
 
 
@@ -135,13 +141,11 @@ def open_data(args, saved, ranks):
         raise UserError(f"the run in {args.out_dir} reads its data in order version "
                         f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
                         f"Resume it with the train.py that began it")
-    mixture = open_mixture(args, version)
+    history, change_at = changes.history_of(args, saved)
+    mixture = open_mixture(args, version, history, change_at)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
-    found = mixture.fingerprint()
-    for dataset in mixture.datasets if saved else ():
-        if saved["data"].get(dataset.name) != found[dataset.name]:
-            raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
-                            f"val.bin differs). Prepare it as it was, or start a new run")
+    if saved:
+        changes.refuse_other_data(mixture, saved, change_at)
     return mixture
 
 
@@ -268,6 +272,8 @@ def begin(run, argv, stack):
     run.train_model = ranks.wrap(run.train_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
     ranks.out_dir, args.out_dir = run.out_dir, str(run.out_dir)
+    if run.is_changed:
+        changes.begin_change(run)
     trackers = ()
     if ranks.is_first:  # one process writes for all
         run.starts = start_tokens(run.mixture)

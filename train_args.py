@@ -247,17 +247,22 @@ FROZEN = [*sum(MODE_FLAGS.values(), []), *(name for name, _, _ in FLAGS["model"]
     training_mode sampling_method batch_size gradient_accumulation_steps block_size
     first_block_size documents seed optimizer""".split()]
 FROZEN.remove("max_epochs_per_dataset")
+# what decides the shares of a mixture's members: a resumed run may change it from there on
+SHARES = [name for name, _, _ in FLAGS["data: a mixture of datasets (--training_mode multidataset)"]
+          if name.startswith("dataset_sampling")]
+MEMBERS = ["training_mode", "dataset_list"]
 FROZEN.remove("dropout")
 
 
 # ---- reading a command line
 
 
-def parse_args(argv=None, saved=None, sizes=None):
+def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
     """argv (default: the command line) -> Namespace. Raises UserError that names all bad values.
 
     saved: the arguments in the checkpoint of a run to resume. They replace the defaults, and those
-    in FROZEN cannot be given another value. sizes: the fields of GPTConfig of the model that
+    in FROZEN cannot be given another value, but for members and shares of a mixture, which change
+    from iteration iter_num on. sizes: the fields of GPTConfig of the model that
     --init_from names. As long as one of the two is needed and not given, each flag is checked by
     itself only: whether flags fit together depends on the checkpoint or the model.
     """
@@ -268,14 +273,18 @@ def parse_args(argv=None, saved=None, sizes=None):
         _refuse_damaged(saved)
         # an older checkpoint lacks the newer flags
         saved = {name: saved.get(name, value) for name, value in DEFAULTS.items()}
+        may_change = _may_change(saved, given)
         changed = [f"--{name} {_typed(given[name])} (the run has {_typed(saved[name])})"
-                   for name in FROZEN if name in given and given[name] != saved[name]]
+                   for name in FROZEN if name not in may_change
+                   and name in given and given[name] != saved[name]]
         if changed:
             raise UserError(
                 f"the run in {saved['out_dir']} keeps its model and its data order, so these "
                 f"flags cannot change: {', '.join(changed)}. Leave them out, name another run by "
                 f"--out_dir, or start a new run")
         args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
+        if changes_mixture(args, saved):
+            _take_shares(args, saved, given, iter_num)
     if sizes:
         _take_sizes(args, given, sizes, problems)
     if saved or sizes or args.init_from == "scratch":
@@ -287,6 +296,39 @@ def parse_args(argv=None, saved=None, sizes=None):
         raise UserError("; ".join(problems) + ". See python train.py --help")
     _fill_in(args)
     return args
+
+
+def _may_change(saved, given):
+    """The flags in FROZEN that a run may change when it is resumed."""
+    mode, list_given = saved["training_mode"], given.get("dataset_list", saved["dataset_list"])
+    stays = mode == given.get("training_mode", mode)
+    if mode == "multidataset" and stays:  # a vocabulary of its own cannot be added to the model
+        return [*SHARES, *MEMBERS] if not saved["multidataset_wte"] else SHARES
+    if mode == "single" and not stays and list_given:
+        return [*SHARES, *MEMBERS] if given.get("training_mode") == "multidataset" else []
+    return []
+
+
+def changes_mixture(args, saved):
+    """Whether the arguments of a resumed run name other members or shares than it was saved with.
+    """
+    return any(getattr(args, name) != saved.get(name) for name in (*SHARES, *MEMBERS))
+
+
+def _take_shares(args, saved, given, iter_num):
+    """Where members or shares change, the flags given now describe them, from iteration iter_num
+    on. Weights of before stay where none are given and the members are as many."""
+    for name in SHARES:
+        if "final" in name or "transition" in name:
+            setattr(args, name, given.get(name))
+    weights = [name for name in ("dataset_sampling_probs", "dataset_sampling_alpha")
+               if name in given]
+    if weights or args.dataset_list == saved["dataset_list"] and given.get(
+            "dataset_sampling_probs_final"):  # with none given, they move from where they are
+        for name in ("dataset_sampling_probs", "dataset_sampling_alpha"):
+            setattr(args, name, given.get(name))
+    if args.dataset_sampling_probs_final and args.dataset_sampling_probs_transition_iters is None:
+        args.dataset_sampling_probs_transition_iters = max(1, args.max_iters - iter_num)
 
 
 def _with_files(argv):

@@ -190,7 +190,7 @@ def test_every_field_of_gptconfig_and_every_key_of_a_checkpoint_is_known():
     for _, keys, _ in layouts.CLASSES.values():
         assert fields == {*keys, *layouts.OTHER_FIELDS}
     assert checkpoint.KEYS.keys() == export.USED | export.UNUSED
-    assert checkpoint.FORMAT == 3, "does export.py know the new format?"
+    assert checkpoint.FORMAT == 4, "does export.py know the new format?"
 
 
 def test_what_export_py_does_not_know_is_refused(run, capsys, monkeypatch):

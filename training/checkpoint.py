@@ -30,11 +30,14 @@ from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
+from pipeline.read.sampler import TRANSITIONS
 from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
 
 # 1: the optimizer's state was a list in an order of its own
 # 2: model_args had none of the five fields that _model_args_of_format_2() adds
-FORMAT = 3
+# 3: the shares of a mixture could not change, so there was no history
+FORMAT = 4
+SEGMENT = ("first", "members", "weights", "final", "method", "length")
 VOCABULARIES = 4  # a checkpoint may hold as many large vocabularies as this
 SAMPLED = ("model", "model_args", "args", "metas", "iter_num")
 RESUMED = (*SAMPLED, "optimizer", "scaler", "best_val_loss", "seconds", "data", "evaluated")
@@ -59,6 +62,29 @@ def _is_optimizer(value):
             and type(value["state"]) is dict and type(value["param_groups"]) is list
             and list(value["state"]) == list(range(len(value["state"])))
             and all(map(IS_STATE, value["state"].values())))
+
+
+def _is_history(value):
+    """Whether these are segments of history.py, in their order, that fractions can be made of."""
+    segment = meta.dict_with(dict(
+        first=position, members=meta.list_of({str}), weights=_are_weights,
+        final=meta.or_none(_are_weights), method=meta.or_none(TRANSITIONS.__contains__),
+        length=meta.or_none(count)), SEGMENT)
+    firsts = [-1]
+    for held in value if type(value) is list else [None]:
+        if not segment(held) or held["first"] <= firsts[-1] or not held["members"]:
+            return False
+        if any(len(held[name]) != len(held["members"]) for name in ("weights", "final")
+               if held[name] is not None):
+            return False
+        if held["final"] and not (held["method"] and held["length"]):
+            return False
+        firsts.append(held["first"])
+    return len(firsts) == 1 or firsts[1] == 0
+
+
+def _are_weights(value):
+    return meta.list_of({float})(value) and all(0 < x < math.inf for x in value)
 
 
 def _is_row(value):
@@ -93,6 +119,7 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "data": (meta.dict_where(meta.of(str), meta.OF_SPLITS), "a dict of datasets and hashes"),
     "order_version": (meta.whole(1, 2**63 - 1), "a whole number"),
     "iter_num": (position, "a whole number"),
+    "history": (_is_history, "a list of segments"),
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
     "unevaluated": (meta.dict_of({str}, {int, float}, _is_row), "a row of log.csv"),
@@ -114,6 +141,7 @@ def pack(run):
         "data": run.mixture.fingerprint(),  # a resumed run must find the same bins
         "order_version": run.mixture.order_version,
         "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
+        "history": run.mixture.history,  # the shares of a mixture's members so far
         "best_val_loss": run.best_val_loss,
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
         # the row of log.csv of an evaluation that a signal has ended

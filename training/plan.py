@@ -59,7 +59,7 @@ def data_lines(run):
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = mixture.fractions_at(np.array([run.iter_num * G, args.max_iters * G]))
         moves = ", ".join(f"{name} {a:.0%} to {b:.0%}"
-                          for name, a, b in zip(mixture.names, start, end))
+                          for name, a, b in zip(mixture.columns, start, end) if a or b)
         yield from textwrap.wrap(f"shares move from the first iteration to the last: {moves}", 79)
 
 

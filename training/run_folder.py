@@ -232,7 +232,9 @@ class RunLog:
         self.enabled, self.tty, self.trackers = run.ranks.is_first, sys.stdout.isatty(), trackers
         if not self.enabled:
             return
-        names = run.mixture.names if len(run.mixture.names) > 1 else ()
+        # of those that were members before, too: their columns stay
+        names = dict.fromkeys([*run.mixture.columns, *run.mixture.names])
+        names = names if len(names) > 1 else ()
         columns = CSV_COLUMNS[: None if run.mixture.is_masked else -1]  # without learned_tokens
         columns = columns + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []

@@ -23,6 +23,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.read import sampler
 from pipeline.read.folder import SPLITS, open_dataset, token_dtype
+from pipeline.read.history import columns_of, fractions_over, segment_of, with_change
 from pipeline.read.sampler import ORDER_VERSION, windows_per_epoch
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
@@ -32,23 +33,30 @@ LOOKED_AT = 1 << 20  # tokens of a vocabulary that start_tokens() counts
 class Mixture:
     """Members, and the order in which their windows are read.
 
-    members: lists of Datasets. fractions_at: (m,) batch numbers -> (m, D) fractions of the D
-    members there, each row of sum 1; a batch is batch_size draws. weights: one for each dataset,
-    for the mean of their losses (default: equal). own_vocabularies: whether each dataset has a part
-    of the embedding table to itself; otherwise one tokenizer made them all, and they share one
-    part. order_version: the version of the sampler's order that the run began with. documents:
-    whether a window's documents are told apart. is_masked: whether some targets are not learned.
+    members: lists of Datasets. columns: the names of all that are members or have been.
+    fractions_at: (m,) batch numbers -> (m, columns) their fractions there, each row of sum 1; a
+    batch is batch_size draws. history: see history.py. weights: one for each dataset, for the mean
+    of their losses (default: equal). own_vocabularies: whether each dataset has a part of the
+    embedding table to itself; otherwise one tokenizer made them all, and they share one part.
+    order_version: the version of the sampler's order that the run began with. documents: whether a
+    window's documents are told apart. is_masked: whether some targets are not learned.
     """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0,
-                 fractions_at=None, weights=None, own_vocabularies=True,
+                 fractions_at=None, columns=None, history=(), weights=None, own_vocabularies=True,
                  order_version=ORDER_VERSION, documents=False):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
         self.block_size, self.batch_size = block_size, batch_size
         self.sampling_method, self.seed, self.fractions_at = sampling_method, seed, fractions_at
-        self.order_version, self.documents = order_version, documents
+        self.order_version, self.documents, self.history = order_version, documents, list(history)
         firsts = [member[0] for member in members]  # of aligned streams the first one's marks count
+        names = [first.name for first in firsts]
+        self.columns = columns or names
+        self._column_of = [self.columns.index(name) for name in names]
+        self._member_of = np.array([names.index(name) if name in names else -1
+                                    for name in self.columns])
+        self.earlier = {}  # fingerprints of the datasets that a resumed run has read before
         self.is_masked = any(first.has_mask for first in firsts)
         weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
         self.weights = weights / weights.sum()
@@ -69,7 +77,7 @@ class Mixture:
         self.offsets = dict(zip(self.names, offsets))
         self.dtype = token_dtype(sum(self.vocab_sizes))  # wide enough for an id plus any offset
         # the last answer of counts(): (number of batches, counts); the next one continues from it
-        self._counted = 0, np.zeros(len(members), dtype=np.int64)
+        self._counted = 0, np.zeros(len(self.columns), dtype=np.int64)
 
     @property
     def num_streams(self):
@@ -79,11 +87,12 @@ class Mixture:
         """(member, start), (n,) int64 each: the member that each of draws (n,) reads, and the token
         of its train split at which the window begins."""
         member, own = np.zeros_like(draws), draws
-        if len(self.members) > 1:
+        if len(self.columns) > 1:
             # how many draws each member has had decides which of its windows comes next
-            before = self.counts(int(draws.min()) // self.batch_size)
-            member, own = sampler.mixture_draws(
+            before = self._counts(int(draws.min()) // self.batch_size)
+            column, own = sampler.mixture_draws(
                 draws, self.batch_size, self.fractions_at, self.seed, before)
+            member = self._member_of[column]
         starts = np.empty_like(draws)
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
@@ -95,7 +104,11 @@ class Mixture:
 
     def counts(self, num_batches):
         """(D,) int64: the draws of each member in the first num_batches batches of the order."""
-        if len(self.members) == 1:
+        return self._counts(num_batches)[self._column_of]
+
+    def _counts(self, num_batches):
+        """The same for each column."""
+        if len(self.columns) == 1:
             return np.array([num_batches * self.batch_size])
         known, counts = self._counted  # read once, because the thread that reads ahead asks too
         if known > num_batches:  # an earlier place is asked for: count from the beginning
@@ -119,7 +132,8 @@ class Mixture:
 
     def fingerprint(self):
         """{name: Dataset.fingerprint()}, by which a resumed run recognises its data."""
-        return {dataset.name: dataset.fingerprint(self.documents) for dataset in self.datasets}
+        return self.earlier | {dataset.name: dataset.fingerprint(self.documents)
+                               for dataset in self.datasets}
 
     def bits_per_byte(self, losses, split):
         """losses (L,) of the datasets, in nats a token -> bits a byte of text, by the counts of the
@@ -225,8 +239,11 @@ def dataset_names(args):
             "multicontext": args.multicontext_datasets}[args.training_mode]
 
 
-def open_mixture(args, order_version=ORDER_VERSION):
+def open_mixture(args, order_version=ORDER_VERSION, history=None, change_at=None):
     """The Mixture that the arguments of train.py name.
+
+    history: of a resumed run, if it has members. change_at: the iteration at which the flags given
+    now change it; None where they don't.
 
     Raises UserError or FileNotFoundError where a dataset cannot be read, or they don't go together.
     """
@@ -245,33 +262,20 @@ def open_mixture(args, order_version=ORDER_VERSION):
         refuse_unaligned(datasets)  # one member of K streams
         return Mixture([datasets], weights=args.multicontext_loss_weights, **order)
     if not args.multidataset_wte:
-        refuse_other_tokenizers(datasets)  # ids mean the same only under one tokenizer
-    fractions_at, final = fractions_of(args, datasets)
-    mixture = Mixture([[dataset] for dataset in datasets], fractions_at=fractions_at, weights=final,
+        # ids mean the same only under one tokenizer
+        refuse_other_tokenizers(datasets, is_new=change_at is None)
+    steps = args.gradient_accumulation_steps
+    history = history or [segment_of(args, datasets)]
+    if change_at is not None:
+        history = with_change(history, args, datasets, change_at, steps)
+    weights, final = (np.array(history[-1][name] or 0) for name in ("weights", "final"))
+    mixture = Mixture([[dataset] for dataset in datasets], columns=columns_of(history),
+                      fractions_at=fractions_over(history, steps), history=history,
+                      weights=final if final.any() else weights / weights.sum(),
                       own_vocabularies=args.multidataset_wte, **order)
     if args.max_epochs_per_dataset:
         refuse_more_epochs(mixture, args)
     return mixture
-
-
-def fractions_of(args, datasets):
-    """(fractions_at, final weights (D,)) of the members, from the flags."""
-    # dividing by the largest first keeps enormous weights from overflowing
-    if args.dataset_sampling_alpha is None:
-        weights = np.array(args.dataset_sampling_probs or [1.0] * len(datasets))
-        weights = weights / weights.max()
-    else:
-        sizes = np.array([dataset.num_tokens["train"] for dataset in datasets], dtype=np.float64)
-        # alpha 1 samples by size, alpha 0 all alike
-        weights = (sizes / sizes.max()) ** args.dataset_sampling_alpha
-    if not args.dataset_sampling_probs_final:  # the same fractions in every batch
-        fractions = weights / weights.sum()
-        return lambda batches: np.tile(fractions, (len(batches), 1)), fractions
-    final = np.array(args.dataset_sampling_probs_final)
-    final, method = final / final.max(), args.dataset_sampling_probs_transition_method
-    # the length of the transition in batches of draws, not in iterations
-    length = args.dataset_sampling_probs_transition_iters * args.gradient_accumulation_steps
-    return lambda batches: sampler.moved_fractions(weights, final, method, batches / length), final
 
 
 def refuse_unaligned(streams):
@@ -295,16 +299,18 @@ def refuse_unaligned(streams):
                 f"many tokens: prepare both from the same text")
 
 
-def refuse_other_tokenizers(datasets):
-    """Raise UserError unless one tokenizer made all datasets, so that an id means one thing."""
+def refuse_other_tokenizers(datasets, is_new=True):
+    """Raise UserError unless one tokenizer made all datasets, so that an id means one thing.
+    is_new: whether the run begins, and may still give each a vocabulary of its own."""
+    apart = ", or give each its own vocabulary: --multidataset_wte" if is_new else ""
     first = datasets[0]
     for other in datasets[1:]:
         if hash_of_table(other.meta) != hash_of_table(first.meta):
             raise UserError(
                 f"{first.name} and {other.name} have different tokenizers ({first.vocab_size:,} "
                 f"and {other.vocab_size:,} tokens), so one id means different things in them. "
-                f"Prepare both with the same tokenizer (prepare.py --method, or "
-                f"--reuse_vocab_of), or give each its own vocabulary: --multidataset_wte")
+                f"Prepare both with the same tokenizer (prepare.py --method, or --reuse_vocab_of "
+                f"{first.name}){apart}")
 
 
 def refuse_more_epochs(mixture, args):
