@@ -157,8 +157,8 @@ def test_changes_resumed_anywhere_give_one_training(texts, capsys):
     """One text, then a second at 30%, then shares that move, then a third in the place of the
     first; beside it the same run stopped more often."""
     steps = [  # flags; the iteration until which they hold
-        ([f"--dataset={texts['one']}", "--dropout=0.1", "--eval_interval=50", "--eval_iters=1", "--log_interval=50",
-          "--lr_decay_iters=20", "--sampling_method=without_replacement"], 4),
+        ([f"--dataset={texts['one']}", "--dropout=0.1", "--eval_interval=50", "--eval_iters=1",
+          "--log_interval=50", "--lr_decay_iters=20", "--sampling_method=without_replacement"], 4),
         ([*several(texts, "one", "two"), "--dataset_sampling_probs", "0.7", "0.3"], 8),
         (["--dataset_sampling_probs_final", "1", "3",
           "--dataset_sampling_probs_transition_iters=6"], 13),
