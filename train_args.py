@@ -201,6 +201,10 @@ FLAGS = {
         ("min_lr_share", fraction, 0.0): "final learning rate as a fraction of the highest",
     },
     "evaluation and logging": {
+        ("patience", count, None): (
+            "end the run after so many evaluations in a row that find no lower val loss"),
+        ("save_minutes", not_negative, 5.0): (
+            "minutes after which ckpt.pt is saved between two evaluations too; 0: never"),
         ("eval_interval", count, 200): (
             "iterations between evaluations; each evaluation also saves a checkpoint"),
         ("eval_iters", count, 30): "maximum number of batches of each split in an evaluation",

@@ -67,7 +67,8 @@ def change_lines(mixture, steps):
 def begin_change(run):
     """Keep best.pt under the name of its iteration, and save that the best begins anew: losses over
     other data cannot be compared."""
-    run.best_val_loss, run.evaluated, best = math.inf, {}, run.out_dir / "best.pt"
+    run.best_val_loss, run.stale, run.evaluated = math.inf, 0, {}
+    best = run.out_dir / "best.pt"
     if run.ranks.is_first and best.exists():
         kept = run.out_dir / f"best-{checkpoint.load_checkpoint(best, mapped=True)['iter_num']}.pt"
         kept.unlink(missing_ok=True)

@@ -87,6 +87,11 @@ def _are_weights(value):
     return meta.list_of({float})(value) and all(0 < x < math.inf for x in value)
 
 
+def _is_since(value):
+    counts = dict.fromkeys(("learned", "steps", "iters"), position)
+    return not value or meta.dict_with({"loss": _is_number, **counts}, ("loss", *counts))(value)
+
+
 def _is_row(value):
     return not value or {*ALWAYS} <= value.keys() <= {*CSV_COLUMNS}
 
@@ -123,6 +128,8 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
     "unevaluated": (meta.dict_of({str}, {int, float}, _is_row), "a row of log.csv"),
+    "since": (_is_since, "four numbers"),
+    "stale": (position, "a whole number"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
 
@@ -146,6 +153,8 @@ def pack(run):
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
         # the row of log.csv of an evaluation that a signal has ended
         "unevaluated": {name: v for name, v in run.unevaluated.items() if v is not None},
+        "since": run.since,  # of a checkpoint between two lines of log.csv: what the next one adds
+        "stale": run.stale,  # evaluations since the best one
         "seconds": run.seconds,
     }
 
@@ -372,7 +381,8 @@ def resume(run, checkpoint, path):
         run.scaler.load_state_dict(checkpoint["scaler"])
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
-    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
+    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none of these
+    run.since, run.stale = checkpoint.get("since", {}), checkpoint.get("stale", 0)
 
 
 def best_checkpoint(out_dir):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from model import GPT
-from optim import block_size_at, configure_optimizer
+from optim import block_size_at, configure_optimizer, lr_fraction
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
 from pipeline.read.documents import marked_line, positions_in, window_marks
@@ -283,6 +283,10 @@ def warnings(run):
         rate, (low, high) = getattr(args, flag), USUAL_RATES[kind]
         if rate and not low <= rate <= high:
             yield f"--{flag} {rate:g} is outside the usual range of {kind}, {low:g} to {high:g}"
+    halfway = run.iter_num + (args.max_iters - run.iter_num) // 2
+    if args.patience and lr_fraction(args.max_iters - 1, args) < lr_fraction(halfway, args):
+        yield (f"--patience {args.patience} may end the run early. The learning rate falls up to "
+               f"the end, and the lowest val loss usually comes there")
 
 
 def _warnings_of(dataset, run):
