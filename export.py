@@ -38,8 +38,8 @@ from training.samples import SampleArgs, choose_vocabulary, note, vocabularies_o
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # their names in safetensors
 USED = {"format", "model", "model_args", "args", "metas", "starts", "data", "iter_num",
         "best_val_loss"}  # keys of a checkpoint; the others concern the training alone
-UNUSED = {"optimizer", "scaler", "order_version", "history", "evaluated", "unevaluated", "since",
-          "stale", "seconds"}
+UNUSED = {"optimizer", "scaler", "order_version", "batch", "history", "evaluated", "unevaluated",
+          "since", "stale", "seconds"}
 SUMS = "SHA256SUMS"  # which sha256sum -c reads
 
 

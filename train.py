@@ -131,10 +131,12 @@ def set_up(args, argv, ranks, stack):
         run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
-        run.is_changed = changes.changes_mixture(args, saved["args"])
+        # the history has grown by a segment
+        run.is_changed = len(mixture.history) > max(1, len(saved.get("history", ())))
         if run.is_changed:
-            steps = args.gradient_accumulation_steps
-            ranks.say("\n".join(changes.change_lines(mixture, steps)))
+            ranks.say("\n".join(changes.change_lines(mixture)))
+        if line := changes.batch_line(args, saved):
+            ranks.say(line)
     return run
 
 
@@ -147,11 +149,11 @@ def open_data(args, saved, ranks):
         raise UserError(f"the run in {args.out_dir} reads its data in order version "
                         f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
                         f"Resume it with the train.py that began it")
-    history, change_at = changes.history_of(args, saved)
-    mixture = open_mixture(args, version, history, change_at)
+    past = changes.past_of(args, saved)
+    mixture = open_mixture(args, version, past)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
     if saved:
-        changes.refuse_other_data(mixture, saved, change_at)
+        changes.refuse_other_data(mixture, saved, past)
     return mixture
 
 
@@ -268,7 +270,8 @@ def begin(run, argv, stack):
               f"{run.tokens_per_iter:,} tokens, {args.sampling_method}\n       on {ranks} in "
               f"{args.dtype}{', compiled' if args.compile == 'true' else ''}, into {run.out_dir}/")
     batches = TrainBatches(
-        run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        run.mixture, batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
         iter_num=run.iter_num, max_iters=args.max_iters, rank=ranks.rank, num_ranks=ranks.count,
         pin_memory=ranks.device.type == "cuda")
     stack.callback(batches.close)

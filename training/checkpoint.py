@@ -124,6 +124,8 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "data": (meta.dict_where(meta.of(str), meta.OF_SPLITS), "a dict of datasets and hashes"),
     "order_version": (meta.whole(1, 2**63 - 1), "a whole number"),
     "iter_num": (position, "a whole number"),
+    "batch": (lambda value: meta.list_of({int})(value) and len(value) == 2
+              and all(map(count, value)), "two whole numbers"),
     "history": (_is_history, "a list of segments"),
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
@@ -148,6 +150,8 @@ def pack(run):
         "data": run.mixture.fingerprint(),  # a resumed run must find the same bins
         "order_version": run.mixture.order_version,
         "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
+        # what the order counts in: rows of a batch, batches an iteration
+        "batch": [run.mixture.batch_size, run.mixture.steps],
         "history": run.mixture.history,  # the shares of a mixture's members so far
         "best_val_loss": run.best_val_loss,
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
