@@ -53,6 +53,16 @@ class Layout:
     def prompt(self, messages):
         return self.parts(messages) + self.header("assistant")
 
+    def end_id(self, tokenizer):
+        """The id that ends a turn; None where a text does."""
+        return tokenizer.markers[self.end] if isinstance(self.end, Marker) else None
+
+    def ends_of_answer(self, tokenizer):
+        """The ids at which an answer is over: the end of a document, or of the turn, or another."""
+        ends = [tokenizer.eot_token, self.end_id(tokenizer)]
+        ends += [tokenizer.markers[name] for name in self.markers]
+        return [i for i in dict.fromkeys(ends) if i is not None]
+
     @property
     def template(self):
         """Jinja, as `chat_template` of transformers and llama.cpp has it."""
@@ -77,6 +87,23 @@ def layout_named(name):
         raise UserError(f"the chat layout {printable(str(name))!r} is unknown; the layouts are "
                         f"{', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def layout_of(meta):
+    """The layout of the conversations that a meta.pkl (its dict) is about, or None."""
+    return layout_named(meta["chat_layout"]) if meta.get("chat_layout") else None
+
+
+def settings_of(meta, tokenizer):
+    """What other programs are told of the layout: three dicts, for tokenizer_config.json, for
+    generation_config.json and for GGUF, which are empty where there is none."""
+    if not (layout := layout_of(meta)):
+        return {}, {}, {}
+    template, end = {"chat_template": layout.template}, layout.end_id(tokenizer)
+    if end is None:  # their lists of ends hold ids alone
+        return template, {}, template
+    ends = {"eos_token_id": layout.ends_of_answer(tokenizer)}
+    return template, ends, {**template, "eot_token_id": end}  # of a turn, which llama.cpp means
 
 
 def with_markers_of(layout, tokenizer):
