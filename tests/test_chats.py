@@ -1,0 +1,369 @@
+"""Conversations and answers: rows -> documents of which only answers are learned -> ids and masks,
+in chat layouts (pipeline/chats.py) and by --learn; sample.py --chat; what export.py says of turns.
+
+Run: python -m pytest tests/test_chats.py -m "long or not long"
+"""
+import io
+import json
+import pickle
+import sys
+import types
+
+import pytest
+import torch
+from helpers import one_line_error, says
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published_models import train_tokenizer
+
+import sample
+from pipeline.chats import LAYOUTS, BadChat, ids_of, messages_of, with_markers_of
+from pipeline.errors import UserError
+from pipeline.prepare.flags import parse_args, read_inputs
+from pipeline.prepare.inputs import read_documents
+from pipeline.prepare.rows import BadRow
+from pipeline.prepare.templates import Template
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    Marker,
+    PublishedTokenizer,
+    TiktokenTokenizer,
+    TokenList,
+    make_tokenizer,
+    plain_text,
+    tokenizer_from_meta,
+)
+from training.chat import converse
+from training.samples import SampleArgs
+
+NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "[end]", "\n[end]\n[user]\n", "<|im_end"]
+WORDS = st.sampled_from([*NAMES, "", "\n", " ", "The fox", "é世界", "😀👩\u200d🚀", "assistant\n"])
+ANY = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXTS = st.lists(st.one_of(WORDS, ANY), max_size=5).map("".join)
+LONG = st.builds(lambda text, n: text * n, TEXTS, st.sampled_from([1] * 30 + [300]))
+ROLES = st.sampled_from(["system", "user", "assistant", "tool"])
+CHATS = st.builds(
+    lambda turns, last: [{"role": role, "content": said}
+                         for role, said in [*turns, ("assistant", last)]],
+    st.lists(st.tuples(ROLES, LONG), max_size=5), LONG)
+ASKED = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Hello!"},
+         {"role": "user", "content": ""}, {"role": "assistant", "content": "世界"}]
+
+
+def rows_file(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tokenizer_for(layout, kind):
+    """A tokenizer of each kind that can hold any text."""
+    if kind == "bpe":
+        pytest.importorskip("tokenizers")
+        made = make_tokenizer("bpe", train_text=["The fox said Hello! \n" * 50], vocab_size=300)
+    elif kind in ("qwen", "smollm"):
+        pytest.importorskip("tokenizers")
+        made = PublishedTokenizer(train_tokenizer(kind).to_str())
+    else:
+        made = ByteTokenizer() if kind == "byte" else TiktokenTokenizer(kind)
+    return with_markers_of(LAYOUTS[layout], made)
+
+
+# ---- layouts
+
+
+@settings(max_examples=100)
+@given(messages=CHATS, layout=st.sampled_from(sorted(LAYOUTS)))
+def test_what_the_assistant_says_is_learned_with_the_end_of_its_turn_and_nothing_else(
+        messages, layout):
+    layout = LAYOUTS[layout]
+    parts = layout.parts(messages)
+    learned = [text for text, learned in parts if learned]
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert learned == [text for content in said for text in (content, layout.end)]
+    written = "".join(f"{layout.start}{m['role']}{layout.after_role}{m['content']}{layout.end}\n"
+                      for m in messages)
+    assert "".join(text for text, _ in parts) == written
+    asked = layout.prompt(messages[:-1])
+    assert parts[: len(asked)] == asked  # an answer follows the prompt
+
+
+def test_the_layouts_are_these_characters():
+    def text_of(name):
+        return "".join(f"{'!' * learned}{text}" for text, learned in LAYOUTS[name].parts(ASKED[:2]))
+    assert text_of("plain") == "[user]\nHi <|im_end|>\n[end]\n[assistant]\n!Hello!!\n[end]\n"
+    assert text_of("chatml") == ("<|im_start|>user\nHi <|im_end|><|im_end|>\n"
+                                 "<|im_start|>assistant\n!Hello!!<|im_end|>\n")
+    markers = [text for text, _ in LAYOUTS["chatml"].parts(ASKED[:2]) if isinstance(text, Marker)]
+    assert markers == ["<|im_start|>", "<|im_end|>"] * 2
+
+
+# ---- rows
+
+
+def test_a_conversation_may_stand_in_three_kinds_of_columns():
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    as_sharegpt = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]
+    for row in ({"messages": [{**one, "name": None} for one in said], "id": 3},
+                {"conversations": as_sharegpt, "messages": None},
+                {"prompt": "Hi", "completion": "Yes"}):
+        assert messages_of(row) == said
+
+
+@pytest.mark.parametrize("row, facts", [
+    ({"text": "x"}, ["messages", "conversations", "prompt and completion", "text"]),
+    ({"messages": "Hi"}, ["messages", "'Hi'", "list"]),
+    ({"messages": ["Hi"]}, ["message 1", "'Hi'", "object"]),
+    ({"messages": [{"role": "user"}]}, ["message 1", "'content'", "role"]),
+    ({"messages": [{"content": "Hi"}]}, ["message 1", "'role'", "content"]),
+    ({"conversations": [{"role": "user", "content": "Hi"}]}, ["message 1", "'from'"]),
+    ({"messages": [{"role": "bot\n", "content": "Hi"}]}, ["message 1", "bot", "assistant", "tool"]),
+    ({"conversations": [{"from": ["user"], "value": "Hi"}]}, ["message 1", "user"]),
+    ({"messages": [{"role": "assistant", "content": None}]}, ["message 1", "None", "text"]),
+    ({"messages": [{"role": "assistant", "content": [{"text": "Hi"}]}]}, ["message 1", "text"]),
+    ({"messages": [{"role": "user", "content": "Hi"}]}, ["assistant"]),
+    ({"messages": []}, ["assistant"]),
+    ({"prompt": "Hi", "completion": None}, ["message 2", "None"]),
+])
+def test_what_is_wrong_with_a_row_is_said_in_one_line(tmp_path, row, facts):
+    with pytest.raises(BadChat) as error:
+        messages_of(row)
+    says(str(error.value), *facts)
+    path = rows_file(tmp_path / "chats.jsonl", [{"messages": ASKED}, row])
+    with pytest.raises(UserError) as error:
+        list(read_documents(path, chat_layout="plain"))
+    says(str(error.value), "chats.jsonl line 2", *facts)
+    documents = read_documents(path, chat_layout="plain", max_bad_rows=1)
+    assert list(documents) == [LAYOUTS["plain"].parts(ASKED)]
+
+
+def test_half_a_character_makes_a_bad_row(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"prompt": "\\ud800", "completion": "Yes"}\n')
+    with pytest.raises(UserError, match="half a character"):
+        list(read_documents(path, chat_layout="chatml"))
+
+
+# ---- templates
+
+
+@settings(max_examples=100)
+@given(question=TEXTS, answer=TEXTS, template=st.sampled_from([
+    "Q: {question}\nA: {answer}", "{answer}{question}", "{{{answer}}}", "{answer!s:>3}|{answer}",
+    "{more[answer]} {{}} {question}", "{question} {n:03} {more[answer]}"]))
+def test_only_what_fills_the_columns_to_learn_is_learned(question, answer, template):
+    row = {"question": question, "answer": answer, "n": 7, "more": {"answer": answer}}
+    learn = ["more"] if "more" in template else ["answer"]
+    text = Template(template, "text").text_of(row, "jsonl")
+    parts = Template(template, "text", learn).text_of(row, "jsonl")
+    assert plain_text(parts) == text
+    marked = template.replace("{answer", "\ud800{answer").replace("{more", "\ud800{more")
+    marked = marked.replace("answer}", "answer}\ud800").replace("answer]}", "answer]}\ud800")
+    marked = marked.replace("answer!s:>3}", "answer!s:>3}\ud800")
+    learned = marked.format(**row).split("\ud800")[1::2]
+    assert [part for part, learned in parts if learned] == learned
+
+
+def test_columns_that_cannot_be_learned_are_refused_in_one_line(tmp_path, capsys):
+    path = rows_file(tmp_path / "rows.jsonl", [{"q": "1", "a": "2"}])
+    (tmp_path / "input.txt").write_text("a text")
+    for flags, facts in [
+            (["--learn=b", "--text_template={q} {a}"], ["--learn b", "{b}", "q, a"]),
+            (["--learn=a"], ["--learn a", "{text}"]),
+            (["--learn=a", "--text_template={a}", "-t", tmp_path / "input.txt"],
+             ["--learn", "input.txt", "text"]),
+            (["--chat_layout=plain", "-t", tmp_path / "input.txt"], ["--chat_layout", "input.txt"]),
+            (["--chat_layout=plain", "--learn=a"], ["--learn", "--chat_layout"]),
+            (["--chat_layout=plain", "--text_template={a}"], ["--text_template", "--chat_layout"]),
+            (["--chat_layout=plain", "-t", tmp_path / "x.bin"], ["--chat_layout", "x.bin", "ids"]),
+            (["--learn=text", "-t", tmp_path / "x.bin"], ["--learn", "x.bin"]),
+            (["--chat_layout=alpaca"], ["plain", "chatml"])]:
+        (tmp_path / "x.bin").write_bytes(b"")
+        def main(argv):
+            read_inputs(parse_args("", tmp_path, argv))
+        says(one_line_error(capsys, main, ["-t", str(path), *map(str, flags)]), *facts)
+
+
+@pytest.mark.parametrize("text", [
+    [("a", 1)], [("a",)], ["a", "b"], [(b"a", True)], [("a", True), None], 5, {"a": True}])
+def test_a_function_returns_a_string_or_parts(text):
+    assert isinstance(Template(lambda row: text, "text").text_of({}, "jsonl"), BadRow)
+
+
+@pytest.mark.parametrize("text", [
+    "a", [], [("a", True), (Marker("<|im_end|>"), False)], [["a", False]]])
+def test_a_string_and_parts_are_kept_as_they_are(text):
+    assert Template(lambda row: text, "text").text_of({}, "jsonl") == text
+
+
+def test_learn_all_learns_all(tmp_path):
+    path = rows_file(tmp_path / "rows.jsonl", [{"messages": ASKED}])
+    document, = read_documents(path, chat_layout="chatml", learn_all=True)
+    assert document == [(text, True) for text, _ in LAYOUTS["chatml"].parts(ASKED)]
+
+
+# ---- markers
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "cl100k_base", "bpe", "qwen", "smollm"])
+def test_markers_are_ids_that_no_text_becomes_and_come_back_from_meta(kind):
+    made = tokenizer_for("chatml", kind)
+    again = tokenizer_from_meta(pickle.loads(pickle.dumps(made.to_meta())))
+    in_worker = pickle.loads(pickle.dumps(made))
+    text = "".join(NAMES) * 2 + "é世"
+    for tokenizer in (made, again, in_worker, made.with_markers(["<|im_end|>"])):
+        start, end = (tokenizer.markers[name] for name in ("<|im_start|>", "<|im_end|>"))
+        ids = tokenizer.encode(text).tolist()
+        assert not {start, end, tokenizer.eot_token} & {*ids} and tokenizer.decode(ids) == text
+        assert tokenizer.decode([start, end]) == "<|im_start|><|im_end|>"
+        assert tokenizer.vocab_size == made.vocab_size > max(start, end)
+        assert tokenizer.eot_token not in (start, end) and ids == made.encode(text).tolist()
+
+
+def test_markers_get_the_ids_after_the_last_one_and_change_no_other():
+    plain, made = TiktokenTokenizer("gpt2"), tokenizer_for("chatml", "gpt2")
+    assert made.markers == {"<|endoftext|>": 50256, "<|im_start|>": 50257, "<|im_end|>": 50258}
+    assert made.backend == plain.backend and made.eot_token == plain.eot_token
+    named = TiktokenTokenizer("gpt2", additional_tokens={"<|im_end|>": 50300, "<a>": 50301})
+    assert named.encode("<|im_end|><a>").tolist() == [50300, 50301]
+    made = with_markers_of(LAYOUTS["chatml"], named)  # the file's id, which no text becomes now
+    assert made.markers["<|im_end|>"] == 50300 and made.markers["<|im_start|>"] == 50302
+    ids = made.encode("<|im_end|><a>").tolist()
+    assert 50300 not in ids and ids[-1] == 50301
+    assert tokenizer_from_meta(made.to_meta()).encode("<|im_end|><a>").tolist() == ids
+
+
+def test_a_document_never_ends_with_the_end_of_a_turn():
+    """Qwen's files name <|im_end|> as the end of a text."""
+    tokenizer = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    tokenizer.eot_token = tokenizer.markers["<|im_end|>"]
+    made = with_markers_of(LAYOUTS["chatml"], tokenizer)
+    assert made.eot_token == made.markers["<|endoftext|>"]
+    assert with_markers_of(LAYOUTS["plain"], tokenizer).eot_token == tokenizer.eot_token
+
+
+@pytest.mark.parametrize("tokenizer, facts", [
+    (ByteTokenizer(), ["--chat_layout chatml", "ByteTokenizer", "--method tiktoken or bpe",
+                       "--tokenizer_of", "--chat_layout plain"]),
+    (CharTokenizer("ab"), ["CharTokenizer", "--chat_layout plain"]),
+    (TokenList(["a"]), ["TokenList", "--chat_layout plain"]),
+    ("llama", ["<|im_start|>", "--chat_layout plain"])])
+def test_a_tokenizer_without_markers_is_refused_in_one_line(tokenizer, facts):
+    if isinstance(tokenizer, str):
+        tokenizer = PublishedTokenizer(train_tokenizer(tokenizer).to_str())
+    with pytest.raises(UserError) as error:
+        with_markers_of(LAYOUTS["chatml"], tokenizer)
+    says(str(error.value), *facts)
+    assert with_markers_of(LAYOUTS["plain"], tokenizer).encode("a").size
+
+
+def test_text_between_markers_is_encoded_as_one_text():
+    tokenizer = tokenizer_for("chatml", "gpt2")
+    parts = [("The qu", False), ("ick", True), (Marker("<|im_end|>"), True), ("", True),
+             (" fox", True)]
+    assert ids_of(parts, tokenizer) == [*tokenizer.encode("The quick"), 50258,
+                                        *tokenizer.encode(" fox")]
+
+
+# ---- sample.py --chat
+
+
+class Scripted:
+    """A model that answers with ids known before, through the choice of tokens of sample.py."""
+
+    def __init__(self, answers, block_size, vocab_size):
+        self.answers, self.prompts, self.lengths = iter(answers), [], []
+        self.config = types.SimpleNamespace(
+            block_size=block_size, vocab_sizes=None, vocab_size=vocab_size)
+
+    def generate_tokens(self, idx, max_new_tokens, choose):
+        self.prompts.append(idx[0].tolist())
+        self.lengths.append(0)
+        for i in next(self.answers)[:max_new_tokens]:
+            self.lengths[-1] += 1
+            logits = torch.zeros(1, self.config.vocab_size)
+            logits[0, i] = 99
+            yield choose(logits)
+
+
+@pytest.fixture
+def talk(monkeypatch, capsys):
+    """talk(lines, answers, tokenizer, layout) -> (the model, stdout, the notes)."""
+    def talk(lines, answers, tokenizer, layout, block_size=1000, **flags):
+        model = Scripted(answers, block_size, tokenizer.vocab_size)
+        meta = {**tokenizer.to_meta(), "chat_layout": layout, "eot_token": tokenizer.eot_token}
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        converse(model, {"chats": meta}, None, "single", SampleArgs(**flags), "cpu")
+        captured = capsys.readouterr()
+        return model, captured.out, captured.err.splitlines()
+    return talk
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
+def test_an_answer_ends_with_its_turn_and_the_next_prompt_holds_it(talk, end):
+    tokenizer = tokenizer_for("chatml", "gpt2")
+    said = tokenizer.encode("Hello 世!").tolist()
+    model, out, notes = talk(["Hi <|im_end|>", "And?", "", "never read"],
+                             [[*said, tokenizer.markers[end], *said], said], tokenizer, "chatml")
+    assert out == "Hello 世!\nHello 世!\n" and not notes and model.lengths[0] == len(said) + 1
+    messages = [ASKED[0], {"role": "assistant", "content": "Hello 世!"},
+                {"role": "user", "content": "And?"}]
+    for prompt, count in zip(model.prompts, (1, 3), strict=True):
+        parts = LAYOUTS["chatml"].prompt(messages[:count])
+        assert prompt == [tokenizer.eot_token, *ids_of(parts, tokenizer)]
+
+
+def test_in_the_plain_layout_a_text_ends_an_answer(talk):
+    tokenizer = ByteTokenizer()
+    model, out, _ = talk(["Hi", "/exit", "never read"], [[*b"A\n[en] \xc3\xa9\n[end]\n[user]"]],
+                         tokenizer, "plain")
+    assert out == "A\n[en] é\n" and model.lengths == [len(b"A\n[en] \xc3\xa9\n[end]")]
+    assert bytes(model.prompts[0]) == b"\n[user]\nHi\n[end]\n[assistant]\n"
+
+
+def test_the_oldest_turns_are_left_out_when_the_context_is_full_and_one_note_says_so(talk):
+    tokenizer = ByteTokenizer()
+    lines = ["one", "two", "three", "four", "a long turn " * 20]
+    model, out, notes = talk(lines, [[*b"yes" * 100]] * 5, tokenizer, "plain", block_size=150)
+    assert all(len(prompt) <= 75 for prompt in model.prompts)
+    assert all(len(prompt) + new <= 150 for prompt, new in zip(model.prompts, model.lengths))
+    assert bytes(model.prompts[3]) == b"\n[user]\nfour\n[end]\n[assistant]\n"
+    assert bytes(model.prompts[4]).endswith(b"turn \n[end]\n[assistant]\n")
+    says(notes[0], "150", "oldest")
+    says(notes[1], "75", "turn")
+    assert len(notes) == 2
+
+
+def test_what_the_vocabulary_lacks_is_said_and_the_conversation_goes_on(talk):
+    tokenizer = CharTokenizer.from_text("\n[end]user assistant Hiy")
+    answer = tokenizer.encode("yes\n[end]").tolist()
+    model, out, notes = talk(["H\u00e9", "Hi"], [answer], tokenizer, "plain")
+    assert out == "yes\n" and len(model.prompts) == 1 and "\u00e9" not in out
+    assert len(notes) == 1
+    says(notes[0], "\u00e9", "vocabulary")
+
+
+def test_an_answer_has_at_most_max_new_tokens(talk):
+    _, out, _ = talk(["Hi"], [[*b"yes" * 100]], ByteTokenizer(), "plain", max_new_tokens=4)
+    assert out == "yesy\n"
+
+
+def test_a_run_without_chats_is_refused_in_one_line():
+    meta = ByteTokenizer().to_meta()
+    model = Scripted([], 10, 256)
+    with pytest.raises(UserError) as error:
+        converse(model, {"fox": meta}, None, "single", SampleArgs(), "cpu")
+    says(str(error.value), "fox", "--chat_layout", "--chat")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="alpaca.*plain, chatml"):
+        converse(model, {"fox": {**meta, "chat_layout": "alpaca"}}, None, "single", SampleArgs(),
+                 "cpu")
+    with pytest.raises(UserError, match="--chat.*aligned streams"):
+        converse(model, {"fox": meta}, None, "multicontext", SampleArgs(), "cpu")
+
+
+@pytest.mark.parametrize("flag", ["--start=Hi", "--stop=x", "--num_samples=2",
+                                  "--multicontext_start=a", "--draw_all_streams"])
+def test_flags_of_other_samples_are_refused_beside_chat(capsys, flag):
+    told = one_line_error(capsys, sample.main, ["--chat", flag])
+    says(told, flag.partition("=")[0], "--chat")
