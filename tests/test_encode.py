@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import TextFile
-from pipeline.prepare.units import ENDS_TEXT, GOES_ON, make_units, split_text
+from pipeline.prepare.units import ENDS_TEXT, GOES_ON, Piece, make_units, split_text
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import (
@@ -85,8 +85,9 @@ def test_a_text_cut_at_borders_gives_the_ids_of_one_call(gpt2, text, size):
 
 
 def check_cuts(tokenizer, text, size):
-    parts = [("train", c.encode(), GOES_ON) for c in text] + [("train", b"", ENDS_TEXT)]
-    cut = [raw.decode() for unit in make_units(parts, tokenizer.border, size) for _, raw, _ in unit]
+    pieces = [Piece("train", c.encode(), GOES_ON) for c in text] + [Piece("train", b"", ENDS_TEXT)]
+    units = make_units(pieces, tokenizer.border, size)
+    cut = [piece.raw.decode() for unit in units for piece in unit]
     assert "".join(cut) == text
     ids = [i for part in cut for i in tokenizer.encode(part).tolist()]
     assert ids == tokenizer.encode(text).tolist()
@@ -120,8 +121,8 @@ def test_a_list_of_tokens_gives_the_ids_of_one_call_for_any_cut(tokens, text, si
 def test_characters_and_bytes_may_be_cut_anywhere(text, size):
     for tokenizer in (CharTokenizer.from_text(text + "x"), ByteTokenizer()):
         assert check_cuts(tokenizer, text, size) >= len(text) // (2 * size)
-    whole = [("train", text.encode(), ENDS_TEXT)]
-    parts = [part for unit in make_units(whole, len, size) for _, part, _ in unit]
+    whole = [Piece("train", text.encode(), ENDS_TEXT)]
+    parts = [piece.raw for unit in make_units(whole, len, size) for piece in unit]
     assert "".join(map(bytes.decode, parts)) == text and all(len(part) < size + 4 for part in parts)
 
 
@@ -154,8 +155,8 @@ def test_the_cut_between_the_splits_is_at_the_same_character_however_the_text_co
     for source in (text, Pieces()):
         found = {"train": b"", "val": b""}
         for unit in make_units(split_text(source, None, share), len, size):
-            for split, part, _ in unit:
-                found[split] += part
+            for piece in unit:
+                found[piece.split] += piece.raw
         cut = int(len(text) * share)
         assert (found["train"].decode(), found["val"].decode()) == (text[:cut], text[cut:])
 

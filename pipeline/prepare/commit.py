@@ -7,11 +7,12 @@ from pipeline.files import replacing, sync_folder
 from pipeline.read.meta import load_plain
 
 
-def commit(folder, meta, renames):
-    """Write meta.pkl and rename the finished bins. Without meta.pkl, a reader refuses the folder.
+def commit(folder, meta, renames, stale=()):
+    """Write meta.pkl and rename the finished files. Without meta.pkl, a reader refuses the folder.
 
-    renames: (temporary file, bin) pairs. While meta.pkl is missing, meta.pkl.new is there and tells
-    a reader why. If the disk fails, the OSError says in which state the folder is.
+    renames: (temporary file, final file) pairs. stale: files of an older result, which go before.
+    While meta.pkl is missing, meta.pkl.new is there and tells a reader why. If the disk fails, the
+    OSError says in which state the folder is.
     """
     raw = pickle.dumps(meta, protocol=4)
     load_plain(raw, "the new meta.pkl")  # it must be readable, whatever a tokenizer has put into it
@@ -21,6 +22,8 @@ def commit(folder, meta, renames):
     try:
         meta_path.unlink(missing_ok=True)
         sync_folder(folder)
+        for path in stale:
+            path.unlink(missing_ok=True)
         for temporary, path in renames:
             os.replace(temporary, path)
         sync_folder(folder)

@@ -3,7 +3,7 @@
     encode_all(units, job, ...)    the ids of each unit, whoever encodes it: this process, its
                                    threads, other processes, or the workers of a dask scheduler
 
-job is the tuple (tokenizer, vocab_size, dtype, eot_token), as encode_unit() takes them.
+job is the tuple (tokenizer, vocab_size, dtype, eot_token, lengths) that encode_unit() takes.
 """
 import collections
 import concurrent.futures
@@ -15,33 +15,97 @@ import os
 import pickle
 import signal
 import threading
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UserError, optional
-from pipeline.prepare.units import ENDS_DOCUMENT, joined, raw_length
+from pipeline.errors import UserError, optional, printable
+from pipeline.prepare.units import ENDS_DOCUMENT, UNLEARNED, joined, raw_length
 from pipeline.threads import cores
 from pipeline.tokenizers import UnknownText
 
 # ---- one unit
 
 
-def encode_unit(tokenizer, vocab_size, dtype, eot_token, unit):
-    """{split: ids} of a unit, which is a list of (split, raw, end); see units.py.
+class Encoded(NamedTuple):
+    """The ids of a split, and what is known of them."""
+    ids: np.ndarray  # (n,)
+    learned: np.ndarray | None  # (n,) uint8: 1 where an id is to be learned; None: everywhere
+    starts: list  # the place in ids of each document that begins among them
+    num_spanning: int  # tokens that stand for learned and for unlearned text, and are learned
 
-    This runs in a worker: everything that it needs is in its arguments.
+
+def encode_unit(tokenizer, vocab_size, dtype, eot_token, lengths, unit):
+    """{split: Encoded} of a unit, which is a list of units.Piece.
+
+    lengths: (vocab_size,) the bytes that each token stands for. This runs in a worker: everything
+    that it needs is in its arguments.
     """
-    found = {}
-    for number, (split, raw, end) in enumerate(unit):
+    found, sizes = {}, collections.Counter()
+    for number, piece in enumerate(unit):
+        arrays, masks, starts, spanning = found.setdefault(piece.split, ([], [], [], []))
+        starts += [sizes[piece.split] + at for at, _, _ in piece.docs]
         try:
-            ids = _encode(tokenizer, raw) if isinstance(raw, bytes) else raw
-        except UnknownText as error:  # its position is that within this part of the unit
-            before = sum(raw_length(raw) for _, raw, _ in unit[:number])
+            ids = _ids_of(tokenizer, piece)
+        except UnknownText as error:  # its position is that within this piece of the unit
+            before = sum(raw_length(piece.raw) for piece in unit[:number])
             raise UnknownText(error.message, before + error.position) from None
-        found.setdefault(split, []).append(_checked_ids(ids, vocab_size, dtype))
-        if end == ENDS_DOCUMENT and eot_token is not None:
-            found[split].append(np.array([eot_token], dtype))
-    return {split: joined(arrays) for split, arrays in found.items()}
+        arrays.append(_checked_ids(ids, vocab_size, dtype))
+        has_mask = piece.learned is not None and UNLEARNED in piece.learned
+        masks.append(_mask(tokenizer, piece, arrays[-1], lengths, spanning) if has_mask else None)
+        if piece.end == ENDS_DOCUMENT and eot_token is not None:
+            arrays.append(np.array([eot_token], dtype))
+            masks.append(np.frombuffer(piece.learned[-1:], np.uint8) if has_mask else None)
+            sizes[piece.split] += 1
+        sizes[piece.split] += len(ids)
+    return {split: Encoded(joined(arrays), _joined_masks(arrays, masks), starts, sum(spanning))
+            for split, (arrays, masks, starts, spanning) in found.items()}
+
+
+def _joined_masks(arrays, masks):
+    if all(mask is None for mask in masks):
+        return None
+    return joined([np.ones(len(ids), np.uint8) if mask is None else mask
+                   for ids, mask in zip(arrays, masks)])
+
+
+def _ids_of(tokenizer, piece):
+    if not piece.is_marker:
+        return _encode(tokenizer, piece.raw) if isinstance(piece.raw, bytes) else piece.raw
+    name, markers = piece.raw.decode(), getattr(tokenizer, "markers", {})
+    if name not in markers:
+        has = ", ".join(markers) or "none"
+        raise UserError(f"a document has the special token {name!r}, which the tokenizer lacks "
+                        f"(it has {printable(has, 300)}). Choose a tokenizer that has it")
+    return [markers[name]]
+
+
+def _mask(tokenizer, piece, ids, lengths, spanning):
+    """(len(ids),) uint8: 1 for each token of a piece that stands for learned text, if only for a
+    byte of it. The number of tokens that stand for unlearned text, too, is added to spanning."""
+    learned = np.frombuffer(piece.learned, np.uint8)
+    if piece.is_marker:
+        return learned[:1]
+    if not isinstance(piece.raw, bytes):
+        return learned
+    starts, ends = _token_spans(tokenizer, piece.raw, ids, lengths)
+    before = np.concatenate([[0], np.cumsum(learned, dtype=np.int64)])  # learned bytes before each
+    num_learned = before[ends] - before[starts]
+    spanning.append(int(((0 < num_learned) & (num_learned < ends - starts)).sum()))
+    return (num_learned > 0).astype(np.uint8)
+
+
+def _token_spans(tokenizer, raw, ids, lengths):
+    """(starts, ends), (len(ids),) int64: the bytes of raw that each token stands for."""
+    if hasattr(tokenizer, "token_spans"):
+        return tokenizer.token_spans(raw, ids)
+    ends = np.cumsum(lengths[ids], dtype=np.int64)
+    if (size := int(ends[-1]) if len(ends) else 0) != len(raw):
+        raise UserError(f"{type(tokenizer).__name__} does not tell which text a token stands for: "
+                        f"by itos, the tokens of {raw[:20].decode(errors='ignore')!r}... are "
+                        f"{size:,} bytes long, and their text is {len(raw):,}. So no mask can be "
+                        f"made; use another tokenizer, or documents that are strings")
+    return ends - lengths[ids], ends
 
 
 def _encode(tokenizer, raw):

@@ -26,7 +26,6 @@ from pipeline.prepare.formats import HEAD, format_of
 from pipeline.prepare.rows import QUOTINGS, SHOWN, BadRow, parquet_rows, rows_of
 from pipeline.prepare.separators import END_OF_TEXT, pattern_of, separated
 from pipeline.prepare.templates import Template
-from pipeline.tokenizers import plain_text
 
 MARKED = 32  # the first chunks of a file, which are looked through for <|endoftext|>
 
@@ -87,6 +86,26 @@ def expand(paths):
     if not found:
         raise UserError("no input file is named")
     return found
+
+
+# ---- documents that know where they are from
+
+
+class FileText(str):
+    """A document that is a string. file: the name of its file, as given; row: its place there."""
+    __slots__ = "file", "row"
+
+
+class FileParts(list):
+    """A document of parts (see parts.py), and where it is from."""
+    __slots__ = "file", "row"
+
+
+def from_file(document, file, row):
+    """The same document with its file and row. What a user makes of it may have lost them."""
+    document = (FileText if isinstance(document, str) else FileParts)(document)
+    document.file, document.row = file, row
+    return document
 
 
 # ---- text that looks like a string
@@ -280,7 +299,7 @@ class Documents(_Files):
     def __iter__(self):
         before, joints = " ", []
         for text in self._texts():
-            if isinstance(text, str):  # lists of parts cannot be joined to a string
+            if isinstance(text, str):
                 if len(joints) < 8 and not before[-1:].isspace() and text and not text[0].isspace():
                     joints.append(before[-20:] + text[:20])
                 before = text or before
@@ -290,9 +309,11 @@ class Documents(_Files):
     def _texts(self):
         self.position = self.num_rows = self.num_bad = self.num_empty = 0
         for path, format in zip(self.paths, self.formats):
+            file = str(path)
             if format == "text":
                 texts = map(bytes.decode, self.utf8(path))
-                yield from separated(texts, self.separator) if self.separator else ["".join(texts)]
+                texts = separated(texts, self.separator) if self.separator else ["".join(texts)]
+                yield from (from_file(text, file, row) for row, text in enumerate(texts, 1))
                 continue
             for where, row in self._rows(path, format):
                 text = row if isinstance(row, BadRow) else self._template.text_of(row, format)
@@ -301,8 +322,9 @@ class Documents(_Files):
                     continue
                 self.num_rows += 1
                 if text is not None:
-                    self.num_empty += not plain_text(text)
-                    yield text
+                    is_empty = not (text if isinstance(text, str) else any(t for t, *_ in text))
+                    self.num_empty += is_empty
+                    yield from_file(text, file, where.number)
         if self.num_bad:
             self._note(f"note: {self.num_bad:,} bad rows were left out")
         self._notes_shown = True
@@ -344,19 +366,30 @@ class Documents(_Files):
 class Ids:
     """Text that is encoded already: the ids of a split, as arrays that can be read several times.
 
-    arrays: a function that yields them from the first on. size: their bytes. documents: how many
-    there are, if that is known otherwise than from the end-of-text tokens among the ids.
+    arrays: a function that yields them from the first on, or tuples as pieces() does. size: their
+    bytes. documents: how many there are, if that is known otherwise than from the end-of-text
+    tokens among the ids. ended: whether each document of the tuples ends with a token of its own;
+    None where they name no documents.
     """
 
-    def __init__(self, arrays, size, name, documents=None):
+    def __init__(self, arrays, size, name, documents=None, ended=None):
         self.size, self.position, self.name, self.documents = size, 0, name, documents
-        self._arrays = arrays
+        self._arrays, self.ended = arrays, ended
 
     def __iter__(self):
+        return (ids for ids, _, _ in self.pieces())
+
+    def has_docs(self, eot_token):
+        return self.ended is not None
+
+    def pieces(self, eot_token=None):
+        """Yield (ids, learned, docs). learned: a byte for each id, or None, as in units.Piece;
+        docs: (at, file, row) of each document that begins at ids[at]."""
         self.position = 0
-        for ids in self._arrays():
+        for given in self._arrays():
+            ids, learned, docs = given if isinstance(given, tuple) else (given, None, ())
             self.position += ids.nbytes
-            yield ids
+            yield ids, learned, docs
 
 
 class Shards(Ids):
@@ -364,8 +397,9 @@ class Shards(Ids):
     HEADERS = {(20240520, 1): "<u2", (20240801, 7): "<u4"}  # (magic, version): dtype of the ids
 
     def __init__(self, paths):
-        self._shards = [self._opened(Path(path)) for path in paths]
-        super().__init__(self._chunks, sum(ids.nbytes for ids in self._shards), _name_of(paths))
+        self._shards = [(str(path), self._opened(Path(path))) for path in paths]
+        size = sum(ids.nbytes for _, ids in self._shards)
+        super().__init__(None, size, _name_of(paths), ended=True)
 
     def _opened(self, path):
         """A memory map of a shard's ids. Raises UserError for a wrong magic, version or length."""
@@ -381,10 +415,26 @@ class Shards(Ids):
             raise UserError(f"{path} holds {count:,.10g} ids, but states {stated:,}. Get it again")
         return np.memmap(path, dtype, "r", offset=1024)
 
-    def _chunks(self):
-        for ids in self._shards:
-            for start in range(0, len(ids), CHUNK):
-                yield np.array(ids[start : start + CHUNK])
+    def has_docs(self, eot_token):
+        return eot_token is not None
+
+    def pieces(self, eot_token=None):
+        """As of Ids; a document begins at the first id, and after each eot_token, if that is
+        given."""
+        self.position, begins = 0, [0]
+        for path, shard in self._shards:
+            row = 0
+            for start in range(0, len(shard), CHUNK):
+                ids = np.array(shard[start : start + CHUNK])
+                self.position += ids.nbytes
+                if eot_token is None:
+                    yield ids, None, ()
+                    continue
+                begins += (np.flatnonzero(ids == eot_token) + 1).tolist()
+                later = [0] if begins[-1:] == [len(ids)] else []  # the next ids begin with it
+                docs = [(at, path, row := row + 1) for at in begins if at < len(ids)]
+                yield ids, None, docs
+                begins = later
 
     def length(self):
-        return sum(map(len, self._shards))
+        return sum(len(shard) for _, shard in self._shards)

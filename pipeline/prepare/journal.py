@@ -1,4 +1,4 @@
-"""The bins of a dataset while they are written: ids are appended unit by unit, hashed, and
+"""The files of a dataset while they are written: ids are appended unit by unit, hashed, and
 remembered, so that a preparation that was killed continues after its last finished unit."""
 import collections
 import concurrent.futures
@@ -7,23 +7,33 @@ import hashlib
 import json
 import os
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.files import give_memory_back, start_flushing
-from pipeline.prepare.units import raw_length
-from pipeline.read.folder import SPLITS
+from pipeline.prepare.units import LEARNED, raw_length
+from pipeline.read.folder import RECORDS, SPLITS
 
-FLUSH = 1 << 23  # bytes written to a bin before the disk is told to start with them
+FLUSH = 1 << 23  # bytes written to a file before the disk is told to start with them
 WAITING = 8  # tasks that may wait for the thread which hashes
-LINE = 2000  # bytes; every line of units.tmp is shorter
+LINE = 4000  # bytes; every line of units.tmp is shorter
+MASKS, INDEXES = ([f"{split}.{what}" for split in SPLITS] for what in ("mask", "docs"))
+PARTS = [*SPLITS, *MASKS, *INDEXES]
+WIDE, NARROW = RECORDS[24], RECORDS[16]
+ONES = np.frombuffer(LEARNED * (1 << 20), np.uint8)
 
 
 class Journal:
-    """train.bin.tmp and val.bin.tmp, and units.tmp, which records the units that are in them.
+    """train.bin.tmp and val.bin.tmp; train.mask.bin.tmp and train.docs.tmp, and those of val, where
+    there is a mask or an index; and units.tmp, which records the units that are in them.
 
     units.tmp has a line for the identity, then a line for each unit: a checksum of this line and
     the line before it, the unit's key (a hash of all the source up to the unit's end), and the
-    counts and hashes of both bins after the unit. After a kill, units count as finished up to the
-    first line that is damaged or does not agree with the bins.
+    counts and the hashes of all files after the unit. After a kill, units count as finished up to
+    the first line that is damaged or does not agree with the files.
+
+    A mask begins with the first unit that has an unlearned token: what was before it is learned. An
+    index is kept with wide records; close() writes it as it will be read.
 
     Files of others are never written into: a training run may have a bin open, and a copy of the
     folder may share files by hard links. A temporary file is continued only if it has no second
@@ -38,18 +48,20 @@ class Journal:
         """dtype: of the ids. identity: a string that stands for all that turns text into ids; None
         where that may change unnoticed, in which case no unit is remembered.
         """
-        self.final = {split: folder / f"{split}.bin" for split in SPLITS}
-        self.temporary = {split: folder / f"{split}.bin.tmp" for split in SPLITS}
-        self.held = {split: path if _is_ours(path) else self.final[split]
-                     for split, path in self.temporary.items()}  # where the ids are so far
+        self.final = {part: folder / f"{part}.bin" for part in PARTS}
+        self.names = folder / "docs.json"
+        self.temporary = {part: folder / f"{part}.bin.tmp" for part in (*SPLITS, *MASKS)}
+        self.temporary |= {part: folder / f"{part}.tmp" for part in INDEXES}
+        self.held = {part: path if _is_ours(path) else self.final[part]
+                     for part, path in self.temporary.items()}  # where the bytes are so far
         self.path = folder / "units.tmp"
-        self.dtype, self.identity = dtype, f"2 {identity}\n".encode()
+        self.dtype, self.identity = dtype, f"3 {identity}\n".encode()
         self.remembers = identity is not None
         self.complete = False  # whether all units are in
         self.num_known, self.file, self.files = 0, None, {}
-        self.num_written, self.flushed = 0, dict.fromkeys(SPLITS, 0)  # units; bytes
+        self.num_written, self.flushed = 0, dict.fromkeys(PARTS, 0)  # units; bytes
         self.hasher, self.hashing = concurrent.futures.ThreadPoolExecutor(1), collections.deque()
-        # of the source that has been read: its bytes, how it is cut into parts, its characters
+        # of the source that has been read: its bytes, how it is cut into pieces, its characters
         self.source, self.structure, self.position = hashlib.sha256(), hashlib.sha256(), 0
         self.keys = self._read() if self.remembers else []  # of the finished units
         self._go_back(len(self.keys))
@@ -63,39 +75,53 @@ class Journal:
         # once all units are in, a UserError refuses the text as a whole: no later run needs them
         over = kind is None or self.complete and issubclass(kind, UserError)
         if over or not self.num_units:
-            for path in (*self.temporary.values(), self.path):
+            for path in (*self.temporary.values(), *self._made_at_the_end().values(), self.path):
                 path.unlink(missing_ok=True)
 
+    def _made_at_the_end(self):
+        """{final file: its temporary one} of the index."""
+        paths = [*(self.final[part] for part in INDEXES), self.names]
+        return {path: path.with_name(f"{path.name}.tmp") for path in paths}
+
     def _read(self):
-        """The keys of the finished units, whose ids are in the bins, complete and in order."""
-        keys, hashes = [], {split: hashlib.sha256() for split in SPLITS}
+        """The keys of the finished units, whose bytes are in the files, complete and in order."""
+        keys, hashes, files = [], {part: hashlib.sha256() for part in PARTS}, {}
         if not _is_ours(self.path):
             return keys
-        with contextlib.ExitStack() as stack:
-            try:
-                paths = self.path, *self.held.values()
-                lines, *bins = [stack.enter_context(open(path, "rb")) for path in paths]
-            except OSError:  # a file is missing, or cannot be read
-                return keys
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            # OSError: a file is missing, or cannot be read
+            lines = stack.enter_context(open(self.path, "rb"))
             if (before := lines.readline(LINE)) != self.identity:
                 return keys
             while (line := lines.readline(LINE)) and line == _line(before, line[17:-1]):
-                key, counts = json.loads(line[17:])
-                for split, file in zip(SPLITS, bins):
-                    size = counts[split]["tokens"] * self.dtype.itemsize
-                    _read_up_to(size, file, hashes[split].update)
-                if any(hashes[split].hexdigest() != counts[split]["sha256"] for split in SPLITS):
+                key, counts, stated = json.loads(line[17:])
+                for part, size in self._sizes(counts).items():
+                    if size and part not in files:
+                        files[part] = stack.enter_context(open(self.held[part], "rb"))
+                    if size:
+                        _read_up_to(size, files[part], hashes[part].update)
+                if any(hashes[part].hexdigest() != stated[part] for part in PARTS):
                     break
                 keys.append(key)
                 before = line
         return keys
+
+    def _sizes(self, counts):
+        """{part: bytes} of the files at these counts."""
+        tokens = [counts[split]["tokens"] for split in SPLITS]
+        has_mask = any(counts[split]["learned"] < counts[split]["tokens"] for split in SPLITS)
+        return {**{split: n * self.dtype.itemsize for split, n in zip(SPLITS, tokens)},
+                **{part: n * has_mask for part, n in zip(MASKS, tokens)},
+                **{part: counts[split]["docs"] * WIDE.itemsize
+                   for part, split in zip(INDEXES, SPLITS)}}
 
     def _go_back(self, num_units):
         """Keep the first num_units of the finished units, and continue to write after them."""
         self._close_files()
         self.keys = self.keys[:num_units]
         self.num_units, self.last_line = num_units, self.identity
-        self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1) for split in SPLITS}
+        self.counts = {split: dict(tokens=0, bytes=0, documents=0, max_id=-1, learned=0,
+                                   spanning=0, docs=0, max_row=0) for split in SPLITS}
         if num_units:
             self.file = open(self.path, "r+b")
             for _ in range(num_units + 1):
@@ -105,21 +131,18 @@ class Journal:
         elif self.remembers:
             self.file = _new_file(self.path)
             self.file.write(self.identity)
-        self.hashes = {split: hashlib.sha256() for split in SPLITS}
-        for split, path in self.held.items():
-            if size := self._size(split):
+        self.hashes = {part: hashlib.sha256() for part in PARTS}
+        self.sizes = self._sizes(self.counts)  # of what is written; counts are of what is hashed
+        for part, path in self.held.items():
+            if size := self.sizes[part]:
                 with open(path, "rb") as file:
-                    _read_up_to(size, file, self.hashes[split].update)
-            if not size or path != self.final[split]:
-                self._open_bin(split)
+                    _read_up_to(size, file, self.hashes[part].update)
+            if part in SPLITS and not size or size and path != self.final[part]:
+                self._open(part)
 
-    def _size(self, split):
-        """The bytes of a split's ids so far."""
-        return self.counts[split]["tokens"] * self.dtype.itemsize
-
-    def _open_bin(self, split):
-        """The temporary bin of a split, opened for writing after the ids so far."""
-        path, held, size = self.temporary[split], self.held[split], self._size(split)
+    def _open(self, part):
+        """The temporary file of a part, opened for writing after the bytes so far."""
+        path, held, size = self.temporary[part], self.held[part], self.sizes[part]
         if size and held == path:
             file = open(path, "r+b")
         else:
@@ -127,11 +150,11 @@ class Journal:
             if size:
                 with open(held, "rb") as source:
                     _read_up_to(size, source, file.write)
-            self.held[split] = path
+            self.held[part] = path
         if size:
             file.seek(size)
             file.truncate()
-        self.files[split] = file
+        self.files[part] = file
         return file
 
     def place(self, unit):
@@ -140,9 +163,11 @@ class Journal:
 
     def _place(self, unit):
         start = self.position
-        for split, raw, end in unit:
+        for split, raw, end, learned, docs, is_marker in unit:
             self.source.update(raw)
-            self.structure.update(b"%s %d %d " % (split.encode(), memoryview(raw).nbytes, end))
+            what = split, memoryview(raw).nbytes, end, is_marker, learned and len(learned), docs
+            self.structure.update(repr(what).encode())
+            self.structure.update(learned or b"")
             self.position += raw_length(raw)
         key = self.structure.copy()
         key.update(self.source.digest())
@@ -156,7 +181,7 @@ class Journal:
         return future
 
     def holds(self, place):
-        """Whether the unit at this place is in the bins. After the first that is not, none is."""
+        """Whether the unit at this place is in the files. After the first that is not, none is."""
         if self.num_known < len(self.keys):
             if self.keys[self.num_known] == place.result()[0]:
                 self.num_known += 1
@@ -164,33 +189,67 @@ class Journal:
             self._go_back(self.num_known)
         return False
 
-    def append(self, place, text_counts, encoded):
-        """Write the next unit: its place(), {split: (bytes of text, documents)}, {split: ids}."""
-        for split, ids in encoded.items():
-            file, start = self.files.get(split) or self._open_bin(split), self.flushed[split]
-            file.write(ids.data.cast("B"))
-            file.flush()
-            if (end := file.tell()) - start > FLUSH:
-                start_flushing(file, start, end)
-                self.flushed[split] = end
-        self._later(self._remember, place, text_counts, encoded)
+    def append(self, place, counts, encoded):
+        """Write the next unit: its place(), {split: write.Counts}, {split: encode.Encoded}."""
+        written = []
+        if any(found.learned is not None for found in encoded.values()) and not self._has_mask():
+            for part, split in zip(MASKS, SPLITS):
+                self._write_ones(part, self._num_tokens(split), written)
+        has_mask = self._has_mask() or bool(written)
+        for split, found in encoded.items():
+            if found.starts:
+                records = np.empty(len(found.starts), WIDE)
+                records["start"] = np.array(found.starts) + self._num_tokens(split)
+                records["file"], records["row"] = zip(*counts[split].places)
+                self._write(f"{split}.docs", records, written)
+            self._write(split, found.ids, written)
+            if found.learned is not None:
+                self._write(f"{split}.mask", found.learned, written)
+            elif has_mask:
+                self._write_ones(f"{split}.mask", len(found.ids), written)
+        self._later(self._remember, place, counts, encoded, written)
         self.num_written += 1
         if self.num_written % 64 == 0:
             give_memory_back()
 
-    def _remember(self, place, text_counts, encoded):
+    def _num_tokens(self, split):
+        return self.sizes[split] // self.dtype.itemsize
+
+    def _has_mask(self):
+        return any(self.sizes[part] for part in MASKS)
+
+    def _write_ones(self, part, count, written):
+        for start in range(0, count, len(ONES)):
+            self._write(part, ONES[: count - start], written)
+
+    def _write(self, part, array, written):
+        """Append an array to a file; its bytes are added to `written`, (part, bytes) pairs."""
+        file, raw = self.files.get(part) or self._open(part), array.view(np.uint8)
+        file.write(raw)
+        file.flush()
+        self.sizes[part] += raw.size
+        if self.sizes[part] - self.flushed[part] > FLUSH:
+            start_flushing(file, self.flushed[part], self.sizes[part])
+            self.flushed[part] = self.sizes[part]
+        written.append((part, raw))
+
+    def _remember(self, place, unit_counts, encoded, written):
         """Count, hash and record a unit that has been written."""
-        for split, ids in encoded.items():
-            counts, (num_bytes, num_documents) = self.counts[split], text_counts[split]
+        for split, (ids, learned, starts, num_spanning) in encoded.items():
+            counts, of_unit = self.counts[split], unit_counts[split]
             counts["tokens"] += ids.size
-            counts["bytes"] += num_bytes
-            counts["documents"] += num_documents
+            counts["bytes"] += of_unit.num_bytes
+            counts["documents"] += of_unit.num_documents
             counts["max_id"] = max(counts["max_id"], int(ids.max()) if ids.size else -1)
-            self.hashes[split].update(ids)
+            counts["learned"] += ids.size if learned is None else int(learned.sum())
+            counts["spanning"] += num_spanning
+            counts["docs"] += len(starts)
+            counts["max_row"] = max([counts["max_row"], *(row for _, row in of_unit.places)])
+        for part, raw in written:
+            self.hashes[part].update(raw)
         if self.remembers:
-            for split in SPLITS:
-                self.counts[split]["sha256"] = self.hashes[split].hexdigest()
-            record = json.dumps([place.result()[0], self.counts]).encode()
+            hashes = {part: self.hashes[part].hexdigest() for part in PARTS}
+            record = json.dumps([place.result()[0], self.counts, hashes]).encode()
             self.last_line = _line(self.last_line, record)
             self.file.write(self.last_line)
             self.file.flush()
@@ -205,23 +264,64 @@ class Journal:
         self.complete = True
         return self.source.hexdigest()
 
-    def close(self):
-        """Write everything to the disk; returns what meta.pkl says of the splits."""
-        for split, path in self.final.items():
-            if self.held[split] != path or path.stat().st_size != self._size(split):
-                os.fsync((self.files.get(split) or self._open_bin(split)).fileno())
+    def close(self, names):
+        """Write everything to the disk; returns what meta.pkl says of the splits, and of docs, or
+        None. names: the names of the files that the index numbers, in order."""
+        for part in (*SPLITS, *MASKS):
+            path, size = self.final[part], self.sizes[part]
+            is_needed = part in SPLITS or size
+            if is_needed and (self.held[part] != path or path.stat().st_size != size):
+                os.fsync((self.files.get(part) or self._open(part)).fileno())
+        docs = self._write_index(names) if self._has_index() else None
         self._close_files()
         keys = "tokens", "bytes", "documents"
         # the strings of SPLITS themselves, because pickle writes equal strings of units.tmp again
         splits = {split: {key: self.counts[split][key] for key in keys} for split in SPLITS}
         for split in SPLITS:
             splits[split]["sha256"] = self.hashes[split].hexdigest()
-        return splits
+            if self._has_mask():
+                counts, digest = self.counts[split], self.hashes[f"{split}.mask"].hexdigest()
+                splits[split]["mask"] = {"sha256": digest, "learned": counts["learned"],
+                                         "spanning": counts["spanning"]}
+            if docs:
+                count = self.counts[split]["docs"]
+                splits[split]["docs"] = {"sha256": docs["sha256"][split], "count": count}
+        return splits, docs and {key: docs[key] for key in ("width", "files_sha256")}
+
+    def _has_index(self):
+        return any(self.sizes[part] for part in INDEXES)
+
+    def _write_index(self, names):
+        """Write the index as it will be read, with narrow records if all numbers fit into them."""
+        largest = max(len(names), *(self.counts[split]["max_row"] for split in SPLITS))
+        record, made = WIDE if largest >= 2**32 else NARROW, self._made_at_the_end()
+        hashes = {split: _write_hashed(made[self.final[part]], self._records(part, record))
+                  for part, split in zip(INDEXES, SPLITS)}
+        files_sha256 = _write_hashed(made[self.names], [json.dumps(names).encode()])
+        return {"width": record.itemsize, "files_sha256": files_sha256, "sha256": hashes}
+
+    def _records(self, part, record):
+        """The bytes of an index, in records of this dtype, in chunks."""
+        left = self.sizes[part]
+        with open(self.held[part], "rb") if left else contextlib.nullcontext() as file:
+            while left and (raw := file.read(min(left, WIDE.itemsize << 16))):
+                left -= len(raw)
+                yield np.frombuffer(raw, WIDE).astype(record).tobytes()
 
     def renames(self):
-        """The (temporary file, bin) pairs that commit() renames."""
-        pairs = zip(self.temporary.values(), self.final.values(), self.held.values())
-        return [(temporary, path) for temporary, path, held in pairs if held != path]
+        """The (temporary file, final file) pairs that commit() renames."""
+        parts = [*SPLITS, *(part for part in MASKS if self._has_mask())]
+        pairs = [(self.temporary[part], self.final[part]) for part in parts
+                 if self.held[part] != self.final[part]]
+        return pairs + [(temporary, path) for path, temporary in self._made_at_the_end().items()
+                        if self._has_index()]
+
+    def stale(self):
+        """Files of an older result that commit() removes."""
+        kept = {self.final[part] for part in MASKS
+                if self._has_mask() and self.held[part] == self.final[part]}
+        return [path for path in (*(self.final[part] for part in (*MASKS, *INDEXES)), self.names)
+                if path not in kept]
 
     def _close_files(self):
         for file in [*self.files.values(), *([self.file] if self.file else [])]:
@@ -240,6 +340,18 @@ def _new_file(path):
     if not path.is_char_device():  # tests use /dev/full as a full disk
         path.unlink(missing_ok=True)
     return open(path, "w+b")
+
+
+def _write_hashed(path, chunks):
+    """Write a new file and have it on the disk; returns its sha256."""
+    digest = hashlib.sha256()
+    with _new_file(path) as file:
+        for raw in chunks:
+            digest.update(raw)
+            file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _line(before, record):

@@ -1,6 +1,6 @@
 """The rows of a table, one at a time, in bounded memory: JSON lines, JSON, CSV, TSV, Parquet.
 
-    rows_of(format, texts, ...)   (where, row) pairs; a row is a dict, a JSON value, or a BadRow
+    rows_of(format, texts, ...)   (Place, row) pairs; a row is a dict, a JSON value, or a BadRow
     parquet_rows(file, ...)       the same of a Parquet file
 
 CSV follows RFC 4180: a cell in quotes may hold commas, doubled quotes and line ends. TSV follows
@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import sys
+from typing import NamedTuple
 
 from pipeline.errors import UserError, optional
 
@@ -32,8 +33,18 @@ class BadRow(str):
         return self
 
 
+class Place(NamedTuple):
+    """Where a row lies in its file, counted from 1. last: the last of several lines, else 0."""
+    what: str
+    number: int
+    last: int = 0
+
+    def __str__(self):
+        return f"{self.what} {self.number:,}" + (f" to {self.last:,}" if self.last else "")
+
+
 def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, note=print):
-    """Yield (where, row) for each row.
+    """Yield (Place, row) for each row.
 
     texts: the text of the file in consecutive strings. columns: the names of the columns, if the
     first line is a row already. note: a function that prints a line. See QUOTINGS for quoting.
@@ -90,7 +101,7 @@ def _jsonl(lines):
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 row = BadRow(f"it is not JSON ({error})")
-            yield f"line {number:,}", row
+            yield Place("line", number), row
 
 
 # ---- JSON
@@ -102,7 +113,7 @@ def _json(texts, path):
     in_array = reader.skip("[")
     while reader.next_character() and not (in_array and reader.next_character() == "]"):
         number += 1
-        yield f"element {number:,}", reader.next_value(f"{path}: element {number:,}")
+        yield Place("element", number), reader.next_value(f"{path}: element {number:,}")
         if in_array and not reader.skip(",") and reader.next_character() != "]":
             raise UserError(f"{path} is cut short, or not a JSON array: , or ] must follow element "
                             f"{number:,}")
@@ -200,9 +211,9 @@ def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
         if cells is None:
             return
         num_lines = reader.line_num - before
-        where = f"line {reader.line_num:,}"
+        where = Place("line", reader.line_num)
         if num_lines > 1:
-            where = f"lines {before + 1:,} to {reader.line_num:,}"
+            where = Place("lines", before + 1, reader.line_num)
         if isinstance(cells, csv.Error):
             yield where, _bad_quote(cells, num_lines, line)
         elif cells and header is None:
@@ -252,7 +263,7 @@ def _unquoted(lines, delimiter, header, path, quoting):
             header = _header(cells, path)
             continue
         how = ". If quotes hold tabs or line ends together, add --quoting csv"
-        yield f"line {number:,}", _row(cells, header, how if '"' in line else "")
+        yield Place("line", number), _row(cells, header, how if '"' in line else "")
 
 
 def _refuse_special(cells, is_header, where):
@@ -277,7 +288,7 @@ def _unescape_cell(cell):
 
 
 def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
-    """Yield (where, row) for each row. columns: the only ones read, as others may hold anything.
+    """Yield (Place, row) for each row. columns: the only ones read, as others may hold anything.
 
     A row has None in columns that are not read, so that it has all names. A value that Python
     cannot hold (a date beyond the year 9999, text that is not UTF-8) makes a BadRow of its row if
@@ -303,7 +314,7 @@ def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
                 row = {**rest, **dict(zip(names, row))}
                 if bad and not columns:  # a function may not need the columns that are bad
                     row = {k: value for k, value in row.items() if not isinstance(value, BadRow)}
-                yield f"row {number:,}", bad if bad and columns else row
+                yield Place("row", number), bad if bad and columns else row
             progress(number / metadata.num_rows)
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:  # an error of the disk; pyarrow's have none

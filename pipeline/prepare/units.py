@@ -1,57 +1,95 @@
-"""Text -> units of work: which split each part of a text belongs to, and where it may be cut.
+"""Text -> units of work: which split each piece of a text belongs to, and where it may be cut.
 
-    split_text(text, val_text, ...)    the parts of the text in order, each (split, raw, end)
-    make_units(parts, border, size)    lists of parts of about `size` bytes: the units
+    split_text(text, val_text, ...)     the pieces of the text in order
+    make_units(pieces, border, size)    lists of pieces of about `size` bytes: the units
 
-raw is UTF-8 or an array of ids, end is GOES_ON, ENDS_TEXT or ENDS_DOCUMENT. The size of units
-changes no id, because text is cut only where the tokenizer's border() allows it. A few units are in
-memory at a time. A stretch of text without a border is one unit, however long it is.
+The size of units changes no id, because text is cut only where the tokenizer's border() allows it.
+A few units are in memory at a time. A stretch of text without a border is one unit, however long it
+is.
 """
+import collections
 import hashlib
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import num_characters
 from pipeline.prepare.inputs import Ids, TextFile
+from pipeline.prepare.parts import Marker
 from pipeline.tokenizers import to_utf8
 
 UNIT = 1 << 19  # bytes of text; larger buffers leave the processor's caches and take longer
-GOES_ON, ENDS_TEXT, ENDS_DOCUMENT = range(3)  # only a document is followed by <|endoftext|>
+# how a piece ends: its text goes on; what follows is encoded apart from it, in the same document;
+# its text ends; its document ends, and only a document is followed by <|endoftext|>
+GOES_ON, ENDS_PART, ENDS_TEXT, ENDS_DOCUMENT = range(4)
+UNLEARNED, LEARNED = b"\0", b"\1"
 
 
-def split_text(text, val_text, percentage_train, seed=0, document_end=""):
-    """The parts of the text, (split, raw, end), in order; write_dataset() explains the arguments.
+class Piece(NamedTuple):
+    """A piece of a text."""
+    split: str
+    raw: bytes | np.ndarray  # UTF-8, or ids
+    end: int
+    learned: bytes | None = None  # LEARNED or UNLEARNED for each byte or id; None: all are learned
+    docs: list | tuple = ()  # (at, number of the file, row) of each document that begins at raw[at]
+    is_marker: bool = False  # raw is the name of a special token, and stands for it
+
+
+def split_text(text, val_text, percentage_train, seed=0, document_end="", *, source="", files=None,
+               eot_token=None):
+    """The pieces of the text, in order; write_dataset() explains the arguments.
 
     Empty documents are left out. document_end is added to each document that does not end with it.
+    source: the file of a document that knows of none. files: receives the number of each file.
+    eot_token: ends documents among ids. If one of the texts is documents, both have docs.
     """
-    document_end = document_end.encode()
-    for split, given in (("train", checked_text(text, val_text)), ("val", val_text)):
+    files = new_numbers() if files is None else files
+    texts = checked_text(text, val_text), val_text
+
+    def has_own_docs(given):
+        return isinstance(given, Ids) and given.has_docs(eot_token)
+
+    has_docs = any(is_documents(given) or has_own_docs(given) for given in texts)
+    for split, given in zip(("train", "val"), texts):
         if isinstance(given, (str, TextFile, Ids)):
             is_string, cut = isinstance(given, str), None
             if val_text is None:
                 cut = int((len(given) if is_string else given.length()) * percentage_train)
-            chunks = [to_utf8(given)] if is_string else given
-            if isinstance(given, TextFile):
-                chunks = given.utf8()
-            yield from _split_one_text(split, chunks, cut)
+            pieces = _pieces_of(given, split, files, eot_token)
+            doc = (0, files[source], 1) if has_docs and not has_own_docs(given) else None
+            yield from _split_one_text(split, pieces, cut, doc)
         elif given is not None:
             for number, document in enumerate(given, 1):
                 _check_document(document, number)
-                if not document:
-                    continue
-                raw = to_utf8(document)
-                if val_text is None:  # hashed without document_end, which then changes no split
-                    split = "train" if _hash_fraction(raw, seed) < percentage_train else "val"
-                end = b"" if raw.endswith(document_end) else document_end
-                yield split, raw + end, ENDS_DOCUMENT
+                if pieces := _texts_of(document):
+                    whole = b"".join([raw for raw, _, _ in pieces])
+                    if val_text is None:  # hashed without document_end, which changes no split
+                        split = "train" if _hash_fraction(whole, seed) < percentage_train else "val"
+                    if not whole.endswith(document_end.encode()):
+                        _add(pieces, document_end.encode())
+                    file = files[getattr(document, "file", source)]
+                    yield from _document(split, pieces, file, getattr(document, "row", number))
+
+
+def new_numbers():
+    """A dict that numbers its keys 0, 1, ... as they are asked for."""
+    numbers = collections.defaultdict(lambda: len(numbers))
+    return numbers
+
+
+def is_documents(text):
+    return text is not None and not isinstance(text, (str, TextFile, Ids))
 
 
 def train_text(text, val_text, percentage_train, seed=0, document_end=""):
-    """The strings that split_text() gives to train. Raises UserError at once for a bad fraction."""
+    """The strings that split_text() gives to train, without markers. Raises UserError at once for a
+    bad fraction."""
     check_fraction(percentage_train, val_text)
-    parts = split_text(text, val_text, percentage_train, seed, document_end)
-    return (raw.decode() for split, raw, _ in parts if split == "train")
+    pieces = split_text(text, val_text, percentage_train, seed, document_end)
+    return (piece.raw.decode() for piece in pieces
+            if piece.split == "train" and not piece.is_marker)
 
 
 def checked_text(text, val_text):
@@ -64,13 +102,21 @@ def checked_text(text, val_text):
             raise _wrong_type("the text", given, "a string or a list of strings")
         for number, document in enumerate(given if isinstance(given, (list, tuple)) else (), 1):
             _check_document(document, number)
-    is_list_of_one = isinstance(text, (list, tuple)) and len(text) == 1
+    is_list_of_one = isinstance(text, (list, tuple)) and [*map(type, text)] == [str]
     return text[0] if val_text is None and is_list_of_one else text
 
 
 def _check_document(document, number):
-    if not isinstance(document, str):
-        raise _wrong_type(f"document number {number:,}", document, "a string")
+    if isinstance(document, str):
+        return
+    if not isinstance(document, list):
+        raise _wrong_type(f"document number {number:,}", document,
+                          "a string or a list of parts (text, learned)")
+    for part in document:
+        is_pair = isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], str)
+        if not (is_pair and isinstance(part[1], (int, np.bool_)) and part[1] in (0, 1)):
+            raise _wrong_type(f"a part of document number {number:,}", part,
+                              'a pair of a string and True or False: ("4", True)')
 
 
 def _wrong_type(what, given, wanted):
@@ -84,18 +130,71 @@ def check_fraction(percentage_train, val_text):
                         "below 1 (0.9: 90% for train), unless a validation text is given")
 
 
-def _split_one_text(split, chunks, cut):
-    """The parts of one text. After `cut` characters or ids (None: never) it continues in val."""
-    raw = b""
-    for raw in chunks:
+def _pieces_of(given, split, files, eot_token):
+    """The pieces of one text, all of which GOES_ON."""
+    if isinstance(given, Ids):
+        for ids, learned, docs in given.pieces(eot_token):
+            docs = [(at, files[file], row) for at, file, row in docs]
+            yield Piece(split, ids, GOES_ON, learned, docs)
+    else:
+        for raw in [to_utf8(given)] if isinstance(given, str) else given.utf8():
+            yield Piece(split, raw, GOES_ON)
+
+
+def _split_one_text(split, pieces, cut, doc):
+    """The pieces of one text. After `cut` characters or ids (None: never) it continues in val.
+    doc: (0, file, row) of the document that it is, where it must be one; or None."""
+    raw, begins = b"", doc  # begins: the document of the next piece, if this itself has none
+    for piece in pieces:
+        raw, parts = piece.raw, [piece]
         if cut is not None and split == "train":
             if (size := raw_length(raw)) >= cut:
-                end = len(raw.decode()[:cut].encode()) if isinstance(raw, bytes) else cut
-                yield "train", raw[:end], ENDS_TEXT
-                split, raw = "val", raw[end:]
+                at = len(raw.decode()[:cut].encode()) if isinstance(raw, bytes) else cut
+                parts = [_slice(piece, 0, at, ENDS_TEXT), _slice(piece, at, len(raw), GOES_ON)]
             cut -= size
-        yield split, raw, GOES_ON
-    yield split, raw[:0], ENDS_TEXT
+        for part in parts:
+            if begins and len(part.raw):
+                is_known = part.docs and not part.docs[0][0]
+                part = part if is_known else part._replace(docs=[begins, *part.docs])
+                begins = None
+            yield part._replace(split=split)
+            doc = (0, *part.docs[-1][1:]) if part.docs else doc
+            if part.end == ENDS_TEXT:  # val begins in the middle of a document
+                split, begins = "val", doc
+    yield Piece(split, raw[:0], ENDS_TEXT)
+
+
+def _texts_of(document):
+    """The texts of a document, [raw, learned, is_marker] each; those between markers are one."""
+    if isinstance(document, str):
+        return [[to_utf8(document), None, False]] if document else []
+    texts, parts = [], [(text, learned) for text, learned in document if text]
+    for is_marker, some in itertools.groupby(parts, lambda part: isinstance(part[0], Marker)):
+        some = [(to_utf8(text), learned) for text, learned in some]
+        found = [(raw, (LEARNED if learned else UNLEARNED) * len(raw)) for raw, learned in some]
+        texts += [[*part, is_marker] for part in
+                  (found if is_marker else [map(b"".join, zip(*found))])]
+    return texts
+
+
+def _add(texts, end):
+    """Add document_end to a document's texts; it is learned as what is before it."""
+    raw, learned, is_marker = texts[-1]
+    more = None if learned is None else learned[-1:] * len(end)
+    if is_marker:
+        texts.append([end, more, False])
+    else:
+        texts[-1] = [raw + end, None if learned is None else learned + more, False]
+
+
+def _document(split, texts, file, row):
+    """The pieces of a document."""
+    docs, last = [(0, file, row)], len(texts) - 1
+    for number, (raw, learned, is_marker) in enumerate(texts):
+        learned = learned if learned and UNLEARNED in learned else None
+        end = ENDS_DOCUMENT if number == last else ENDS_PART
+        yield Piece(split, raw, end, learned, docs, is_marker)
+        docs = ()
 
 
 def raw_length(raw):
@@ -109,29 +208,30 @@ def _hash_fraction(raw, seed):
     return int.from_bytes(digest.digest()) / 2**64
 
 
-def make_units(parts, border, size=UNIT):
-    """Group parts into units: lists of parts with from half to twice `size` bytes or ids.
+def make_units(pieces, border, size=UNIT):
+    """Group pieces into units: lists of pieces with from half to twice `size` bytes or ids.
 
     border(text): the last place where a text may be cut in two, 0 where there is none. It is called
     when a text has grown to half of `size`; after a 0, again when the text is twice as long.
     """
     unit, unit_size, half = [], 0, (size + 1) // 2
     held, held_size, wanted = [], 0, half  # of a text that goes on
-    for split, raw, end in _at_most(size, parts):
-        held.append(raw)
-        held_size += len(raw)
-        if end == GOES_ON and held_size < wanted:
+    for piece in _at_most(size, pieces):
+        held.append(piece)
+        held_size += len(piece.raw)
+        if piece.end == GOES_ON and held_size < wanted:
             continue
-        raw = joined(held)
-        rest = raw[:0]
-        if end == GOES_ON:
-            if not (cut := _last_cut(raw, border)):
-                held, wanted = [raw], 2 * held_size
+        piece, rest = _joined_pieces(held), None
+        if piece.end == GOES_ON:
+            if not (cut := _last_cut(piece.raw, border)):
+                held, wanted = [piece], 2 * held_size
                 continue
-            raw, rest = raw[:cut], raw[cut:]
-        unit.append((split, raw, end))
-        unit_size += len(raw)
-        held, held_size, wanted = [rest] if len(rest) else [], len(rest), half + len(rest)
+            piece, rest = _slice(piece, 0, cut, GOES_ON), _slice(piece, cut, held_size, GOES_ON)
+        unit.append(piece)
+        unit_size += len(piece.raw)
+        held = [rest] if rest and len(rest.raw) else []
+        held_size = len(rest.raw) if held else 0
+        wanted = half + held_size
         if unit_size >= half:
             yield unit
             unit, unit_size = [], 0
@@ -148,17 +248,40 @@ def _last_cut(raw, border):
     return cut and len(raw) - len(text[cut:].encode())
 
 
-def _at_most(size, parts):
-    """The same parts, with those longer than `size` cut into several between two characters."""
-    for split, raw, end in parts:
-        start = 0
-        while len(raw) - start > size:
+def _at_most(size, pieces):
+    """The same pieces, with those longer than `size` cut into several between two characters."""
+    for piece in pieces:
+        raw, start = piece.raw, 0
+        while len(raw) - start > size and not piece.is_marker:
             stop = start + size
             while isinstance(raw, bytes) and stop < len(raw) and raw[stop] & 0xC0 == 0x80:
                 stop += 1
-            yield split, raw[start:stop], GOES_ON
+            yield _slice(piece, start, stop, GOES_ON)
             start = stop
-        yield split, raw[start:], end
+        yield _slice(piece, start, len(raw), piece.end) if start else piece
+
+
+def _slice(piece, start, stop, end):
+    """The part raw[start:stop] of a piece."""
+    learned = piece.learned and piece.learned[start:stop]
+    docs = [(at - start, file, row) for at, file, row in piece.docs if start <= at < stop]
+    return Piece(piece.split, piece.raw[start:stop], end, learned, docs)
+
+
+def _joined_pieces(pieces):
+    """Consecutive pieces of one text as one."""
+    first, *others = pieces
+    if not others:
+        return first
+    docs, size = [], 0
+    for piece in pieces:
+        docs += [(size + at, file, row) for at, file, row in piece.docs]
+        size += len(piece.raw)
+    learned = None
+    if any(piece.learned for piece in pieces):
+        learned = b"".join([piece.learned or LEARNED * len(piece.raw) for piece in pieces])
+    return Piece(first.split, joined([piece.raw for piece in pieces]), pieces[-1].end, learned,
+                 docs)
 
 
 def joined(raws):

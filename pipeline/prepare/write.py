@@ -2,13 +2,15 @@
 
     train.bin, val.bin   flat token ids, little-endian, without a header; uint16 or uint32
     meta.pkl             a pickled dict: vocab_size, stoi, itos, the tokenizer, counts and hashes
+    *.mask.bin, *.docs.bin, docs.json   which tokens are learned; where each document is, and where
+                         it is from (see docs/format.md)
 
 Each character of the text passes through these steps once:
 
-    split_text()   units.py     the parts of the text, and the split of each
-    make_units()   units.py     the parts, grouped into units of work
-    encode_all()   encode.py    the ids of each unit, on every core
-    Journal        journal.py   temporary bins, to which ids are appended; remembered over a kill
+    split_text()   units.py     the pieces of the text, and the split of each
+    make_units()   units.py     the pieces, grouped into units of work
+    encode_all()   encode.py    the ids of each unit, and which are learned, on every core
+    Journal        journal.py   temporary files, to which is appended; remembered over a kill
     commit()       commit.py    the finished files replace the older ones
 """
 import collections
@@ -20,6 +22,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,10 +46,11 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     """Write text as ids to folder's train.bin, val.bin and meta.pkl; print the counts; return meta.
 
     text: a string or TextFile, cut in two after the fraction percentage_train of its characters; or
-        an iterable of strings, documents. A hash of split_seed and the content sends a document to
-        train or val, so copies stay together and the fraction is approximate. The tokenizer's
-        eot_token, if any, follows each document unless end_of_text is False. Empty documents are
-        left out; a list of one string is one text. Ids are for texts that are encoded already.
+        an iterable of documents, strings or lists of parts (see parts.py). A hash of split_seed and
+        the content sends a document to train or val, so copies stay together and the fraction is
+        approximate. The tokenizer's eot_token, if any, follows each document unless end_of_text is
+        False. Empty documents are left out; a list of one string is one text. Ids are for texts
+        that are encoded already.
     val_text: a validation text of any of these kinds; then all of text is train.
     document_end: text added to documents that do not end with it; default: a newline where no
         eot_token follows documents, else nothing.
@@ -65,25 +69,31 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     meta = _meta_of(tokenizer)
     if document_end is None:
         document_end = "\n" if meta["eot_token"] is None or not end_of_text else ""
-    if document_end and (_is_documents(text) or _is_documents(val_text)):
+    if document_end and any(map(units.is_documents, (text, val_text))):
         _refuse_unknown_end(tokenizer, document_end)
     # hours of work should not end with a meta.pkl that cannot be read
     load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
     dtype, eot_token = token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None
-    job = tokenizer, meta["vocab_size"], dtype, eot_token
+    lengths = _token_lengths(meta)
+    job = tokenizer, meta["vocab_size"], dtype, eot_token, lengths
     encode = functools.partial(encode_all, job=job, num_workers=num_workers, dask=dask)
     identity = _identity(meta, end_of_text)
     with lock(folder, "prepare.py"), Journal(folder, dtype, identity) as journal:
-        parts = units.split_text(text, val_text, percentage_train, split_seed, document_end)
+        files = units.new_numbers()
+        pieces = units.split_text(text, val_text, percentage_train, split_seed, document_end,
+                                  source=source, files=files, eot_token=meta["eot_token"])
         with _progress_bar(text, val_text) as show:
-            work = _units(parts, tokenizer, unit_size)
-            source_hash = _encode_into(journal, work, encode, meta, show)
+            work = _units(pieces, tokenizer, unit_size)
+            source_hash = _encode_into(journal, work, encode, meta["eot_token"], lengths, show)
         _refuse_empty(journal.counts, folder, text, val_text, percentage_train)
-        meta |= _facts(journal, text, val_text, percentage_train)
+        names = [_name_in(folder, file) for file in files]
+        meta |= _facts(journal, names, text, val_text, percentage_train)
+        if "docs" in meta:
+            meta["docs"]["ended"] = _are_ended(text, val_text, eot_token, document_end)
         meta |= {"source": source, "source_sha256": source_hash, **(more or {})}
         if hasattr(tokenizer, "backend"):
             meta["backend"] = tokenizer.backend
-        commit(folder, meta, journal.renames())
+        commit(folder, meta, journal.renames(), journal.stale())
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
     if end_of_text:
         _note_end_of_text(inputs)
@@ -109,31 +119,31 @@ def _identity(meta, end_of_text):
     return None if is_own else hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-def _units(parts, tokenizer, unit_size):
+def _units(pieces, tokenizer, unit_size):
     """The units of a text. A user's own tokenizer is tried on the first one."""
     border = getattr(tokenizer, "border", lambda text: 0)  # without border(), text is never cut
     is_own = not hasattr(tokenizer, "to_meta")
-    for number, unit in enumerate(units.make_units(parts, border, unit_size)):
-        if is_own and not number and isinstance(unit[0][1], bytes):
-            _warn_if_lossy(tokenizer, unit[0][1])
+    for number, unit in enumerate(units.make_units(pieces, border, unit_size)):
+        texts = (piece.raw for piece in unit if not piece.is_marker)
+        if is_own and not number and isinstance(raw := next(texts, None), bytes):
+            _warn_if_lossy(tokenizer, raw)
         yield unit
 
 
-def _encode_into(journal, work, encode, meta, show):
+def _encode_into(journal, work, encode, eot_token, lengths, show):
     """Encode the units that the journal does not hold; returns the sha256 of the source."""
     waiting = collections.deque()  # (place, counts) of the units that are being encoded
-    lengths = functools.cache(lambda: _token_lengths(meta))  # needed only where ids are given
 
     def missing_units():
         for unit in work:
             place = journal.place(unit)
             if not journal.holds(place):
-                waiting.append((place, _count_text(unit, meta["eot_token"], lengths)))
+                waiting.append((place, _count_text(unit, eot_token, lengths)))
                 yield unit
 
     try:
-        for ids in encode(missing_units()):
-            journal.append(*waiting[0], ids)
+        for encoded in encode(missing_units()):
+            journal.append(*waiting[0], encoded)
             waiting.popleft()
             show()
     except UnknownText as error:  # its position is that within the unit
@@ -142,47 +152,73 @@ def _encode_into(journal, work, encode, meta, show):
     return journal.finish()
 
 
+class Counts(NamedTuple):
+    """What is known of a unit's text before it is encoded."""
+    num_bytes: int
+    num_documents: int
+    places: list  # (number of the file, row) of each document that begins in it
+
+
 def _count_text(unit, eot_token, lengths):
-    """{split: [bytes of text, documents]} of a unit. lengths(): the bytes of each token."""
-    counts = {split: [0, 0] for split in SPLITS}
-    for split, raw, end in unit:
+    """{split: Counts} of a unit. lengths: the bytes of each token."""
+    counts = {split: (0, 0, []) for split in SPLITS}
+    for piece in unit:
+        num_bytes, num_documents, places = counts[piece.split]
+        raw = piece.raw
         if isinstance(raw, bytes):
-            counts[split][0] += len(raw)
-            counts[split][1] += end != units.GOES_ON
+            num_bytes += len(raw)
+            num_documents += piece.end in (units.ENDS_TEXT, units.ENDS_DOCUMENT)
         else:  # ids beyond the vocabulary are refused later
-            counts[split][0] += int(lengths().take(raw, mode="clip").sum())
+            num_bytes += int(lengths.take(raw, mode="clip").sum(dtype=np.int64))
             if eot_token is not None:
-                counts[split][1] += int((raw == eot_token).sum())
-    return counts
+                num_ends = int((raw == eot_token).sum())
+                num_bytes -= num_ends * int(lengths[eot_token])
+                num_documents += num_ends
+        places += [(file, row) for _, file, row in piece.docs]
+        counts[piece.split] = num_bytes, num_documents, places
+    return {split: Counts(*found) for split, found in counts.items()}
 
 
 def _token_lengths(meta):
-    """(vocab_size,) uint32: the bytes of UTF-8 that each token stands for; 0 for eot_token."""
+    """(vocab_size,) uint32: the bytes of UTF-8 that each token stands for."""
     lengths = np.zeros(meta["vocab_size"], dtype=np.uint32)
     for i, token in meta["itos"].items():
-        lengths[i] = len(as_bytes(token)) if i != meta["eot_token"] else 0
+        lengths[i] = len(as_bytes(token))
     return lengths
 
 
-def _facts(journal, text, val_text, percentage_train):
-    """What meta.pkl says of the bins."""
-    splits, rule = journal.close(), "ids" if isinstance(text, Ids) else "characters"
+def _name_in(folder, file):
+    """A file's name for docs.json: relative to the folder where it lies in it, so that the same
+    text gives the same bytes on every machine."""
+    try:
+        return Path(file).relative_to(folder).as_posix()
+    except ValueError:
+        return file
+
+
+def _facts(journal, names, text, val_text, percentage_train):
+    """What meta.pkl says of the bins. names: of the files that documents are from."""
+    (splits, docs), rule = journal.close(names), "ids" if isinstance(text, Ids) else "characters"
     if val_text is not None:
         rule, percentage_train = "given", None
-    elif _is_documents(text):
+    elif units.is_documents(text):
         rule = "documents by hash"
     for split, given in zip(SPLITS, (text, val_text)):
         if getattr(given, "documents", None) is not None:
             splits[split]["documents"] = given.documents
     max_id = max(counts["max_id"] for counts in journal.counts.values())
-    return dict(max_id=max_id, splits=splits, split_rule=rule, percentage_train=percentage_train)
+    return dict(max_id=max_id, splits=splits, split_rule=rule, percentage_train=percentage_train,
+                **({"docs": docs} if docs else {}))
+
+
+def _are_ended(text, val_text, eot_token, document_end):
+    """Whether each document ends with tokens of its own."""
+    by_itself = eot_token is not None or bool(document_end)
+    return all(given.ended if isinstance(given, Ids) else by_itself
+               for given in (text, val_text) if units.is_documents(given) or isinstance(given, Ids))
 
 
 # ---- what is refused
-
-
-def _is_documents(text):
-    return text is not None and not isinstance(text, (str, TextFile, Ids))
 
 
 def _refuse_glued(text, inputs):
@@ -255,6 +291,11 @@ def _print_counts(folder, meta, inputs, seconds):
     density = f"{num_bytes / tokens:.2f} bytes per token, " if num_bytes else ""
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
           f"({printable(meta['source'], 1000)}{_count_rows(inputs)}); {density}{seconds:.1f} s")
+    if "mask" in splits["train"]:
+        learned, spanning = (sum(splits[split]["mask"][key] for split in SPLITS)
+                             for key in ("learned", "spanning"))
+        print(f"{folder.name}: {learned:,} tokens are learned, {learned / tokens:.1%}; of them "
+              f"{spanning:,} stand for unlearned text, too")
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
     is_far = abs(val - wanted) > min(wanted, 1 - wanted) / 2
     if meta["split_rule"] == "documents by hash" and is_far:

@@ -19,6 +19,12 @@ SPLITS = ("train", "val")
 SCAN_LIMIT = 1 << 30  # bytes; bins of other programs up to this size are scanned when opened
 
 
+# a record of an index of documents, by its bytes: where a document starts, in tokens of its split;
+# the number of its file in docs.json; and its row there, from 1
+RECORDS = {16: np.dtype([("start", "<u8"), ("file", "<u4"), ("row", "<u4")]),
+           24: np.dtype([("start", "<u8"), ("file", "<u8"), ("row", "<u8")])}
+
+
 def token_dtype(vocab_size):
     """uint16 when every id fits, else uint32; little-endian on every machine."""
     return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
@@ -27,26 +33,51 @@ def token_dtype(vocab_size):
 @dataclass(frozen=True)
 class Dataset:
     """A prepared folder, checked. It holds its files open, so a prepare.py that replaces them
-    meanwhile changes nothing here."""
+    meanwhile changes nothing here.
+
+    A part is one of its files, <part>.bin: `train`, and of some folders `train.mask` (which tokens
+    are to be learned) and `train.docs` (an index of documents); and so for val.
+    """
     name: str
     folder: Path
     meta: dict
     vocab_size: int
     dtype: np.dtype
-    files: dict  # split -> the open file
+    files: dict  # part -> the open file
     num_tokens: dict  # split -> count
-    written: dict  # split -> (bytes, time of the last change) of its file when it was opened
+    written: dict  # part -> (bytes, time of the last change) of its file when it was opened
 
-    def path(self, split):
-        return self.folder / f"{split}.bin"
+    def path(self, part):
+        return self.folder / f"{part}.bin"
+
+    @property
+    def has_mask(self):
+        return "train.mask" in self.files
+
+    @property
+    def has_index(self):
+        return "train.docs" in self.files
 
     def tokens(self, split):
         """(num_tokens[split],) read-only memmap of the ids; each call maps the file anew."""
+        return self._map(split, self.dtype, self.num_tokens[split])
+
+    def mask(self, split):
+        """(num_tokens[split],) uint8 memmap: 1 where a token is to be learned, else 0."""
+        return self._map(f"{split}.mask", np.uint8, self.num_tokens[split])
+
+    def documents(self, split):
+        """(documents,) memmap of RECORDS in the order of their starts."""
+        record = RECORDS[self.meta["docs"]["width"]]
+        return self._map(f"{split}.docs", record, self.meta["splits"][split]["docs"]["count"])
+
+    def _map(self, part, dtype, count):
+        if not count:  # an empty file cannot be mapped
+            return np.zeros(0, dtype)
         try:
-            return np.memmap(self.files[split], dtype=self.dtype, mode="r",
-                             shape=(self.num_tokens[split],))
+            return np.memmap(self.files[part], dtype=dtype, mode="r", shape=(count,))
         except ValueError:  # the file has become too short
-            self._check_unchanged(split)
+            self.check_unchanged(part)
             raise
 
     def read(self, split, starts, length, tokens=None):
@@ -55,19 +86,27 @@ class Dataset:
         tokens: the result of tokens(split), if the caller keeps one for several reads. Raises
         UserError when the file has been cut short or overwritten since it was opened.
         """
-        assert starts.min() >= 0 and starts.max() <= self.num_tokens[split] - length
-        self._check_unchanged(split)
-        tokens = self.tokens(split) if tokens is None else tokens
+        return self._windows(split, starts, length,
+                             lambda: self.tokens(split) if tokens is None else tokens)
+
+    def read_mask(self, split, starts, length, mask=None):
+        """(B, length) uint8: as read() does for ids, 1 where a token is to be learned."""
+        return self._windows(f"{split}.mask", starts, length,
+                             lambda: self.mask(split) if mask is None else mask)
+
+    def _windows(self, part, starts, length, mapped):
+        assert starts.min() >= 0
+        self.check_unchanged(part)
         # the view costs no copy; indexing it copies just the windows asked for
-        windows = sliding_window_view(tokens, length)[starts]
-        self._check_unchanged(split)  # bytes that were cut off meanwhile would have read as zeros
+        windows = sliding_window_view(mapped(), length)[starts]
+        self.check_unchanged(part)  # bytes that were cut off meanwhile would have read as zeros
         return windows
 
-    def _check_unchanged(self, split):
+    def check_unchanged(self, part):
         """Raise UserError when the file has another length than when it was opened, or was written
         to and now has another hash than meta.pkl states."""
         # two numbers of the file system tell quickly whether a look at the bytes is needed
-        path, now, before = self.path(split), written(self.files[split]), self.written[split]
+        path, now, before = self.path(part), written(self.files[part]), self.written[part]
         if now == before:
             return
         size, changed = now[0], f"{path} has changed since it was opened"
@@ -75,17 +114,19 @@ class Dataset:
                    f"last checkpoint")
         if size != before[0]:
             raise UserError(f"{changed}: it has {size:,} bytes and had {before[0]:,}. {restore}")
-        stated = self.meta.get("splits", {}).get(split, {}).get("sha256")
+        split, _, what = part.partition(".")
+        stated = self.meta.get("splits", {}).get(split, {})
+        stated = (stated.get(what, {}) if what else stated).get("sha256")
         if stated:  # other programs state no hash
             digest = hashlib.sha256()
-            for start in range(0, self.num_tokens[split], 1 << 24):
-                digest.update(self.tokens(split)[start : start + (1 << 24)])
+            for start in range(0, size, 1 << 24):  # mapped anew, so that it can leave the memory
+                digest.update(self._map(part, np.uint8, size)[start : start + (1 << 24)])
             if digest.hexdigest() != stated:
                 raise UserError(f"{changed}: its {size:,} bytes differ (sha256 "
                                 f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
                                 f"{restore}")
         # a copy, a network file system or `touch` may set a new time on the same bytes
-        self.written[split] = now
+        self.written[part] = now
 
     def chunks(self, split, size=1 << 20):
         """Yield the ids of a split in arrays of up to `size`, checked against vocab_size. What has
@@ -96,12 +137,17 @@ class Dataset:
             check_ids(ids, self.vocab_size, self.path(split), start)
             yield ids
 
-    def fingerprint(self):
-        """{split: sha256, or the number of tokens where meta.pkl states no hash}: a checkpoint
-        keeps it, so that a resumed run recognises its data."""
-        stated = self.meta.get("splits", {})
-        return {split: stated.get(split, {}).get("sha256") or f"{self.num_tokens[split]} tokens"
-                for split in SPLITS}
+    def fingerprint(self, documents=False):
+        """{part: sha256, or the number of tokens where meta.pkl states no hash}: a checkpoint
+        keeps it, so that a resumed run recognises its data. documents: the index counts, too."""
+        stated, found = self.meta.get("splits", {}), {}
+        for part in self.files:
+            split, _, what = part.partition(".")
+            held = stated.get(split, {})
+            if what != "docs" or documents:
+                held = held.get(what, {}) if what else held
+                found[part] = held.get("sha256") or f"{self.num_tokens[split]} tokens"
+        return found
 
 
 def dataset_folder(name):
@@ -132,10 +178,11 @@ def open_dataset(name):
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
-            files = {split: _open_bin(folder / f"{split}.bin") for split in SPLITS}
-            times = {split: written(file) for split, file in files.items()}
+            files = {part: _open_bin(folder / f"{part}.bin") for part in _parts(meta)}
+            times = {part: written(file) for part, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
                           for split in SPLITS}
+            _check_sizes(files, meta, num_tokens)
         except (UserError, FileNotFoundError):
             if stamp == _stamp(folder):
                 raise
@@ -226,6 +273,28 @@ def _open_bin(path):
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found, although meta.pkl is there. Run: python "
                                 f"{path.parent}/prepare.py") from None
+
+
+def _parts(meta):
+    """The parts of a folder that meta.pkl states: only these are ever read."""
+    stated = meta.get("splits", {}).get("train", {})
+    parts = [f".{part}" for part in ("mask", "docs") if part in stated]
+    return [split + part for part in ["", *parts] for split in SPLITS]
+
+
+def _check_sizes(files, meta, num_tokens):
+    """Raise UserError where a mask or an index has another length than meta.pkl says."""
+    for part, file in files.items():
+        split, _, what = part.partition(".")
+        if not what:
+            continue
+        expected = num_tokens[split]
+        if what == "docs":
+            expected = meta["splits"][split]["docs"]["count"] * meta["docs"]["width"]
+        if (size := os.fstat(file.fileno()).st_size) != expected:
+            raise UserError(f"{file.name} has {size:,} bytes, and by meta.pkl it must have "
+                            f"{expected:,}. Prepare the dataset again: python "
+                            f"{Path(file.name).parent}/prepare.py")
 
 
 def _count_tokens(file, dtype, meta, split):

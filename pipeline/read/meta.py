@@ -202,8 +202,20 @@ TOKEN = {str, bytes, int}
 SPECIAL = dict_of({str}, {int}, lambda given: _ids(given.values()) and "" not in given)
 OF_SPLITS = dict_of({str}, {str})
 COUNT = whole(0, 2**63 - 1)
+MASK = dict_with({"sha256": digest, "learned": COUNT}, needed=["sha256", "learned"])
+INDEX = dict_with({"sha256": digest, "count": COUNT}, needed=["sha256", "count"])
 SPLIT = dict_with({"tokens": COUNT, "bytes": or_none(COUNT), "documents": or_none(COUNT),
-                   "sha256": digest}, needed=["tokens"])
+                   "sha256": digest, "mask": MASK, "docs": INDEX}, needed=["tokens"])
+DOCS = dict_with({"width": (16, 24).__contains__, "files_sha256": digest, "ended": of(bool)},
+                 needed=["width", "files_sha256", "ended"])
+
+
+def _splits(given):
+    """Counts of train and val, both of which have a mask or neither, and so for an index."""
+    return SPLITS(given) and all((part in given["train"]) == (part in given["val"])
+                                 for part in ("mask", "docs"))
+
+
 SPLITS = dict_with({"train": SPLIT, "val": SPLIT}, needed=["train", "val"])
 STREAM = dict_with({"text": word, "text_sha256": OF_SPLITS, "map": word, "annotation": word})
 META = {  # key of meta.pkl: (whether a value will do, what it must be)
@@ -211,7 +223,9 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "max_id": (COUNT, "a whole number"),
     "dtype": (("uint16", "uint32").__contains__, "uint16 or uint32"),
     "eot_token": (or_none(whole(0, 2**32 - 1)), "an id or None"),
-    "splits": (SPLITS, "counts (tokens, bytes, documents) and a sha256 for train and val"),
+    "splits": (_splits, "counts (tokens, bytes, documents) and hashes for train and val"),
+    "docs": (DOCS, "the width of a document's record, a sha256, and True or False"),
+    "chat_layout": (word, "a short name"),
     "itos": (or_none(_itos), "a dict of ids and tokens (str or bytes)"),
     "stoi": (or_none(dict_of(TOKEN, {int})), "a dict of tokens (str or bytes) and ids"),
     "table_sha256": (digest, "a sha256"),
@@ -224,7 +238,6 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "sentencepiece_model": (of(bytes), "the bytes of a model"),
     "tokenizer_json": (of(str), "the text of a tokenizer.json"),
     "names_are_text": (of(bool), "true or false"),
-    "chat_layout": (or_none(word), "a short name"),
     "source": (or_none(of(str)), "text"),
     "source_sha256": (or_none(of(str)), "text"),
     "split_rule": (or_none(word), "a short name"),
@@ -259,6 +272,9 @@ def check_meta(meta, path, again="Prepare the dataset again"):
     if differs or (meta.get("eot_token") or 0) >= size:
         raise UserError(f"{path} says vocab_size {size:,}, and the ids in its itos and eot_token "
                         f"go up to {largest:,}. {again}")
+    if "docs" not in meta and "splits" in meta and "docs" in meta["splits"]["train"]:
+        raise UserError(f"{path} counts documents, and lacks the width of their records, docs. "
+                        f"{again}")
     if "table_sha256" in meta and not (
             dict_of({int}, {str, bytes})(itos) and table_hash(itos) == meta["table_sha256"]):
         raise UserError(f"{path} holds another table of tokens than was written: the sha256 of its "

@@ -7,7 +7,14 @@ import numpy as np
 from pipeline.errors import UserError, optional, printable
 from pipeline.tokenizers.bpe import last_border
 from pipeline.tokenizers.sentencepiece_model import SPACE
-from pipeline.tokenizers.tables import BYTE_LETTERS, UnknownText, as_token, tables, to_utf8
+from pipeline.tokenizers.tables import (
+    BYTE_LETTERS,
+    UnknownText,
+    as_bytes,
+    as_token,
+    tables,
+    to_utf8,
+)
 
 # names of the token that ends a document, for a tokenizer.json beside which nothing states it
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
@@ -76,6 +83,24 @@ class PublishedTokenizer:
 
     def border(self, text):
         return last_border(text, len(text)) if self._has_borders else 0
+
+    def token_spans(self, raw, ids):
+        """(starts, ends), (len(ids),) int64: the bytes of raw, a text in UTF-8, for which each of
+        its ids stands. Two tokens stand for a character that they share."""
+        tokens = [as_bytes(self._table[i]) for i in ids.tolist()]
+        if b"".join(tokens) == raw:
+            lengths = np.array(list(map(len, tokens)), np.int64)
+            ends = np.cumsum(lengths)
+            return ends - lengths, ends
+        # blanks or normal forms have changed: the package knows which characters a token is made of
+        text = raw.decode("utf-8")
+        encoding, = self._tokenizer.encode_batch([text], add_special_tokens=False)
+        starts, ends = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
+        ends = np.maximum.accumulate(ends)
+        ends[-1:] = len(text)
+        starts = np.minimum(starts, np.concatenate([[0], ends[:-1]]))  # blanks left out before one
+        at = np.cumsum([0, *(len(character.encode("utf-8")) for character in text)])
+        return at[starts], at[ends]
 
     def decode(self, ids):
         """Bytes that are not UTF-8 become U+FFFD; ids in gaps of the vocabulary give nothing."""
