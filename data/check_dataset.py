@@ -5,9 +5,10 @@
     python data/check_dataset.py mine --adopt gpt2             # first write a missing meta.pkl
     python data/check_dataset.py mine --dtype uint32           # first state the width of an id
 
-Checks sizes, hashes, every id, the streams, and whether documents of val are in train too. Prints
-counts, the most frequent tokens, the lengths of documents and some windows, with | between their
-tokens. Exit status 2 where something is wrong.
+Checks sizes, hashes, every id, the mask and the index of documents, the streams, and whether
+documents of val are in train too. Prints counts, learned tokens, the most frequent tokens, the
+lengths of documents and some windows, with | between their tokens. Exit status 2 where something is
+wrong.
 """
 import argparse
 import collections
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from pipeline.encodings import signs_of_another_encoding
 from pipeline.errors import Parser, UserError, one_line_errors, printable
 from pipeline.files import lock, open_regular, replacing
+from pipeline.read.documents import file_names
 from pipeline.read.folder import (
     SPLITS,
     check_ids,
@@ -181,6 +183,74 @@ def check_counts(dataset, counts):
     return problems
 
 
+def check_mask(dataset):
+    """A mask against its hash and its count of learned tokens; prints that count."""
+    problems = []
+    for split in SPLITS if dataset.has_mask else ():
+        path, stated = dataset.path(f"{split}.mask"), dataset.meta["splits"][split]["mask"]
+        digest, learned, wrong = hashlib.sha256(), 0, None
+        for start, chunk in _chunks(dataset.mask(split)):
+            digest.update(chunk.data)
+            if wrong is None and chunk.max() > 1:
+                wrong = start + int((chunk > 1).argmax())
+            learned += int(np.count_nonzero(chunk))
+        if wrong is not None:
+            problems.append(f"{path}: the byte at position {wrong:,} is "
+                            f"{dataset.mask(split)[wrong]}; it must be 0 or 1. {_again(dataset)}")
+        if learned != stated["learned"]:
+            problems.append(f"{path} has {learned:,} learned tokens, and meta.pkl says "
+                            f"{stated['learned']:,}. {_again(dataset)}")
+        problems += _other_hash(dataset, path, digest, stated)
+        share = learned / dataset.num_tokens[split]
+        print(f"  {split}: {learned:,} tokens are learned ({share:.1%})")
+    return problems
+
+
+def check_index(dataset):
+    """An index of documents against its hash, the tokens and docs.json; prints how many there are.
+
+    A damaged docs.json raises UserError.
+    """
+    if not dataset.has_index:
+        return []
+    problems, names = [], file_names(dataset)
+    for split in SPLITS:
+        path, digest, before = dataset.path(f"{split}.docs"), hashlib.sha256(), -1
+        wrong, records, size = None, dataset.documents(split), dataset.num_tokens[split]
+        for first, chunk in _chunks(records):
+            digest.update(chunk.data)
+            starts = chunk["start"].astype(np.int64)
+            rising = np.diff(starts, prepend=before) > 0
+            good = rising & (starts < size) & (chunk["file"] < len(names)) & (chunk["row"] > 0)
+            if wrong is None and not good.all():
+                wrong = first + int(good.argmin())
+            before = starts[-1]
+        if wrong is not None:
+            start, file, row = records[wrong].tolist()
+            problems.append(
+                f"{path}: record {wrong:,} has start {start:,}, file {file:,}, row {row:,}. Starts "
+                f"must rise and be below {size:,}, the tokens of {split}; files be below "
+                f"{len(names):,}, those in docs.json; rows count from 1. {_again(dataset)}")
+        elif len(records) and records["start"][0]:
+            problems.append(f"{path}: the first document starts at {records['start'][0]:,}, and "
+                            f"must at 0. {_again(dataset)}")
+        problems += _other_hash(dataset, path, digest, dataset.meta["splits"][split]["docs"])
+        print(f"  {split}: {len(records):,} documents in the index; {len(names):,} files")
+    return problems
+
+
+def _again(dataset):
+    return f"Prepare the dataset again: python {dataset.folder}/prepare.py"
+
+
+def _other_hash(dataset, path, digest, stated):
+    found = digest.hexdigest()
+    if found == stated["sha256"]:
+        return []
+    return [f"{path} differs from what was prepared: its sha256 is {found[:12]}..., and meta.pkl "
+            f"says {stated['sha256'][:12]}... {_again(dataset)}"]
+
+
 def look_at_text(dataset, at_most=1 << 24, pieces=16):
     """Lines on signs of a wrong encoding in the text of each split, or in pieces spread over it."""
     if not dataset.meta.get("itos") or dataset.meta.get("tokenizer", "char") in NOT_LOSSLESS:
@@ -304,6 +374,7 @@ def check(dataset, args):
     if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
         problems.append(f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the "
                         f"largest id in the bins is {used[-1]:,}")
+    problems += check_mask(dataset) + check_index(dataset)
     if not problems:
         problems += check_counts(dataset, counts) + check_documents(dataset)
         show(dataset, counts, args)
@@ -349,6 +420,7 @@ def main(argv=None):
         print(f"  note: {line}. Look at the text, and prepare it with the right --encoding")
     print("  the files are undamaged" if notes else "  no problem was found", end="")
     print(f" (checked: sizes, every id{', hashes' if 'splits' in dataset.meta else ''}"
+          f"{', mask' if dataset.has_mask else ''}{', index' if dataset.has_index else ''}"
           f"{', streams' if args.streams else ''})")
 
 

@@ -1,4 +1,5 @@
 """Several prepared datasets -> one dataset that holds them one after another."""
+import bisect
 import functools
 
 import numpy as np
@@ -6,6 +7,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import Ids
 from pipeline.prepare.write import write_dataset
+from pipeline.read.documents import file_names
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
@@ -13,7 +15,9 @@ from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 def combine(folder, names):
     """Write the datasets `names` into folder, in this order, in bounded memory; returns its meta.
 
-    The key `members` of its meta.pkl holds the name, source and hashes of each. Raises UserError.
+    The key `members` of its meta.pkl holds the name, source and hashes of each. If one has a mask,
+    the others count as all learned; if one has an index of documents, each other one counts as one
+    document. Raises UserError.
     """
     members = [open_dataset(name) for name in names]
     refuse_mismatch(folder, members)
@@ -24,36 +28,68 @@ def combine(folder, names):
     described = [dict(name=m.name, source=m.meta.get("source", "unknown"), sha256=m.fingerprint())
                  for m in members]
     arrays = functools.partial(_one_after_another, members, tokenizer)
+    more, layouts = {"members": described}, {m.meta.get("chat_layout") for m in members} - {None}
+    if len(layouts) == 1:
+        more["chat_layout"] = layouts.pop()
+    ended = None  # there is no index
+    if any(m.has_index for m in members):
+        ended = all(m.meta["docs"]["ended"] if m.has_index else tokenizer.eot_token is not None
+                    for m in members)
     return write_ids(folder, members, arrays, tokenizer, " + ".join(m.name for m in members),
-                     itemsize=members[0].dtype.itemsize, more={"members": described})
+                     itemsize=members[0].dtype.itemsize, ended=ended, more=more)
 
 
-def write_ids(folder, datasets, arrays, tokenizer, name, *, itemsize, **options):
+def write_ids(folder, datasets, arrays, tokenizer, name, *, itemsize, ended=None, **options):
     """Write ids that are made of those of prepared datasets, as many as these have.
 
-    arrays(split): the ids, each of itemsize bytes. name: what they are. options: of
-    write_dataset(), whose meta is returned.
+    arrays(split): the ids, each of itemsize bytes, or tuples as inputs.Ids has them. name: what
+    they are. ended: see inputs.Ids. options: of write_dataset(), whose meta is returned.
     """
     def ids(split):
         documents = [d.meta.get("splits", {}).get(split, {}).get("documents") for d in datasets]
         size = itemsize * sum(d.num_tokens[split] for d in datasets)
         return Ids(functools.partial(arrays, split), size, name,
-                   None if None in documents else sum(documents))
+                   None if None in documents else sum(documents), ended)
 
     return write_dataset(folder, ids("train"), tokenizer, val_text=ids("val"), num_workers=1,
                          **options)
 
 
 def _one_after_another(members, tokenizer, split):
-    """The ids of a split of all members, in arrays; eot_token between two where it is missing."""
-    eot_token = tokenizer.eot_token
+    """(ids, learned, docs) of a split of all members, as inputs.Ids has them; eot_token between two
+    where it is missing, which is learned as the token before it."""
+    eot_token, has_index = tokenizer.eot_token, any(member.has_index for member in members)
     for member in members:
-        ids = ()
+        start, ids, learned = 0, (), None
+        names = file_names(member) if member.has_index else None
         for ids in member.chunks(split):
-            yield ids
+            stop = start + len(ids)
+            learned = _learned(member, split, start, stop) if member.has_mask else None
+            yield ids, learned, _docs(member, names, split, start, stop) if has_index else ()
+            start = stop
         is_followed = eot_token is not None and member is not members[-1]
         if is_followed and len(ids) and ids[-1] != eot_token:
-            yield np.array([eot_token], np.promote_types(ids.dtype, np.min_scalar_type(eot_token)))
+            dtype = np.promote_types(ids.dtype, np.min_scalar_type(eot_token))
+            yield np.array([eot_token], dtype), learned and learned[-1:], ()
+
+
+def _learned(member, split, start, stop):
+    mask = np.array(member.mask(split)[start:stop])
+    if mask.max() > 1:
+        at = start + int((mask > 1).argmax())
+        raise UserError(f"{member.path(f'{split}.mask')}: the byte at position {at:,} is "
+                        f"{mask.max()}; it must be 0 or 1. Prepare the dataset again: python "
+                        f"{member.folder}/prepare.py")
+    return mask.tobytes()
+
+
+def _docs(member, names, split, start, stop):
+    """(place from start on, file, row) of a member's documents that begin from start to stop."""
+    if names is None:
+        return [(0, member.name, 1)] if not start else []
+    records = member.documents(split)
+    first, last = (bisect.bisect_left(records["start"], at) for at in (start, stop))
+    return [(at - start, names[file], row) for at, file, row in records[first:last].tolist()]
 
 
 def refuse_mismatch(folder, members):

@@ -280,12 +280,11 @@ class Journal:
         for split in SPLITS:
             splits[split]["sha256"] = self.hashes[split].hexdigest()
             if self._has_mask():
-                counts, digest = self.counts[split], self.hashes[f"{split}.mask"].hexdigest()
-                splits[split]["mask"] = {"sha256": digest, "learned": counts["learned"],
-                                         "spanning": counts["spanning"]}
+                splits[split]["mask"] = {"sha256": self.hashes[f"{split}.mask"].hexdigest(),
+                                         "learned": self.counts[split]["learned"]}
             if docs:
-                count = self.counts[split]["docs"]
-                splits[split]["docs"] = {"sha256": docs["sha256"][split], "count": count}
+                splits[split]["docs"] = {"sha256": docs["sha256"][split],
+                                         "count": self.counts[split]["docs"]}
         return splits, docs and {key: docs[key] for key in ("width", "files_sha256")}
 
     def _has_index(self):

@@ -95,6 +95,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
             meta["backend"] = tokenizer.backend
         commit(folder, meta, journal.renames(), journal.stale())
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
+    _print_learned(folder, meta, sum(counts["spanning"] for counts in journal.counts.values()))
     if end_of_text:
         _note_end_of_text(inputs)
     return meta
@@ -291,11 +292,6 @@ def _print_counts(folder, meta, inputs, seconds):
     density = f"{num_bytes / tokens:.2f} bytes per token, " if num_bytes else ""
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
           f"({printable(meta['source'], 1000)}{_count_rows(inputs)}); {density}{seconds:.1f} s")
-    if "mask" in splits["train"]:
-        learned, spanning = (sum(splits[split]["mask"][key] for split in SPLITS)
-                             for key in ("learned", "spanning"))
-        print(f"{folder.name}: {learned:,} tokens are learned, {learned / tokens:.1%}; of them "
-              f"{spanning:,} stand for unlearned text, too")
     wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
     is_far = abs(val - wanted) > min(wanted, 1 - wanted) / 2
     if meta["split_rule"] == "documents by hash" and is_far:
@@ -303,6 +299,15 @@ def _print_counts(folder, meta, inputs, seconds):
         print(f"note: val has {val:.1%} of the tokens, and {wanted:.1%} were asked for. No "
               f"document is cut, and the {documents:,} there are come no closer. Try another "
               "--split_seed, more documents, or a validation text (-v)")
+
+
+def _print_learned(folder, meta, num_spanning):
+    splits = [meta["splits"][split] for split in SPLITS]
+    if "mask" in splits[0]:
+        learned = sum(split["mask"]["learned"] for split in splits)
+        share = learned / sum(split["tokens"] for split in splits)
+        spanning = f"; {num_spanning:,} of them stand for unlearned text, too" * bool(num_spanning)
+        print(f"{folder.name}: {learned:,} tokens are learned, {share:.1%}{spanning}")
 
 
 def _note_end_of_text(inputs):

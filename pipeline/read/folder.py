@@ -95,10 +95,11 @@ class Dataset:
                              lambda: self.mask(split) if mask is None else mask)
 
     def _windows(self, part, starts, length, mapped):
-        assert starts.min() >= 0
         self.check_unchanged(part)
         # the view costs no copy; indexing it copies just the windows asked for
-        windows = sliding_window_view(mapped(), length)[starts]
+        view = sliding_window_view(mapped(), length)
+        assert starts.min() >= 0 and starts.max() < len(view)
+        windows = view[starts]
         self.check_unchanged(part)  # bytes that were cut off meanwhile would have read as zeros
         return windows
 
