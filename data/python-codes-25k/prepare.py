@@ -19,8 +19,8 @@ def text(row):
 
 
 def main():
-    prepare(HERE, __doc__, "flytech/python-codes-25k", train="python-codes-25k.jsonl",
-            text=text, answers=True, percentage_train=0.95)
+    prepare(HERE, __doc__, "flytech/python-codes-25k", train="python-codes-25k.jsonl", text=text,
+            answers=True, percentage_train=0.95)
 
 
 if __name__ == "__main__":

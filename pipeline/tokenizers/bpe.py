@@ -76,7 +76,7 @@ class TiktokenTokenizer:
         lacks get the ids after its last one."""
         additional = {t: i for t, i in self.additional_tokens.items() if t not in names}
         special = {t: i for t, i in self.markers.items() if t not in additional}
-        missing = [name for name in names if name not in special]
+        missing = [str(name) for name in names if name not in special]  # meta.pkl holds no Marker
         new = dict(zip(missing, itertools.count(self.vocab_size)))
         return TiktokenTokenizer(
             self.name, _with_special(self._encoding, self._encoding.name, {**special, **new}),
