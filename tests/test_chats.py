@@ -3,26 +3,38 @@ in chat layouts (pipeline/chats.py) and by --learn; sample.py --chat; what expor
 
 Run: python -m pytest tests/test_chats.py -m "long or not long"
 """
+import collections
+import csv
+import functools
+import gzip
 import io
 import json
 import pickle
+import random
+import subprocess
 import sys
 import types
+import unicodedata
 
+import numpy as np
 import pytest
 import torch
-from helpers import one_line_error, says
-from hypothesis import given, settings
+from helpers import ROOT, TINY, child_env, one_line_error, says
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from published_models import train_tokenizer
 
 import sample
+import train
 from pipeline.chats import LAYOUTS, BadChat, ids_of, messages_of, with_markers_of
 from pipeline.errors import UserError
-from pipeline.prepare.flags import parse_args, read_inputs
+from pipeline.prepare.encode import encode_unit
+from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
 from pipeline.prepare.inputs import read_documents
 from pipeline.prepare.rows import BadRow
 from pipeline.prepare.templates import Template
+from pipeline.prepare.units import make_units, split_text
+from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -30,6 +42,7 @@ from pipeline.tokenizers import (
     PublishedTokenizer,
     TiktokenTokenizer,
     TokenList,
+    as_bytes,
     make_tokenizer,
     plain_text,
     tokenizer_from_meta,
@@ -205,7 +218,8 @@ def test_learn_all_learns_all(tmp_path):
 # ---- markers
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "cl100k_base", "bpe", "qwen", "smollm"])
+@pytest.mark.parametrize("kind", [
+    "gpt2", pytest.param("cl100k_base", marks=pytest.mark.long), "bpe", "qwen", "smollm"])
 def test_markers_are_ids_that_no_text_becomes_and_come_back_from_meta(kind):
     made = tokenizer_for("chatml", kind)
     again = tokenizer_from_meta(pickle.loads(pickle.dumps(made.to_meta())))
@@ -263,6 +277,188 @@ def test_text_between_markers_is_encoded_as_one_text():
              (" fox", True)]
     assert ids_of(parts, tokenizer) == [*tokenizer.encode("The quick"), 50258,
                                         *tokenizer.encode(" fox")]
+
+
+# ---- ids and masks
+
+
+class Writer:
+    """What write_dataset() puts into train.bin and train.mask.bin, without its files."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, meta = tokenizer, tokenizer.to_meta()
+        self.raw = {i: as_bytes(token) for i, token in meta["itos"].items()}
+        self.size = meta["vocab_size"]
+        self.lengths = np.array([len(self.raw.get(i, b"")) for i in range(self.size)])
+        self.special = {*getattr(tokenizer, "markers", {}).values()}
+
+    def ids_and_mask(self, documents, unit_size):
+        end = "\n" if self.tokenizer.eot_token is None else ""
+        pieces = split_text(documents, ["x"], 0.9, document_end=end)
+        ids, mask = [], []
+        for unit in make_units(pieces, self.tokenizer.border, unit_size):
+            found = encode_unit(self.tokenizer, self.size, np.dtype("u4"), self.tokenizer.eot_token,
+                                self.lengths, unit).get("train")
+            if found:
+                ids += found.ids.tolist()
+                ones = np.ones(len(found.ids), np.uint8)
+                mask += (ones if found.learned is None else found.learned).tolist()
+        return ids, mask
+
+    def check(self, documents, unit_size=1000):
+        """That the ids are those of the text, markers are ids and nothing else is, and a token is
+        learned exactly if any byte of it is to be learned. Returns the number of tokens that stand
+        for both kinds of bytes."""
+        ids, mask = self.ids_and_mask(documents, unit_size)
+        name, ends = self.raw.get(self.tokenizer.eot_token), self.tokenizer.eot_token is not None
+        raw, learned, special = b"", [], []
+        for document in documents:
+            for text, is_learned in document:
+                raw += text.encode()
+                learned += [is_learned] * len(text.encode())
+                special += [self.tokenizer.markers[text]] if isinstance(text, Marker) else []
+            if ends:
+                raw += name
+                learned += [learned[-1]] * len(name)
+                special.append(self.tokenizer.eot_token)
+        assert b"".join([self.raw[i] for i in ids]) == raw
+        assert [i for i in ids if i in self.special] == special
+        stops = np.cumsum(self.lengths[ids])
+        before = np.concatenate([[0], np.cumsum(learned)])
+        num_learned = before[stops] - before[stops - self.lengths[ids]]  # bytes of each token
+        assert ((num_learned > 0) == np.array(mask, bool)).all()
+        return int(((num_learned > 0) & (num_learned < self.lengths[ids])).sum())
+
+
+@functools.cache
+def writer(layout, kind):
+    return Writer(tokenizer_for(layout, kind))
+
+
+def check_chats(layout, kind, num_examples):
+    made, tokens = writer(layout, kind), collections.Counter()
+
+    @settings(max_examples=num_examples)
+    @given(chats=st.lists(CHATS, min_size=1, max_size=3), unit_size=st.sampled_from([20, 5000]))
+    def check(chats, unit_size):
+        documents = [LAYOUTS[layout].parts(messages) for messages in chats]
+        if kind == "qwen":  # which normalizes
+            assume(all(unicodedata.is_normalized("NFC", text) for d in documents for text, _ in d))
+        tokens["spanning"] += made.check(documents, unit_size)
+        tokens["chats"] += len(chats)
+    check()
+    return tokens
+
+
+CELLS = [("chatml", "gpt2"), ("chatml", "bpe"), ("chatml", "smollm"), ("chatml", "qwen"),
+         ("plain", "byte"), ("plain", "gpt2")]
+
+
+@pytest.mark.parametrize("layout, kind", CELLS[1:5:3] + CELLS[:1])
+def test_learned_tokens_are_those_of_answers_and_markers_are_ids(layout, kind):
+    check_chats(layout, kind, 25)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout, kind", CELLS)
+def test_over_10000_chats_learned_tokens_are_those_of_answers(layout, kind):
+    tokens = check_chats(layout, kind, 1200)
+    print(layout, kind, dict(tokens))
+    assert tokens["chats"] > 1700
+    if kind == "byte":
+        assert not tokens["spanning"]
+
+
+CHAT_ROWS = [{"prompt": f"{i} <|im_end|>, \"so\"\nto say <|endoftext|>", "completion": f"No 世 {i}"}
+             for i in range(12)]
+
+
+def in_messages(row):
+    return {"messages": [{"role": "user", "content": row["prompt"]},
+                         {"role": "assistant", "content": row["completion"]}], "more": 1}
+
+
+def as_table(rows, delimiter=","):
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, rows[0], delimiter=delimiter)
+    table.writeheader()
+    table.writerows(rows)
+    return file.getvalue().encode()
+
+
+def as_parquet(rows):
+    pytest.importorskip("pyarrow.parquet", reason="the package pyarrow is not installed")
+    import pyarrow
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def as_jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def prepared(folder, path, *flags):
+    """What the template's prepare.py makes of a file, in the new folder. Returns (meta, {name of a
+    bin: ids or mask})."""
+    folder.mkdir()
+    args = parse_args("", folder, ["-t", str(path), *flags])
+    text, val_text = read_inputs(args)
+    tokenizer = tokenizer_of(args, text, val_text)
+    meta = write_dataset(folder, text, tokenizer, val_text=val_text, **write_options(args))
+    return meta, {path.name: np.fromfile(path, "u1" if "mask" in path.name else meta["dtype"])
+                  for path in folder.glob("*.bin") if "docs" not in path.name}
+
+
+@pytest.mark.parametrize("layout, flags", [
+    ("chatml", ["--method=bpe", "--vocab_size=300"]), ("plain", ["--method=byte"])])
+def test_every_format_gives_the_same_ids_and_masks(tmp_path, layout, flags):
+    if layout == "chatml":
+        pytest.importorskip("tokenizers")
+    messages = [in_messages(row) for row in CHAT_ROWS]
+    files = {"a.jsonl": as_jsonl(messages), "a.json": json.dumps(messages).encode(),
+             "b.jsonl.gz": gzip.compress(as_jsonl(CHAT_ROWS)), "a.parquet": as_parquet(messages),
+             "b.csv": as_table(CHAT_ROWS), "b.parquet": as_parquet(CHAT_ROWS)}
+    found = []
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+        found.append(prepared(tmp_path / f"{name}-folder", tmp_path / name,
+                              f"--chat_layout={layout}", "-p=0.5", *flags))
+    (meta, first), *others = found
+    assert len(first) == 4 and meta["chat_layout"] == layout
+    for _, bins in others:
+        assert bins.keys() == first.keys() and all((bins[n] == first[n]).all() for n in bins)
+    tokenizer = tokenizer_from_meta(meta)
+    end = LAYOUTS[layout].end
+    text = "".join(tokenizer.decode(first[f"{split}.bin"]) for split in ("train", "val"))
+    answers = [tokenizer.decode(first[f"{split}.bin"][first[f"{split}.mask.bin"] == 1])
+               for split in ("train", "val")]
+    assert sorted("".join(answers).split(end)) == sorted(
+        [*(row["completion"] for row in CHAT_ROWS), ""])
+    assert all(row["prompt"] in text for row in CHAT_ROWS)
+    if layout == "chatml":  # what stands in a prompt is text
+        ids = np.concatenate([first["train.bin"], first["val.bin"]]).tolist()
+        assert [ids.count(tokenizer.markers[name]) for name in
+                ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [24, 24, 12]
+
+
+@pytest.mark.parametrize("flags", [["--method=tiktoken"], ["--method=char"],
+                                   ["--method=bpe", "--vocab_size=270"]])
+def test_learn_changes_no_id(tmp_path, flags):
+    if "--method=bpe" in flags:
+        pytest.importorskip("tokenizers")
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(as_jsonl(CHAT_ROWS))
+    flags = [*flags, "--text_template=Q: {prompt}\\nA: {completion}", "-p=0.5"]
+    meta, bins = prepared(tmp_path / "all", path, *flags)
+    assert sorted(bins) == ["train.bin", "val.bin"] and "mask" not in meta["splits"]["train"]
+    meta, masked = prepared(tmp_path / "some", path, "--learn=completion", *flags)
+    assert "chat_layout" not in meta and all((masked[name] == bins[name]).all() for name in bins)
+    tokenizer = tokenizer_from_meta(meta)
+    answers = tokenizer.decode(masked["train.bin"][masked["train.mask.bin"] == 1])
+    end = "\n" if tokenizer.eot_token is None else "<|endoftext|>"
+    answers = {answer.strip(" ") for answer in answers.split(end)}  # a token may begin with a blank
+    assert {""} < answers <= {"", *(row["completion"] for row in CHAT_ROWS)}
 
 
 # ---- sample.py --chat
@@ -367,3 +563,28 @@ def test_a_run_without_chats_is_refused_in_one_line():
 def test_flags_of_other_samples_are_refused_beside_chat(capsys, flag):
     told = one_line_error(capsys, sample.main, ["--chat", flag])
     says(told, flag.partition("=")[0], "--chat")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout, flags", [
+    ("chatml", ["--method=bpe", "--vocab_size=300"]), ("plain", ["--method=byte"])])
+def test_a_small_model_learns_to_answer_and_to_stop(tmp_path, layout, flags):
+    """From rows to a conversation in the terminal, by the commands that a person types."""
+    if layout == "chatml":
+        pytest.importorskip("tokenizers")
+    words, draw = ["one", "two", "three", "four"], random.Random(0)
+    chats = [[(role, f"{what} {word}.") for word in draw.choices(words, k=4)
+              for role, what in (("user", "Say"), ("assistant", "Of course"))] for _ in range(300)]
+    rows = [{"conversations": [{"from": role, "value": text} for role, text in said]}
+            for said in chats]
+    (tmp_path / "rows.jsonl").write_bytes(as_jsonl(rows))
+    folder = tmp_path / "talk"
+    prepared(folder, tmp_path / "rows.jsonl", f"--chat_layout={layout}", *flags)
+    train.main([*TINY, f"--dataset={folder}", "--max_iters=400", "--block_size=128",
+                "--batch_size=8", "--n_embd=64", f"--out_dir={tmp_path / 'run'}"])
+    child = subprocess.run(
+        [sys.executable, ROOT / "sample.py", "--chat", f"--out_dir={tmp_path / 'run'}",
+         "--device=cpu", "--temperature=0"], input="Say two.\nSay three.\n", text=True,
+        capture_output=True, env=child_env(), timeout=300)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout == "Of course two.\nOf course three.\n"
