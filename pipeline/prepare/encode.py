@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.errors import UserError, optional, printable
 from pipeline.prepare.units import ENDS_DOCUMENT, UNLEARNED, joined, raw_length
+from pipeline.read.folder import SPLITS
 from pipeline.threads import cores
 from pipeline.tokenizers import UnknownText
 
@@ -41,23 +42,30 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, lengths, unit):
     lengths: (vocab_size,) the bytes that each token stands for. This runs in a worker: everything
     that it needs is in its arguments.
     """
-    found, sizes = {}, collections.Counter()
-    for number, piece in enumerate(unit):
-        arrays, masks, starts, spanning = found.setdefault(piece.split, ([], [], [], []))
-        starts += [sizes[piece.split] + at for at, _, _ in piece.docs]
+    found, sizes, eot = {}, dict.fromkeys(SPLITS, 0), None
+    if eot_token is not None:
+        eot = np.array([eot_token], dtype)
+    for number, (split, raw, end, learned, docs, is_marker) in enumerate(unit):
+        arrays, masks, starts, spanning = found.setdefault(split, ([], [], [], []))
+        for at, _, _ in docs:
+            starts.append(sizes[split] + at)
         try:
-            ids = _ids_of(tokenizer, piece)
+            ids = raw
+            if isinstance(raw, bytes):
+                ids = _marker(tokenizer, raw) if is_marker else _encode(tokenizer, raw)
         except UnknownText as error:  # its position is that within this piece of the unit
             before = sum(raw_length(piece.raw) for piece in unit[:number])
             raise UnknownText(error.message, before + error.position) from None
-        arrays.append(_checked_ids(ids, vocab_size, dtype))
-        has_mask = piece.learned is not None and UNLEARNED in piece.learned
-        masks.append(_mask(tokenizer, piece, arrays[-1], lengths, spanning) if has_mask else None)
-        if piece.end == ENDS_DOCUMENT and eot_token is not None:
-            arrays.append(np.array([eot_token], dtype))
-            masks.append(np.frombuffer(piece.learned[-1:], np.uint8) if has_mask else None)
-            sizes[piece.split] += 1
-        sizes[piece.split] += len(ids)
+        ids, mask = _checked_ids(ids, vocab_size, dtype), None
+        if learned is not None and UNLEARNED in learned:
+            mask = _mask(tokenizer, unit[number], ids, lengths, spanning)
+        arrays.append(ids)
+        masks.append(mask)
+        sizes[split] += len(ids)
+        if end == ENDS_DOCUMENT and eot is not None:
+            arrays.append(eot)
+            masks.append(None if mask is None else np.frombuffer(learned[-1:], np.uint8))
+            sizes[split] += 1
     return {split: Encoded(joined(arrays), _joined_masks(arrays, masks), starts, sum(spanning))
             for split, (arrays, masks, starts, spanning) in found.items()}
 
@@ -69,10 +77,9 @@ def _joined_masks(arrays, masks):
                    for ids, mask in zip(arrays, masks)])
 
 
-def _ids_of(tokenizer, piece):
-    if not piece.is_marker:
-        return _encode(tokenizer, piece.raw) if isinstance(piece.raw, bytes) else piece.raw
-    name, markers = piece.raw.decode(), getattr(tokenizer, "markers", {})
+def _marker(tokenizer, raw):
+    """The id of a special token, of which raw is the name."""
+    name, markers = raw.decode(), getattr(tokenizer, "markers", {})
     if name not in markers:
         has = ", ".join(markers) or "none"
         raise UserError(f"a document has the special token {name!r}, which the tokenizer lacks "

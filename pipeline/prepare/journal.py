@@ -165,9 +165,12 @@ class Journal:
         start = self.position
         for split, raw, end, learned, docs, is_marker in unit:
             self.source.update(raw)
-            what = split, memoryview(raw).nbytes, end, is_marker, learned and len(learned), docs
-            self.structure.update(repr(what).encode())
-            self.structure.update(learned or b"")
+            what = b"%s %d %d %d " % (split.encode(), memoryview(raw).nbytes, end, is_marker)
+            for doc in docs:
+                what += b"%d %d %d " % doc
+            if learned is not None:
+                what += b"%d;" % len(learned) + learned
+            self.structure.update(what)
             self.position += raw_length(raw)
         key = self.structure.copy()
         key.update(self.source.digest())
@@ -200,7 +203,7 @@ class Journal:
             if found.starts:
                 records = np.empty(len(found.starts), WIDE)
                 records["start"] = np.array(found.starts) + self._num_tokens(split)
-                records["file"], records["row"] = zip(*counts[split].places)
+                records["file"], records["row"] = counts[split].places.T
                 self._write(f"{split}.docs", records, written)
             self._write(split, found.ids, written)
             if found.learned is not None:
@@ -244,7 +247,8 @@ class Journal:
             counts["learned"] += ids.size if learned is None else int(learned.sum())
             counts["spanning"] += num_spanning
             counts["docs"] += len(starts)
-            counts["max_row"] = max([counts["max_row"], *(row for _, row in of_unit.places)])
+            if len(of_unit.places):
+                counts["max_row"] = max(counts["max_row"], int(of_unit.places[:, 1].max()))
         for part, raw in written:
             self.hashes[part].update(raw)
         if self.remembers:

@@ -28,12 +28,12 @@ UNLEARNED, LEARNED = b"\0", b"\1"
 
 
 class Piece(NamedTuple):
-    """A piece of a text."""
+    """A piece of a text. Most are whole documents, so little work is done for each."""
     split: str
     raw: bytes | np.ndarray  # UTF-8, or ids
     end: int
     learned: bytes | None = None  # LEARNED or UNLEARNED for each byte or id; None: all are learned
-    docs: list | tuple = ()  # (at, number of the file, row) of each document that begins at raw[at]
+    docs: tuple = ()  # (at, number of the file, row) of each document that begins at raw[at]
     is_marker: bool = False  # raw is the name of a special token, and stands for it
 
 
@@ -45,7 +45,7 @@ def split_text(text, val_text, percentage_train, seed=0, document_end="", *, sou
     source: the file of a document that knows of none. files: receives the number of each file.
     eot_token: ends documents among ids. If one of the texts is documents, both have docs.
     """
-    files = new_numbers() if files is None else files
+    files, document_end = new_numbers() if files is None else files, document_end.encode()
     texts = checked_text(text, val_text), val_text
 
     def has_own_docs(given):
@@ -62,15 +62,21 @@ def split_text(text, val_text, percentage_train, seed=0, document_end="", *, sou
             yield from _split_one_text(split, pieces, cut, doc)
         elif given is not None:
             for number, document in enumerate(given, 1):
-                _check_document(document, number)
-                if pieces := _texts_of(document):
-                    whole = b"".join([raw for raw, _, _ in pieces])
-                    if val_text is None:  # hashed without document_end, which changes no split
-                        split = "train" if _hash_fraction(whole, seed) < percentage_train else "val"
-                    if not whole.endswith(document_end.encode()):
-                        _add(pieces, document_end.encode())
-                    file = files[getattr(document, "file", source)]
-                    yield from _document(split, pieces, file, getattr(document, "row", number))
+                if not (is_string := isinstance(document, str)):
+                    _check_parts(document, number)
+                texts = () if is_string else _texts_of(document)
+                whole = to_utf8(document) if is_string else b"".join([raw for raw, _, _ in texts])
+                if not whole:
+                    continue
+                if val_text is None:  # hashed without document_end, which then changes no split
+                    split = "train" if _hash_fraction(whole, seed) < percentage_train else "val"
+                file, row = getattr(document, "file", source), getattr(document, "row", number)
+                end = b"" if whole.endswith(document_end) else document_end
+                docs = ((0, files[file], row),)
+                if is_string:
+                    yield Piece(split, whole + end, ENDS_DOCUMENT, None, docs)
+                else:
+                    yield from _pieces_of_parts(split, texts, end, docs)
 
 
 def new_numbers():
@@ -101,14 +107,13 @@ def checked_text(text, val_text):
         if isinstance(given, (bytes, dict, set, frozenset, type)) or not hasattr(given, "__iter__"):
             raise _wrong_type("the text", given, "a string or a list of strings")
         for number, document in enumerate(given if isinstance(given, (list, tuple)) else (), 1):
-            _check_document(document, number)
+            if not isinstance(document, str):
+                _check_parts(document, number)
     is_list_of_one = isinstance(text, (list, tuple)) and [*map(type, text)] == [str]
     return text[0] if val_text is None and is_list_of_one else text
 
 
-def _check_document(document, number):
-    if isinstance(document, str):
-        return
+def _check_parts(document, number):
     if not isinstance(document, list):
         raise _wrong_type(f"document number {number:,}", document,
                           "a string or a list of parts (text, learned)")
@@ -134,7 +139,7 @@ def _pieces_of(given, split, files, eot_token):
     """The pieces of one text, all of which GOES_ON."""
     if isinstance(given, Ids):
         for ids, learned, docs in given.pieces(eot_token):
-            docs = [(at, files[file], row) for at, file, row in docs]
+            docs = tuple((at, files[file], row) for at, file, row in docs)
             yield Piece(split, ids, GOES_ON, learned, docs)
     else:
         for raw in [to_utf8(given)] if isinstance(given, str) else given.utf8():
@@ -155,7 +160,7 @@ def _split_one_text(split, pieces, cut, doc):
         for part in parts:
             if begins and len(part.raw):
                 is_known = part.docs and not part.docs[0][0]
-                part = part if is_known else part._replace(docs=[begins, *part.docs])
+                part = part if is_known else part._replace(docs=(begins, *part.docs))
                 begins = None
             yield part._replace(split=split)
             doc = (0, *part.docs[-1][1:]) if part.docs else doc
@@ -166,8 +171,6 @@ def _split_one_text(split, pieces, cut, doc):
 
 def _texts_of(document):
     """The texts of a document, [raw, learned, is_marker] each; those between markers are one."""
-    if isinstance(document, str):
-        return [[to_utf8(document), None, False]] if document else []
     texts, parts = [], [(text, learned) for text, learned in document if text]
     for is_marker, some in itertools.groupby(parts, lambda part: isinstance(part[0], Marker)):
         some = [(to_utf8(text), learned) for text, learned in some]
@@ -177,23 +180,18 @@ def _texts_of(document):
     return texts
 
 
-def _add(texts, end):
-    """Add document_end to a document's texts; it is learned as what is before it."""
+def _pieces_of_parts(split, texts, end, docs):
+    """The pieces of a document with these texts. end: text to add, which is learned as what is
+    before it."""
     raw, learned, is_marker = texts[-1]
-    more = None if learned is None else learned[-1:] * len(end)
-    if is_marker:
-        texts.append([end, more, False])
-    else:
-        texts[-1] = [raw + end, None if learned is None else learned + more, False]
-
-
-def _document(split, texts, file, row):
-    """The pieces of a document."""
-    docs, last = [(0, file, row)], len(texts) - 1
-    for number, (raw, learned, is_marker) in enumerate(texts):
-        learned = learned if learned and UNLEARNED in learned else None
-        end = ENDS_DOCUMENT if number == last else ENDS_PART
-        yield Piece(split, raw, end, learned, docs, is_marker)
+    if end and is_marker:
+        texts.append([end, learned[-1:] * len(end), False])
+    elif end:
+        texts[-1] = [raw + end, learned + learned[-1:] * len(end), False]
+    for number, (raw, learned, is_marker) in enumerate(texts, 1):
+        ends = ENDS_DOCUMENT if number == len(texts) else ENDS_PART
+        learned = learned if UNLEARNED in learned else None
+        yield Piece(split, raw, ends, learned, docs, is_marker)
         docs = ()
 
 
@@ -264,7 +262,7 @@ def _at_most(size, pieces):
 def _slice(piece, start, stop, end):
     """The part raw[start:stop] of a piece."""
     learned = piece.learned and piece.learned[start:stop]
-    docs = [(at - start, file, row) for at, file, row in piece.docs if start <= at < stop]
+    docs = tuple((at - start, file, row) for at, file, row in piece.docs if start <= at < stop)
     return Piece(piece.split, piece.raw[start:stop], end, learned, docs)
 
 
@@ -281,7 +279,7 @@ def _joined_pieces(pieces):
     if any(piece.learned for piece in pieces):
         learned = b"".join([piece.learned or LEARNED * len(piece.raw) for piece in pieces])
     return Piece(first.split, joined([piece.raw for piece in pieces]), pieces[-1].end, learned,
-                 docs)
+                 tuple(docs))
 
 
 def joined(raws):

@@ -157,27 +157,30 @@ class Counts(NamedTuple):
     """What is known of a unit's text before it is encoded."""
     num_bytes: int
     num_documents: int
-    places: list  # (number of the file, row) of each document that begins in it
+    places: np.ndarray  # (documents that begin in it, 2) uint64: the number of the file, the row
 
 
 def _count_text(unit, eot_token, lengths):
     """{split: Counts} of a unit. lengths: the bytes of each token."""
-    counts = {split: (0, 0, []) for split in SPLITS}
-    for piece in unit:
-        num_bytes, num_documents, places = counts[piece.split]
-        raw = piece.raw
+    counts = {split: [0, 0, []] for split in SPLITS}
+    for split, raw, end, _, docs, _ in unit:
+        found = counts[split]
+        found[2] += docs
         if isinstance(raw, bytes):
-            num_bytes += len(raw)
-            num_documents += piece.end in (units.ENDS_TEXT, units.ENDS_DOCUMENT)
+            found[0] += len(raw)
+            found[1] += end >= units.ENDS_TEXT
         else:  # ids beyond the vocabulary are refused later
-            num_bytes += int(lengths.take(raw, mode="clip").sum(dtype=np.int64))
+            found[0] += int(lengths.take(raw, mode="clip").sum(dtype=np.int64))
             if eot_token is not None:
                 num_ends = int((raw == eot_token).sum())
-                num_bytes -= num_ends * int(lengths[eot_token])
-                num_documents += num_ends
-        places += [(file, row) for _, file, row in piece.docs]
-        counts[piece.split] = num_bytes, num_documents, places
-    return {split: Counts(*found) for split, found in counts.items()}
+                found[0] -= num_ends * int(lengths[eot_token])
+                found[1] += num_ends
+    return {split: Counts(num_bytes, num_documents, _places(docs))
+            for split, (num_bytes, num_documents, docs) in counts.items()}
+
+
+def _places(docs):
+    return np.array(docs, np.uint64).reshape(-1, 3)[:, 1:]
 
 
 def _token_lengths(meta):
