@@ -178,12 +178,12 @@ def verify(folder, ours, config, vocabulary):
           f"by at most {difference:.1e}, and {equal:,} of {num_new:,} greedy tokens are equal")
     if not difference < 1e-3 * max(1, logits.abs().max().item()):
         raise UserError("transformers computes other logits, so nothing was written")
-    if (folder / "tokenizer.json").exists():
-        tokenizer = vocabulary.tokenizer
+    if (folder / "tokenizer.json").exists() and (tokenizer := vocabulary.tokenizer):
         text = tokenizer.decode([i for i in a.tolist() if i != tokenizer.eot_token])
         read = transformers.AutoTokenizer.from_pretrained(  # names of special tokens are text to us
             folder, split_special_tokens=getattr(tokenizer, "names_are_text", True))
-        if read(text, add_special_tokens=False)["input_ids"] != tokenizer.encode(text).tolist():
+        ids = read(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if ids != tokenizer.encode(text).tolist():
             raise UserError(f"transformers encodes {text[:50]!r} otherwise, so nothing was written")
 
 

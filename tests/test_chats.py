@@ -23,7 +23,9 @@ from helpers import ROOT, TINY, child_env, one_line_error, says
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from published_models import train_tokenizer
+from test_export import LlamaCpp
 
+import export
 import sample
 import train
 from pipeline.chats import LAYOUTS, BadChat, ids_of, messages_of, with_markers_of
@@ -48,6 +50,7 @@ from pipeline.tokenizers import (
     tokenizer_from_meta,
 )
 from training.chat import converse
+from training.checkpoint import load_checkpoint
 from training.samples import SampleArgs
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "[end]", "\n[end]\n[user]\n", "<|im_end"]
@@ -109,6 +112,18 @@ def test_the_layouts_are_these_characters():
                                  "<|im_start|>assistant\n!Hello!!<|im_end|>\n")
     markers = [text for text, _ in LAYOUTS["chatml"].parts(ASKED[:2]) if isinstance(text, Marker)]
     assert markers == ["<|im_start|>", "<|im_end|>"] * 2
+
+
+@settings(max_examples=50)
+@given(messages=CHATS, name=st.sampled_from(sorted(LAYOUTS)))
+def test_other_programs_write_the_same_text_by_the_template(messages, name):
+    jinja2 = pytest.importorskip("jinja2.sandbox")
+    layout = LAYOUTS[name]
+    as_theirs = jinja2.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    template = as_theirs.from_string(layout.template)
+    for asks, parts in ((False, layout.parts(messages)), (True, layout.prompt(messages))):
+        assert template.render(messages=messages, add_generation_prompt=asks) == "".join(
+            text for text, _ in parts)
 
 
 # ---- rows
@@ -442,8 +457,7 @@ def test_every_format_gives_the_same_ids_and_masks(tmp_path, layout, flags):
                 ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [24, 24, 12]
 
 
-@pytest.mark.parametrize("flags", [["--method=tiktoken"], ["--method=char"],
-                                   ["--method=bpe", "--vocab_size=270"]])
+@pytest.mark.parametrize("flags", [["--method=char"], ["--method=bpe", "--vocab_size=270"]])
 def test_learn_changes_no_id(tmp_path, flags):
     if "--method=bpe" in flags:
         pytest.importorskip("tokenizers")
@@ -565,26 +579,78 @@ def test_flags_of_other_samples_are_refused_beside_chat(capsys, flag):
     says(told, flag.partition("=")[0], "--chat")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("layout, flags", [
-    ("chatml", ["--method=bpe", "--vocab_size=300"]), ("plain", ["--method=byte"])])
-def test_a_small_model_learns_to_answer_and_to_stop(tmp_path, layout, flags):
-    """From rows to a conversation in the terminal, by the commands that a person types."""
-    if layout == "chatml":
+# ---- from rows to a conversation, here and in other programs
+
+
+@pytest.fixture(scope="module", params=["chatml", "plain"])
+def taught(request, tmp_path_factory):
+    """(its layout, the folder of a run that has learned to say "Of course two." to "Say two.")."""
+    tmp, flags = tmp_path_factory.mktemp("taught"), ["--method=byte"]
+    if request.param == "chatml":
         pytest.importorskip("tokenizers")
+        flags = ["--method=bpe", "--vocab_size=300"]
     words, draw = ["one", "two", "three", "four"], random.Random(0)
     chats = [[(role, f"{what} {word}.") for word in draw.choices(words, k=4)
               for role, what in (("user", "Say"), ("assistant", "Of course"))] for _ in range(300)]
     rows = [{"conversations": [{"from": role, "value": text} for role, text in said]}
             for said in chats]
-    (tmp_path / "rows.jsonl").write_bytes(as_jsonl(rows))
-    folder = tmp_path / "talk"
-    prepared(folder, tmp_path / "rows.jsonl", f"--chat_layout={layout}", *flags)
-    train.main([*TINY, f"--dataset={folder}", "--max_iters=400", "--block_size=128",
-                "--batch_size=8", "--n_embd=64", f"--out_dir={tmp_path / 'run'}"])
+    (tmp / "rows.jsonl").write_bytes(as_jsonl(rows))
+    prepared(tmp / "talk", tmp / "rows.jsonl", f"--chat_layout={request.param}", *flags)
+    train.main([*TINY, f"--dataset={tmp / 'talk'}", "--max_iters=400", "--block_size=128",
+                "--batch_size=8", "--n_embd=64", f"--out_dir={tmp / 'run'}"])
+    return LAYOUTS[request.param], tmp / "run"
+
+
+TWO = [{"role": "user", "content": "Say two."}]
+
+
+@pytest.mark.long
+def test_a_small_model_learns_to_answer_and_to_stop(taught):
     child = subprocess.run(
-        [sys.executable, ROOT / "sample.py", "--chat", f"--out_dir={tmp_path / 'run'}",
-         "--device=cpu", "--temperature=0"], input="Say two.\nSay three.\n", text=True,
-        capture_output=True, env=child_env(), timeout=300)
+        [sys.executable, ROOT / "sample.py", "--chat", f"--out_dir={taught[1]}", "--device=cpu",
+         "--temperature=0"], input="Say two.\nSay three.\n", text=True, capture_output=True,
+        env=child_env(), timeout=300)
     assert child.returncode == 0, child.stderr
     assert child.stdout == "Of course two.\nOf course three.\n"
+
+
+@pytest.mark.long
+def test_it_does_so_in_transformers_and_our_ids_are_those_of_its_chat_template(taught):
+    transformers = pytest.importorskip("transformers")
+    layout, run = taught
+    export.main([f"--out_dir={run}"])
+    theirs = transformers.AutoTokenizer.from_pretrained(run / "export")
+    ours = tokenizer_from_meta(load_checkpoint(run / "ckpt.pt")["metas"]["talk"])
+
+    def ids_by_them(messages, **options):
+        return theirs.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
+
+    @settings(max_examples=1000)
+    @given(messages=CHATS)
+    def check(messages):
+        text = "".join(message["content"] for message in messages)
+        assume(not any(name in text for name in NAMES[:3]))  # there a name in a text is the token
+        assert ids_by_them(messages) == ids_of(layout.parts(messages), ours)
+    check()
+    asked = ids_by_them(TWO, add_generation_prompt=True)
+    assert asked == ids_of(layout.prompt(TWO), ours)
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "export")
+    stop = {} if layout.markers else {"stop_strings": layout.end, "tokenizer": theirs}
+    out = model.generate(torch.tensor([asked]), max_new_tokens=40, do_sample=False, **stop)
+    assert theirs.decode(out[0, len(asked):]) == f"Of course two.{layout.end}"
+
+
+@pytest.mark.long
+def test_it_does_so_in_llama_cpp(taught):
+    pytest.importorskip("gguf")
+    layout, run = taught
+    export.main([f"--out_dir={run}", "--verify=false", "--gguf=f32"])
+    llama = LlamaCpp(run / "export" / "model.gguf")
+    ours = tokenizer_from_meta(load_checkpoint(run / "ckpt.pt")["metas"]["talk"])
+    asked = llama.ask("apply-template", messages=TWO)["prompt"]
+    assert llama.ask("tokenize", content=asked, add_special=False, parse_special=True)[
+        "tokens"] == ids_of(layout.prompt(TWO), ours)
+    stop = {} if layout.markers else {"stop": [layout.end]}
+    answer, = llama.ask("v1/chat/completions", messages=TWO, max_tokens=40, temperature=0,
+                        **stop)["choices"]
+    assert answer["message"]["content"] == "Of course two." and answer["finish_reason"] == "stop"
