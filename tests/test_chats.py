@@ -88,7 +88,7 @@ def tokenizer_for(layout, kind):
 # ---- layouts
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(messages=CHATS, layout=st.sampled_from(sorted(LAYOUTS)))
 def test_what_the_assistant_says_is_learned_with_the_end_of_its_turn_and_nothing_else(
         messages, layout):
@@ -114,7 +114,7 @@ def test_the_layouts_are_these_characters():
     assert markers == ["<|im_start|>", "<|im_end|>"] * 2
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(messages=CHATS, name=st.sampled_from(sorted(LAYOUTS)))
 def test_other_programs_write_the_same_text_by_the_template(messages, name):
     jinja2 = pytest.importorskip("jinja2.sandbox")
@@ -175,7 +175,7 @@ def test_half_a_character_makes_a_bad_row(tmp_path):
 # ---- templates
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(question=TEXTS, answer=TEXTS, template=st.sampled_from([
     "Q: {question}\nA: {answer}", "{answer}{question}", "{{{answer}}}", "{answer!s:>3}|{answer}",
     "{more[answer]} {{}} {question}", "{question} {n:03} {more[answer]}"]))
@@ -287,11 +287,11 @@ def test_a_tokenizer_without_markers_is_refused_in_one_line(tokenizer, facts):
 
 
 def test_text_between_markers_is_encoded_as_one_text():
-    tokenizer = tokenizer_for("chatml", "gpt2")
+    tokenizer = tokenizer_for("chatml", "bpe")
     parts = [("The qu", False), ("ick", True), (Marker("<|im_end|>"), True), ("", True),
              (" fox", True)]
-    assert ids_of(parts, tokenizer) == [*tokenizer.encode("The quick"), 50258,
-                                        *tokenizer.encode(" fox")]
+    assert ids_of(parts, tokenizer) == [
+        *tokenizer.encode("The quick"), tokenizer.markers["<|im_end|>"], *tokenizer.encode(" fox")]
 
 
 # ---- ids and masks
@@ -511,7 +511,7 @@ def talk(monkeypatch, capsys):
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
 def test_an_answer_ends_with_its_turn_and_the_next_prompt_holds_it(talk, end):
-    tokenizer = tokenizer_for("chatml", "gpt2")
+    tokenizer = tokenizer_for("chatml", "bpe")
     said = tokenizer.encode("Hello 世!").tolist()
     model, out, notes = talk(["Hi <|im_end|>", "And?", "", "never read"],
                              [[*said, tokenizer.markers[end], *said], said], tokenizer, "chatml")
