@@ -452,10 +452,15 @@ def check_whole_or_visibly_not(folder, whole_states):
         assert str(error).startswith(f"{folder} is ") and str(error).endswith(commands)
         assert "\n" not in str(error)
         return None
-    files = {name: (folder / name).read_bytes() for name in ("train.bin", "val.bin", "meta.pkl")}
+    names = ["meta.pkl", *(f"{part}.bin" for part in dataset.files)]
+    names += ["docs.json"] * dataset.has_index
+    files = {name: (folder / name).read_bytes() for name in names}
     for split in SPLITS:
-        assert hashlib.sha256(files[f"{split}.bin"]).hexdigest() == dataset.meta["splits"][split][
-            "sha256"]
+        stated = dataset.meta["splits"][split]
+        for part in ("", ".mask", ".docs"):
+            if f"{split}{part}" in dataset.files:
+                digest = hashlib.sha256(files[f"{split}{part}.bin"]).hexdigest()
+                assert digest == (stated[part[1:]] if part else stated)["sha256"]
         assert dataset.tokens(split).tobytes() == files[f"{split}.bin"]
     assert files in whole_states
     return files

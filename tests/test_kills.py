@@ -32,6 +32,10 @@ from training.checkpoint import save_checkpoint
 SPLITS = ("train", "val")
 TEXTS = {name: "".join(random.Random(name).choices("abcdefgh \n", k=k)) for name, k in
          (("older", 9000), ("newer", 12_000), ("other", 7000))}
+# documents, some of which have a mask that begins in the second unit
+DOCUMENTS = {name: [[(text[i : i + 40], i < 4000 or i % 3 > 0), (text[i + 40 : i + 99], True)]
+                    for i in range(0, len(text), 99)] for name, text in TEXTS.items()}
+DOCUMENTS["other"] = TEXTS["other"]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -65,8 +69,17 @@ def no_disk(monkeypatch):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """{name of a text: the files of its dataset}"""
+    return whole_of(TEXTS, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def whole_documents(tmp_path_factory):
+    return whole_of(DOCUMENTS, tmp_path_factory)
+
+
+def whole_of(texts, tmp_path_factory):
     found = {}
-    for name, text in TEXTS.items():
+    for name, text in texts.items():
         folder = tmp_path_factory.mktemp(name) / "mine"
         folder.mkdir()
         write(folder, text)
@@ -189,12 +202,12 @@ def state_of(folder, whole):
     return found[0]
 
 
-def new_folder(parent, kind):
+def new_folder(parent, kind, texts=TEXTS):
     """A folder with the older text's dataset: plain, a link to one, or its bins being links."""
     (parent / "disk").mkdir(parents=True)
     folder = parent / "mine"
     folder.symlink_to(parent / "disk") if kind == "linked folder" else folder.mkdir()
-    write(folder, TEXTS["older"])
+    write(folder, texts["older"])
     if kind == "linked bins":
         for split in SPLITS:
             (folder / f"{split}.bin").rename(parent / "disk" / f"{split}.bin")
@@ -202,11 +215,11 @@ def new_folder(parent, kind):
     return folder
 
 
-def check_interruption(tmp_path, whole, n, how, after, follow, kind, in_the_swap):
+def check_interruption(tmp_path, whole, n, how, after, follow, kind, in_the_swap, texts=TEXTS):
     """Interrupt a preparation beside an open run; then other commands; then the same one."""
-    folder = new_folder(tmp_path, kind)
+    folder = new_folder(tmp_path, kind, texts)
     run = OpenRun(folder)
-    status, told = in_child(tmp_path, Fault(n, how, after), lambda: write(folder, TEXTS["newer"]))
+    status, told = in_child(tmp_path, Fault(n, how, after), lambda: write(folder, texts["newer"]))
     assert status in ({"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}.get(how, 2), 0), told
     assert len(told.strip().splitlines()) == (status in (2, 130, 143)), told
     assert run.is_unchanged()
@@ -225,26 +238,27 @@ def check_interruption(tmp_path, whole, n, how, after, follow, kind, in_the_swap
             if not path.is_symlink():
                 os.link(path, copy / path.name)
         before = contents(folder)
-        write(copy, TEXTS["newer"])
-        write(copy, TEXTS["other"])
+        write(copy, texts["newer"])
+        write(copy, texts["other"])
         assert contents(folder) == before and contents(copy) == whole["other"]
     if follow == "refused":
         with pytest.raises(UserError, match="is empty"):
             write(folder, "")
         assert state_of(folder, whole) == state
     if follow == "other":
-        write(folder, TEXTS["other"])
+        write(folder, texts["other"])
         assert contents(folder) == whole["other"]
     if follow == "interrupted":
         text, n = random.Random(n).choice(["newer", "other"]), random.Random(n).randrange(1, n + 20)
-        _, told = in_child(tmp_path, Fault(n, "SIGKILL", after), lambda: write(folder, TEXTS[text]))
+        _, told = in_child(tmp_path, Fault(n, "SIGKILL", after), lambda: write(folder, texts[text]))
         assert state_of(folder, whole) in ("older", "newer", "other", None)
     assert all(run.is_unchanged() for run in runs)
     tokenizer = Counting()
-    write(folder, TEXTS["newer"], tokenizer)
+    write(folder, texts["newer"], tokenizer)
     assert contents(folder) == whole["newer"] and all(run.is_unchanged() for run in runs)
     if in_the_swap and follow in ("", "copied") and state != "newer":
-        assert tokenizer.calls == 0  # all that was encoded is kept
+        # all that was encoded is kept; the end of documents is tried
+        assert tokenizer.calls == (texts is DOCUMENTS)
     return status != 0, state
 
 
@@ -252,10 +266,10 @@ HOW = [("SIGKILL", False), ("SIGKILL", True), ("SIGINT", False), ("SIGINT", True
        ("SIGTERM", False), ("EIO", False), ("ENOSPC", False)]
 
 
-def swap_of(tmp_path):
+def swap_of(tmp_path, texts=TEXTS):
     """(the number of the first call of the swap, that of the last)."""
-    folder = new_folder(tmp_path, "plain")
-    calls = calls_of(tmp_path, lambda: write(folder, TEXTS["newer"]))
+    folder = new_folder(tmp_path, "plain", texts)
+    calls = calls_of(tmp_path, lambda: write(folder, texts["newer"]))
     first = next(i for i, call in enumerate(calls, 1) if "meta.pkl.new" in str(call))
     return first, len(calls)
 
@@ -270,6 +284,17 @@ def test_an_interrupted_swap_touches_nothing_open_and_the_same_command_finishes_
         case = tmp_path / f"{n}", whole, n, how, after, "", "plain"
         found.append(check_interruption(*case, in_the_swap=True))
     assert {state for hit, state in found if hit} == {"older", "newer", None}
+
+
+def test_an_interrupted_swap_of_a_mask_and_an_index_is_finished_by_the_same_command(
+        tmp_path, whole_documents, capfd):
+    first, last = swap_of(tmp_path / "0", DOCUMENTS)
+    found = []
+    for n, (how, after) in zip(range(first, last + 1, 5), itertools.cycle(HOW)):
+        (tmp_path / f"{n}").mkdir()
+        case = tmp_path / f"{n}", whole_documents, n, how, after, "", "plain"
+        found.append(check_interruption(*case, in_the_swap=True, texts=DOCUMENTS))
+    assert {state for hit, state in found if hit} >= {"older", None}
 
 
 def test_a_bin_of_an_interrupted_swap_is_copied_where_it_must_grow(tmp_path, capfd):
@@ -291,8 +316,11 @@ def test_a_bin_of_an_interrupted_swap_is_copied_where_it_must_grow(tmp_path, cap
 
 
 @pytest.mark.long
-def test_500_interruptions_beside_an_open_run_never_change_its_tokens(tmp_path, whole, capfd):
-    first, last = swap_of(tmp_path / "0")
+@pytest.mark.parametrize("texts", [TEXTS, DOCUMENTS], ids=["texts", "documents"])
+def test_500_interruptions_beside_an_open_run_never_change_its_tokens(tmp_path, tmp_path_factory,
+                                                                      capfd, texts):
+    whole = whole_of(texts, tmp_path_factory)
+    first, last = swap_of(tmp_path / "0", texts)
     draw, kinds = random.Random(13), ["plain", "linked folder", "linked bins"]
     cases = [(n, how, after) for n in range(first, last + 1) for how, after in HOW]
     num_others = max(100, 520 - len(cases))
@@ -303,7 +331,7 @@ def test_500_interruptions_beside_an_open_run_never_change_its_tokens(tmp_path, 
         (tmp_path / "a").mkdir()
         follow = draw.choice(["", "copied", "refused", "other", "interrupted"])
         case = tmp_path / "a", whole, n, how, after, follow, draw.choice(kinds)
-        hit, state = check_interruption(*case, in_the_swap=n >= first)
+        hit, state = check_interruption(*case, in_the_swap=n >= first, texts=texts)
         num_hit, states = num_hit + hit, [*states, state]
         (tmp_path / "a").rename(tmp_path / f"done{i}")
         subprocess.run(["rm", "-r", tmp_path / f"done{i}"], check=True)
@@ -366,10 +394,24 @@ def test_whatever_is_damaged_in_units_tmp_bins_and_counts_are_right(tmp_path, wh
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 300_000  # kilobytes
 
 
+STRANGE = ["pipe", "dangling link", "link to a bin", "hard link to a bin"]
+
+
 @pytest.mark.parametrize("name", ["train.bin.tmp", "val.bin.tmp", "units.tmp", "meta.pkl.new"])
-@pytest.mark.parametrize("kind", ["pipe", "dangling link", "link to a bin", "hard link to a bin"])
+@pytest.mark.parametrize("kind", STRANGE)
 def test_nothing_is_written_through_a_strange_temporary_file(tmp_path, whole, capfd, name, kind):
-    folder = new_folder(tmp_path, "plain")
+    check_strange(tmp_path, whole, name, kind, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["train.mask.bin.tmp", "val.docs.tmp", "train.docs.bin.tmp",
+                                  "docs.json.tmp"])
+@pytest.mark.parametrize("kind", STRANGE)
+def test_nor_is_a_part_of_documents(tmp_path, whole_documents, capfd, name, kind):
+    check_strange(tmp_path, whole_documents, name, kind, DOCUMENTS)
+
+
+def check_strange(tmp_path, whole, name, kind, texts):
+    folder = new_folder(tmp_path, "plain", texts)
     run, elsewhere = OpenRun(folder), tmp_path / "elsewhere"
     if kind == "pipe":
         os.mkfifo(folder / name)
@@ -377,7 +419,7 @@ def test_nothing_is_written_through_a_strange_temporary_file(tmp_path, whole, ca
         os.link(folder / "train.bin", folder / name)
     else:
         (folder / name).symlink_to(elsewhere if kind == "dangling link" else folder / "train.bin")
-    write(folder, TEXTS["newer"])
+    write(folder, texts["newer"])
     assert contents(folder) == whole["newer"] and run.is_unchanged() and not elsewhere.exists()
     assert not any((folder / f"{split}.bin").is_symlink() for split in SPLITS)
 

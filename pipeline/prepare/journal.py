@@ -194,11 +194,11 @@ class Journal:
 
     def append(self, place, counts, encoded):
         """Write the next unit: its place(), {split: write.Counts}, {split: encode.Encoded}."""
-        written = []
-        if any(found.learned is not None for found in encoded.values()) and not self._has_mask():
+        written, has_mask = [], self._has_mask()
+        if not has_mask and any(found.learned is not None for found in encoded.values()):
+            has_mask = True
             for part, split in zip(MASKS, SPLITS):
                 self._write_ones(part, self._num_tokens(split), written)
-        has_mask = self._has_mask() or bool(written)
         for split, found in encoded.items():
             if found.starts:
                 records = np.empty(len(found.starts), WIDE)
