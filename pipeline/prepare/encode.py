@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError, optional, printable
-from pipeline.prepare.units import ENDS_DOCUMENT, UNLEARNED, joined, raw_length
+from pipeline.prepare.units import ENDS_DOCUMENT, LEARNED, UNLEARNED, joined, raw_length
 from pipeline.read.folder import SPLITS
 from pipeline.threads import cores
 from pipeline.tokenizers import UnknownText
@@ -95,6 +95,8 @@ def _mask(tokenizer, piece, ids, lengths, spanning):
         return learned[:1]
     if not isinstance(piece.raw, bytes):
         return learned
+    if LEARNED not in piece.learned:  # as in most turns of a chat
+        return np.zeros(len(ids), np.uint8)
     starts, ends = _token_spans(tokenizer, piece.raw, ids, lengths)
     before = np.concatenate([[0], np.cumsum(learned, dtype=np.int64)])  # learned bytes before each
     num_learned = before[ends] - before[starts]
