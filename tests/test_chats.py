@@ -294,6 +294,16 @@ def test_text_between_markers_is_encoded_as_one_text():
         *tokenizer.encode("The quick"), tokenizer.markers["<|im_end|>"], *tokenizer.encode(" fox")]
 
 
+def test_a_published_tokenizer_that_reads_markers_in_texts_is_refused_for_documents_with_markers(
+        tmp_path):
+    tokenizer = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    documents = [[("Hi", False), (Marker("<|im_end|>"), True)]] * 2
+    with pytest.raises(UserError) as error:
+        write_dataset(tmp_path, documents, tokenizer, val_text=documents)
+    says(str(error.value), "<|im_end|>", "with_markers")
+    write_dataset(tmp_path, documents, tokenizer.with_markers(["<|im_end|>"]), val_text=documents)
+
+
 # ---- ids and masks
 
 

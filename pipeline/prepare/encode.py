@@ -84,6 +84,9 @@ def _marker(tokenizer, raw):
         has = ", ".join(markers) or "none"
         raise UserError(f"a document has the special token {name!r}, which the tokenizer lacks "
                         f"(it has {printable(has, 300)}). Choose a tokenizer that has it")
+    if not getattr(tokenizer, "names_are_text", True):
+        raise UserError(f"a document has the special token {name!r}, but the tokenizer would also "
+                        f"read it in a text. Use tokenizer.with_markers([{name!r}])")
     return [markers[name]]
 
 
