@@ -17,7 +17,7 @@ from itertools import groupby
 import numpy as np
 
 from pipeline.errors import UserError, printable
-from pipeline.tokenizers import Marker
+from pipeline.tokenizers import Marker, tokenizer_meta
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT = {"human": "user", "gpt": "assistant"}  # what rows with `conversations` call them
@@ -90,8 +90,15 @@ def layout_named(name):
 
 
 def layout_of(meta):
-    """The layout of the conversations that a meta.pkl (its dict) is about, or None."""
-    return layout_named(meta["chat_layout"]) if meta.get("chat_layout") else None
+    """The layout of the conversations that a meta.pkl (its dict) is about, or None. Raises
+    UserError where its tokenizer lacks what the layout needs."""
+    if not meta.get("chat_layout"):
+        return None
+    layout = layout_named(meta["chat_layout"])
+    if missing := {*layout.markers} - {*(meta.get("special_tokens") or {})}:
+        raise UserError(f"meta.pkl names the chat layout {layout.name}, and its tokenizer has no "
+                        f"{min(missing)}. Prepare the dataset again, with --chat_layout")
+    return layout
 
 
 def settings_of(meta, tokenizer):
@@ -117,8 +124,9 @@ def with_markers_of(layout, tokenizer):
                             f"plain") from None
     if layout.markers:
         raise UserError(f"--chat_layout {layout.name} needs special tokens ({layout.markers[0]}), "
-                        f"and a {type(tokenizer).__name__} has none. Add --method tiktoken or bpe, "
-                        f"or --tokenizer_of MODEL; or use --chat_layout plain")
+                        f"and the tokenizer {tokenizer_meta(tokenizer)['tokenizer']} has none. Add "
+                        f"--method tiktoken or bpe, or --tokenizer_of MODEL; or use --chat_layout "
+                        f"plain")
     return tokenizer
 
 

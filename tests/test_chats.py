@@ -37,6 +37,8 @@ from pipeline.prepare.rows import BadRow
 from pipeline.prepare.templates import Template
 from pipeline.prepare.units import make_units, split_text
 from pipeline.prepare.write import write_dataset
+from pipeline.read.folder import open_dataset
+from pipeline.read.mixture import Mixture
 from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -272,10 +274,10 @@ def test_a_document_never_ends_with_the_end_of_a_turn():
 
 
 @pytest.mark.parametrize("tokenizer, facts", [
-    (ByteTokenizer(), ["--chat_layout chatml", "ByteTokenizer", "--method tiktoken or bpe",
+    (ByteTokenizer(), ["--chat_layout chatml", "byte", "--method tiktoken or bpe",
                        "--tokenizer_of", "--chat_layout plain"]),
-    (CharTokenizer("ab"), ["CharTokenizer", "--chat_layout plain"]),
-    (TokenList(["a"]), ["TokenList", "--chat_layout plain"]),
+    (CharTokenizer("ab"), ["char ", "--chat_layout plain"]),
+    (TokenList(["a"]), ["token_list", "--chat_layout plain"]),
     ("llama", ["<|im_start|>", "--chat_layout plain"])])
 def test_a_tokenizer_without_markers_is_refused_in_one_line(tokenizer, facts):
     if isinstance(tokenizer, str):
@@ -578,6 +580,9 @@ def test_a_run_without_chats_is_refused_in_one_line():
     with pytest.raises(UserError, match="alpaca.*plain, chatml"):
         converse(model, {"fox": {**meta, "chat_layout": "alpaca"}}, None, "single", SampleArgs(),
                  "cpu")
+    with pytest.raises(UserError, match="chatml.*no <.im_end.>.*--chat_layout"):
+        converse(model, {"fox": {**meta, "chat_layout": "chatml"}}, None, "single", SampleArgs(),
+                 "cpu")
     with pytest.raises(UserError, match="--chat.*aligned streams"):
         converse(model, {"fox": meta}, None, "multicontext", SampleArgs(), "cpu")
 
@@ -587,6 +592,21 @@ def test_a_run_without_chats_is_refused_in_one_line():
 def test_flags_of_other_samples_are_refused_beside_chat(capsys, flag):
     told = one_line_error(capsys, sample.main, ["--chat", flag])
     says(told, flag.partition("=")[0], "--chat")
+
+
+def test_a_mixture_of_texts_and_chats_can_talk(tmp_path):
+    """The members share a tokenizer, of which a checkpoint holds the first one's meta.pkl."""
+    byte = ByteTokenizer()
+    for name, more in {"fox": None, "chats": {"chat_layout": "plain"}}.items():
+        (tmp_path / name).mkdir()
+        write_dataset(tmp_path / name, "The quick brown fox." * 9, byte, more=more)
+    fox, chats = (open_dataset(str(tmp_path / name)) for name in ("fox", "chats"))
+    for members in ([[fox], [chats]], [[chats], [fox]]):
+        metas = Mixture(members, block_size=4, batch_size=2, own_vocabularies=False).metas
+        assert [meta["chat_layout"] for meta in metas.values()] == ["plain"]
+    assert "chat_layout" not in fox.meta
+    metas = Mixture([[fox], [chats]], block_size=4, batch_size=2).metas  # each of its own
+    assert "chat_layout" not in metas["fox"] and metas["chats"]["chat_layout"] == "plain"
 
 
 # ---- from rows to a conversation, here and in other programs
