@@ -10,6 +10,7 @@ nh is n_head, and hs is head_dim, the width of one head. There are two architect
     gpt2     learned positions, LayerNorm, GELU, one table for embedding and head (Radford et al.,
              2019); with bias=True exactly as published: biases, and the tanh formula of GELU
 """
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -151,6 +152,16 @@ def rotate(x, cos, sin):
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin)
 
 
+def visible(positions):
+    """(B, 1, T, T) bool: which keys each query sees, those of its own document up to itself.
+
+    positions: (B, T), of each token in its document.
+    """
+    index = torch.arange(positions.size(1), device=positions.device)
+    begin = index - positions  # of the token's document, in the row
+    return ((begin[:, :, None] == begin[:, None, :]) & (index[:, None] >= index))[:, None]
+
+
 def attention(q, k, v, **options):
     """F.scaled_dot_product_attention of q (B, nh, T, hs), k and v (B, n_kv_head, T, hs).
 
@@ -193,7 +204,7 @@ class CausalSelfAttention(nn.Module):
             # with norms, attention scores stay small, and high learning rates stay stable
             self.q_norm, self.k_norm = (nn.Parameter(torch.ones(self.hs)) for _ in range(2))
 
-    def forward(self, x, rotary, cache=None):
+    def forward(self, x, rotary, cache=None, mask=None):
         B, T, _ = x.shape
         nh, n_kv_head = self.n_head, self.n_kv_head
         heads = self.c_attn(x).view(B, T, -1, self.hs)  # (B, T, nh + 2 n_kv_head, hs)
@@ -211,7 +222,8 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
         # a single new token may look at everything before it; several at once are a prompt (or a
         # training batch), in which no token may look at a later one
-        y = attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
+        y = attention(q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None,
+                      dropout_p=self.dropout if self.training else 0.0)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))  # the heads side by side again
 
 
@@ -240,10 +252,10 @@ class Block(nn.Module):
         self.ln_2, self.mlp = norm(config), MLP(config)
         self.dropout = config.dropout
 
-    def forward(self, x, rotary, cache=None):
+    def forward(self, x, rotary, cache=None, mask=None):
         # each part adds to x, so that gradients reach the first layer undiminished. The norms come
         # before the parts, because a norm on the path itself would change the gradients
-        x = x + F.dropout(self.attn(self.ln_1(x), rotary, cache), self.dropout, self.training)
+        x = x + F.dropout(self.attn(self.ln_1(x), rotary, cache, mask), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.ln_2(x)), self.dropout, self.training)
 
 
@@ -256,25 +268,27 @@ class HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, vocab_size, targets, vocabulary):
+    def forward(ctx, x, weight, vocab_size, targets, vocabulary, learned):
         device, needs_grad = x.device.type, any(ctx.needs_input_grad)
         # cast once here: autocast would do it again for each product of each chunk
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         table, rows = weight.to(dtype), rows_at_once(x.device, weight.size(0))
         total, dx, dweight = 0.0, [], torch.zeros_like(weight) if needs_grad else None
-        for part, target in zip(x.to(dtype).split(rows), targets.split(rows)):
+        masks = itertools.repeat(None) if learned is None else learned[:, None].split(rows)
+        for part, target, mask in zip(x.to(dtype).split(rows), targets.split(rows), masks):
             # the whole table, because a product of 50,257 columns is slower than one of 50,304
             logits = (part @ table.T).float()
             logits[:, vocab_size:] = -math.inf  # the padding has no part in the softmax
             if vocabulary is not None:
                 logits[:, :vocab_size].masked_fill_(others(target, vocabulary), -math.inf)
             log_p = logits.log_softmax(-1)
-            total = total - log_p.gather(1, target[:, None]).sum()
+            of_targets = log_p.gather(1, target[:, None])
+            total = total - (of_targets if mask is None else of_targets * mask).sum()
             if needs_grad:
                 # d loss / d logits of a softmax: its probabilities, less 1 at the target
                 dlogits = log_p.exp_()
                 dlogits[torch.arange(len(target), device=x.device), target] -= 1
-                dlogits = dlogits.to(dtype)
+                dlogits = (dlogits if mask is None else dlogits.mul_(mask)).to(dtype)
                 dx.append((dlogits @ table).to(x.dtype))
                 dweight += dlogits.T @ part
         if needs_grad:
@@ -285,7 +299,7 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, grad):
         dx, dweight = ctx.saved_tensors
         scale = grad / len(dx)  # divided here, not in forward(): float16 would round it to 0 there
-        return dx * scale, dweight * scale, None, None, None
+        return dx * scale, dweight * scale, None, None, None, None
 
 
 def rows_at_once(device, num_columns):
@@ -306,19 +320,22 @@ def others(targets, vocabulary):
     return vocabulary[targets][:, None] != vocabulary
 
 
-def head_loss(x, weight, vocab_size, targets, vocabulary=None):
+def head_loss(x, weight, vocab_size, targets, vocabulary=None, learned=None):
     """(logits (N, vocab_size), mean loss); logits are None if there would be over CHUNK_LOGITS.
 
     x (N, C), weight (rows, C), of which those from vocab_size on are padding, targets (N,),
     vocabulary as in others(), or None: a target's probability is one among the ids of its own.
+    learned (N,) bool, or None: the loss of the other targets is 0. The mean is over all N.
     """
     if targets.numel() * vocab_size > CHUNK_LOGITS:
-        return None, HeadLoss.apply(x, weight, vocab_size, targets, vocabulary)
+        return None, HeadLoss.apply(x, weight, vocab_size, targets, vocabulary, learned)
     # few logits: plain operations, which keep all of them until backward()
     logits = F.linear(x, weight)[:, :vocab_size]
     if vocabulary is not None:
         logits = logits.masked_fill(others(targets, vocabulary), -math.inf)
-    return logits, F.cross_entropy(logits, targets)
+    if learned is None:
+        return logits, F.cross_entropy(logits, targets)
+    return logits, (F.cross_entropy(logits, targets, reduction="none") * learned).mean()
 
 
 class GPT(nn.Module):
@@ -410,13 +427,15 @@ class GPT(nn.Module):
         attention = 12 * config.n_layer * config.n_head * config.head_dim * config.block_size
         return 6 * (self.num_params() - looked_up) + attention
 
-    def forward(self, idx, targets=None, cache=None):
+    def forward(self, idx, targets=None, cache=None, learned=None, positions=None):
         """idx and targets: (B, T) int64. Returns (logits, mean loss in nats a token).
 
         With targets, logits are (B, T, vocab_size), or None if they would be over CHUNK_LOGITS.
         Without, they are those of the last position, (B, 1, vocab_size), and the loss is None.
         With K aligned streams, idx and targets are (B, T, K), the logits of targets are None, and
-        the losses (K,). cache: a KVCache that holds the tokens before idx.
+        the losses (K,). cache: a KVCache that holds the tokens before idx. learned: (B, T) bool;
+        the other targets add 0 to the mean, which is over all. positions: (B, T) int64, of each
+        token in its document; a token then sees its own document alone.
         """
         T, vocab_size = idx.size(1), self.config.vocab_size
         start = cache.length if cache is not None else 0  # the position of idx's first token
@@ -425,28 +444,31 @@ class GPT(nn.Module):
         x, rotary = self.transformer.wte(idx), None  # (B, T, C), or (B, T, K, C)
         if idx.dim() == 3:
             x = x.sum(2)  # the embeddings of aligned streams add up, as token and position do
+        at = slice(start, start + T) if positions is None else positions
         if self.config.arch == "gpt2":
-            x = x + self.transformer.wpe.weight[start : start + T]
+            x = x + self.transformer.wpe.weight[at]
         else:
-            rotary = self.cos[start : start + T], self.sin[start : start + T]
+            rotary = self.cos[at], self.sin[at]  # (T, 1, hs), or (B, T, 1, hs)
+        mask = None if positions is None else visible(positions)
         x = self.transformer.drop(x)  # so that no single channel is relied on
         for block in self.transformer.h:
-            x = block(x, rotary, cache)
+            x = block(x, rotary, cache, mask)
         if cache is not None:  # only now: all layers have appended at the same place
             cache.length += T
         if targets is None:  # sampling needs the last position alone; the head is a large product
             return self.lm_head(self.transformer.ln_f(x[:, -1:]))[..., :vocab_size], None
         x = self.transformer.ln_f(x).flatten(0, 1)  # (B * T, C)
+        learned = None if learned is None else learned.flatten()
         if targets.dim() == 3:
             losses, first = [], 0
             # each stream has its own rows of the head
             for k, size in enumerate(self.config.vocab_sizes):
                 weight, own = self.lm_head.weight[first : first + size], targets[..., k].flatten()
-                losses.append(head_loss(x, weight, size, own - first)[1])
+                losses.append(head_loss(x, weight, size, own - first, learned=learned)[1])
                 first += size
             return None, torch.stack(losses)
         logits, loss = head_loss(x, self.lm_head.weight, vocab_size, targets.flatten(),
-                                 self.vocabulary)
+                                 self.vocabulary, learned)
         return None if logits is None else logits.unflatten(0, idx.shape), loss
 
     @torch.inference_mode()

@@ -36,7 +36,7 @@ import torch
 
 from model import GPT, GPTConfig
 from optim import Optimizer, block_size_at, configure_optimizer, lr_fraction
-from pipeline.read.batches import TrainBatches, cut, split_iteration, to_xy
+from pipeline.read.batches import TrainBatches, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, open_mixture, start_tokens
 from pipeline.read.sampler import ORDER_VERSION, seed_of
 from training import checkpoint, plan, plots
@@ -137,8 +137,9 @@ def open_data(args, saved, ranks):
                         f"Resume it with the train.py that began it")
     mixture = open_mixture(args, version)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
+    found = mixture.fingerprint()
     for dataset in mixture.datasets if saved else ():
-        if saved["data"].get(dataset.name) != dataset.fingerprint():
+        if saved["data"].get(dataset.name) != found[dataset.name]:
             raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
                             f"val.bin differs). Prepare it as it was, or start a new run")
     return mixture
@@ -159,26 +160,37 @@ def make_model(args, vocab_sizes, ranks, source=None):
 def train_step(run, micro_batches):
     """The gradient of all micro-batches, then one step of the optimizer.
 
-    micro_batches: a list of windows (B, T + 1) or (B, T + 1, K), on the CPU. Returns the mean loss
-    of this rank, as a tensor: to read its value here would make every step wait for the GPU.
+    micro_batches: a list of Batches, on the CPU. Returns (mean loss, learned tokens): the loss of
+    this rank, as a tensor, since to read its value here would make every step wait for the GPU;
+    and how many targets of all ranks are learned. Where none is, no step is taken.
     """
     args, ranks = run.args, run.ranks
+    # each learned token of the iteration counts alike, in whichever micro-batch and rank it is
+    counts = torch.tensor([[batch.num_learned(), batch.num_targets()] for batch in micro_batches])
+    counts = counts.sum(0)
+    if run.mixture.is_masked and not args.plan:  # which one rank alone does
+        counts = ranks.sum(counts)
+    num_learned, num_targets = counts.tolist()
     # the schedules are functions of the iteration, so a resumed run needs no state of theirs
     fraction, length = lr_fraction(run.iter_num, args), block_size_at(run.iter_num, args)
     mean_loss = torch.zeros((), device=ranks.device)
-    for micro_step, windows in enumerate(micro_batches):
-        x, y = cut(*to_xy(windows, ranks.device), length)  # (B, T[, K]) each, y one token later
+    for micro_step, batch in enumerate(micro_batches if num_learned else ()):
+        x, y, marks = to_xy(batch, ranks.device, length)  # x, y: (B, T[, K]), y one token later
         if args.dropout:
             # the masks depend on the position alone, so a resumed run draws the same ones
             torch.manual_seed(seed_of(args.seed, "dropout", run.iter_num, micro_step, ranks.rank))
         if ranks.count > 1:  # ranks exchange gradients once an iteration, with the last micro-batch
             run.train_model.require_backward_grad_sync = micro_step == len(micro_batches) - 1
         with run.autocast:
-            _, loss = run.train_model(x, y)  # (K,), in nats a token
+            _, loss = run.train_model(x, y, **marks)  # (K,), in nats a token
             loss = (loss * run.loss_weights).sum() / len(micro_batches)  # a mean over micro-batches
+            if num_learned < num_targets:  # the model's mean is over all of them
+                loss = loss * (num_targets / num_learned)
         run.scaler.scale(loss).backward()  # adds to the gradients of the micro-batches before
         mean_loss += loss.detach()
 
+    if not num_learned:
+        return mean_loss, 0
     for group, highest in zip(run.optimizer.param_groups, run.highest_rates):
         group["lr"] = highest * fraction
     if args.grad_clip:  # one bad batch must not throw the weights far away
@@ -187,7 +199,7 @@ def train_step(run, micro_batches):
     run.scaler.step(run.optimizer)  # which float16 skips where a gradient has overflown
     run.scaler.update()
     run.optimizer.zero_grad()
-    return mean_loss
+    return mean_loss, num_learned
 
 
 # ---- the loop
@@ -205,9 +217,12 @@ def train(run, argv, stack):
     if run.unevaluated:  # a signal has ended the run's last evaluation, which is now made up for
         evaluate_and_save(run, log, stop, run.unevaluated)
     line_iter, waited, t_line = run.iter_num, 0.0, time.perf_counter()
+    num_learned, num_steps = 0, 0  # tokens since that line; iterations that had any
 
     while run.iter_num < args.max_iters and not stop.number:
-        loss_sum += train_step(run, [next(batches) for _ in range(batches.micro_steps)])
+        loss, learned = train_step(run, [next(batches) for _ in range(batches.micro_steps)])
+        loss_sum += loss
+        num_learned, num_steps = num_learned + learned, num_steps + (learned > 0)
         # noted on the device, without waiting for it
         bad_iter.masked_fill_((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num)
         run.iter_num += 1
@@ -219,7 +234,7 @@ def train(run, argv, stack):
 
         # this reads from the device and so waits for it; most iterations do not come here
         num_iters = run.iter_num - line_iter
-        loss = finite_loss(run, loss_sum, bad_iter) / num_iters
+        loss = finite_loss(run, loss_sum, bad_iter) / num_steps if num_steps else math.nan
         dt = time.perf_counter() - t_line  # seconds
         run.seconds = time.perf_counter() - t_start
         row = {"iter": run.iter_num, "tokens": run.iter_num * run.tokens_per_iter,
@@ -228,16 +243,22 @@ def train(run, argv, stack):
                "tokens_per_s": num_iters * run.tokens_per_iter / dt,
                "data_wait": (batches.wait_time - waited) / dt, "seconds": run.seconds}
         row["mfu"] = estimate_mfu(run.model, row["tokens_per_s"], ranks)
+        if run.mixture.is_masked:
+            row["learned_tokens"] = num_learned
         log.progress(row, run.best_val_loss, args.max_iters,
                      seconds_left=(args.max_iters - run.iter_num) * dt / num_iters)
         if note := slow_steps.note(dt, num_iters, block_size_at(run.iter_num - 1, args)):
             log.line(note)
+        if num_steps < num_iters:
+            log.line(f"note: {num_iters - num_steps:,} of the last {num_iters:,} iterations had no "
+                     f"token to learn, and took no step")
         if evaluate:
             evaluate_and_save(run, log, stop, row)
         else:
             log.row(row)
         loss_sum.zero_()  # and start the clock anew: evaluating is no part of tokens_per_s
         line_iter, waited, t_line = run.iter_num, batches.wait_time, time.perf_counter()
+        num_learned, num_steps = 0, 0
     finish(run, log, stop)
 
 

@@ -116,6 +116,8 @@ FLAGS = {
         ("first_block_size", count, None): (
             "context length in the first half of the run, in tokens; later doubled step by step "
             "up to block_size (default: block_size)"),
+        ("documents", boolean, False): (
+            "attention stays within a document, and positions start anew at each"),
         ("gradient_accumulation_steps", count, 1): (
             "micro-batches in an iteration, shared out among the processes of torchrun"),
     },
@@ -243,7 +245,7 @@ MODE_FLAGS = {"single": ["dataset"]} | {
 # the flags that a resumed run cannot change: they determine the order of the data and the model
 FROZEN = [*sum(MODE_FLAGS.values(), []), *(name for name, _, _ in FLAGS["model"]), *"""
     training_mode sampling_method batch_size gradient_accumulation_steps block_size
-    first_block_size seed optimizer""".split()]
+    first_block_size documents seed optimizer""".split()]
 FROZEN.remove("max_epochs_per_dataset")
 FROZEN.remove("dropout")
 

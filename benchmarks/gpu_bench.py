@@ -170,7 +170,7 @@ def training(bench, *flags, dataset="ids"):
 
 def iterate(run, batches):
     """One iteration of train.py's loop -> its mean loss, a tensor on the device."""
-    loss = train.train_step(run, [next(batches) for _ in range(batches.micro_steps)])
+    loss, _ = train.train_step(run, [next(batches) for _ in range(batches.micro_steps)])
     run.iter_num += 1
     return loss
 

@@ -226,10 +226,10 @@ def followed(*flags):
     steps, train_step = [], train.train_step
 
     def step(run, micro_batches):
-        loss = train_step(run, micro_batches)
-        read = hashlib.sha256(b"".join(part.numpy().tobytes() for part in micro_batches))
+        loss, learned = train_step(run, micro_batches)
+        read = hashlib.sha256(b"".join(batch.ids.numpy().tobytes() for batch in micro_batches))
         steps.append((read.hexdigest(), loss.item()))
-        return loss
+        return loss, learned
     train.train_step = step
     try:
         train.main([*flags])

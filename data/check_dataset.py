@@ -7,7 +7,8 @@
 
 Checks sizes, hashes, every id, the mask and the index of documents, the streams, and whether
 documents of val are in train too. Prints counts, learned tokens, the most frequent tokens, the
-lengths of documents and some windows, with | between their tokens. Exit status 2 where something is
+lengths of documents and some windows, with | between their tokens and ‖ where a document begins;
+tokens that are not learned are dim, or in parentheses in a file. Exit status 2 where something is
 wrong.
 """
 import argparse
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from pipeline.encodings import signs_of_another_encoding
 from pipeline.errors import Parser, UserError, one_line_errors, printable
 from pipeline.files import lock, open_regular, replacing
-from pipeline.read.documents import file_names
+from pipeline.read.documents import file_names, marked_line, require_index, window_marks
 from pipeline.read.folder import (
     SPLITS,
     check_ids,
@@ -209,8 +210,9 @@ def check_mask(dataset):
 def check_index(dataset):
     """An index of documents against its hash, the tokens and docs.json; prints how many there are.
 
-    A damaged docs.json raises UserError.
+    A damaged docs.json raises UserError, a missing file FileNotFoundError.
     """
+    require_index(dataset)
     if not dataset.has_index:
         return []
     problems, names = [], file_names(dataset)
@@ -356,8 +358,11 @@ def show(dataset, counts, args):
         tokens = dataset.tokens(split)
         starts = draw.integers(0, max(1, len(tokens) - args.width), args.windows - 1)
         for start in np.unique([0, *starts]).tolist():
-            ids = tokens[start : start + args.width].tolist()
-            print(f"  {split} at {start:,}: {'|'.join(token_text(dataset.meta, i) for i in ids)}")
+            size = min(args.width, len(tokens) - start)
+            ids, learned, first = window_marks(dataset, split, start, size)
+            texts = [token_text(dataset.meta, i) for i in ids.tolist()]
+            line = marked_line(texts, learned, first, sys.stdout.isatty())
+            print(f"  {split} at {start:,}: {line}")
 
 
 def check(dataset, args):

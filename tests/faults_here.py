@@ -84,7 +84,7 @@ def record_windows():
 
     def recording(run, micro_batches):
         with open(f"windows{run.ranks.rank}.jsonl", "a") as file:
-            print(json.dumps([windows.tolist() for windows in micro_batches]), file=file)
+            print(json.dumps([batch.ids.tolist() for batch in micro_batches]), file=file)
         return plain(run, micro_batches)
     train.train_step = recording
 

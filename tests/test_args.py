@@ -25,6 +25,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "dataset_sampling_probs_transition_iters": None, "max_epochs_per_dataset": None,
     "multidataset_wte": False, "multicontext_datasets": None, "multicontext_loss_weights": None,
     "sampling_method": "random", "batch_size": 64, "block_size": 64, "first_block_size": None,
+    "documents": False,
     "gradient_accumulation_steps": 1,
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
     "dropout": 0.0, "bias": False, "head_dim": None, "tied_head": False, "rope_theta": 10_000.0,
@@ -233,7 +234,8 @@ SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n
          "learning_rate": 1e-2,
          "muon_learning_rate": None, "muon_momentum": None, "out_dir": "out/x"}
 OTHER = {"dataset": "y", "sampling_method": "sequential", "batch_size": 5, "block_size": 9,
-         "gradient_accumulation_steps": 3, "seed": 8, "n_layer": 9, "n_head": 5, "n_embd": 30,
+         "gradient_accumulation_steps": 3, "documents": True, "seed": 8, "n_layer": 9,
+         "n_head": 5, "n_embd": 30,
          "bias": False, "head_dim": 4, "tied_head": False, "rope_theta": 5.0, "norm_eps": 0.5,
          "qk_norm": False, "arch": "modern", "n_kv_head": 1, "optimizer": "muon",
          "first_block_size": 3, "n_hidden": 7, "training_mode": "multidataset",

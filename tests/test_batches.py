@@ -16,7 +16,7 @@ from helpers import RangeTokenizer, arange_dataset, edit_bin, only_line, python,
 
 from pipeline.errors import UserError, one_line_errors
 from pipeline.prepare.write import write_dataset
-from pipeline.read.batches import TrainBatches, eval_batches, split_iteration, to_xy
+from pipeline.read.batches import Batch, TrainBatches, eval_batches, split_iteration, to_xy
 from pipeline.read.folder import Dataset, open_dataset
 from pipeline.read.mixture import Mixture, check_split
 from pipeline.read.sampler import SAMPLING_METHODS, window_starts
@@ -34,14 +34,31 @@ def a_mixture(dataset, block_size=T, batch_size=4, sampling_method="without_repl
                    sampling_method=sampling_method, seed=seed)
 
 
+class IdsOf:
+    """An iterator over the ids of each Batch, (rows, T + 1)."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.reader).ids
+
+    def __getattr__(self, name):
+        return getattr(self.reader, name)
+
+
 def batches(dataset, max_iters=20, **kw):
     order = {key: kw.pop(key) for key in ("block_size", "batch_size", "sampling_method", "seed")
              if key in kw}
-    return TrainBatches(a_mixture(dataset, **order), max_iters=max_iters, **kw)
+    return IdsOf(TrainBatches(a_mixture(dataset, **order), max_iters=max_iters, **kw))
 
 
 def evaluated(dataset, split, batch_size=4, **kw):
-    return eval_batches(a_mixture(dataset, batch_size=batch_size), split, **kw)
+    mixture = a_mixture(dataset, batch_size=batch_size)
+    return (batch and batch.ids for batch in eval_batches(mixture, split, **kw))
 
 
 def read(dataset, **kw):
@@ -73,7 +90,7 @@ def test_windows_are_consecutive_tokens_in_their_own_dtype(tmp_path):
 
 
 def test_x_and_y_are_int64_and_y_is_one_token_later():
-    x, y = to_xy(torch.arange(27, dtype=torch.int16).view(3, 9), "cpu")
+    x, y, _ = to_xy(Batch(torch.arange(27, dtype=torch.int16).view(3, 9)), "cpu")
     assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape == (3, 8)
     assert (y == x + 1).all() and x[:, 0].tolist() == [0, 9, 18]
 
@@ -89,7 +106,8 @@ def test_large_ids_survive_the_way_to_x_and_y(tmp_path, vocab_size, ids):
     write_dataset(tmp_path, ["train"], Given(vocab_size), val_text=["val"])
     reader = batches(open_dataset(f"{tmp_path}/"), max_iters=1, sampling_method="sequential",
                      batch_size=1)
-    x, y = to_xy(next(reader), "cpu")
+    x, y, marks = to_xy(Batch(next(reader)), "cpu")
+    assert marks == {}
     reader.close()
     assert x[0].tolist() == (ids * 4)[:T] and y[0].tolist() == (ids * 4)[1 : T + 1]
 
@@ -367,7 +385,7 @@ dataset = open_dataset(sys.argv[1])
 mixture = Mixture([[dataset]], block_size=255, batch_size=64, sampling_method=sys.argv[2])
 before, most = resident(), 0
 reader = TrainBatches(mixture, max_iters=dataset.num_tokens["train"] // (64 * 255))
-for windows in reader:
+for batch in reader:
     most = max(most, resident() - before)
 for windows in eval_batches(mixture, "train", eval_iters=10**6):
     most = max(most, resident() - before)

@@ -14,7 +14,7 @@ import model as model_module
 import sample
 import train
 from model import GPT, GPTConfig, head_loss, rms_norm, rows_at_once
-from pipeline.read.batches import to_xy
+from pipeline.read.batches import Batch, to_xy
 
 FLAGS = [*TINY, "--n_layer=1", "--n_head=4", "--max_iters=2", "--eval_interval=2",
          "--log_interval=1", "--gradient_accumulation_steps=2", "--dropout=0.1",
@@ -100,8 +100,8 @@ def test_mixtures_and_streams_train_on_cuda_as_on_the_cpu(fox, monkeypatch, tmp_
 
 
 MISTAKES = {
-    "targets stay on the CPU": ("train.to_xy", lambda plain: lambda windows, device: (
-        plain(windows, device)[0], plain(windows, "cpu")[1])),
+    "targets stay on the CPU": ("train.to_xy", lambda plain: lambda batch, device, length=None: (
+        plain(batch, device, length)[0], plain(batch, "cpu", length)[1], {})),
     "a mask is made on the CPU": ("model.others", lambda plain: lambda targets, vocabulary: (
         torch.ones(len(targets), len(vocabulary), dtype=torch.bool))),
     "rotary tables stay on the CPU": ("model.rotate", lambda plain: lambda x, cos, sin: plain(
@@ -148,7 +148,7 @@ def test_only_cuda_copies_ids_without_waiting(device):
         def to(self, device, non_blocking):
             assert non_blocking == (torch.device(device).type == "cuda")
             return torch.arange(6).view(2, 3)
-    x, y = to_xy(Windows(), torch.device(device))
+    x, y, _ = to_xy(Batch(Windows()), torch.device(device))
     assert x.tolist() == [[0, 1], [3, 4]] and y.tolist() == [[1, 2], [4, 5]]
 
 

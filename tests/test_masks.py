@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -338,7 +339,8 @@ def test_both_splits_have_a_mask_and_an_index_if_one_has(tmp_path):
     ([["Q", False]], ["a part of document number 1", "'Q'"]),
     (iter(["a", [("Q", 2)]]), ["document number 2", "('Q', 2)"]),
     ([[("Q", None)]], ["('Q', None)"]), ([[(b"Q", True)]], ["(b'Q', True)"]),
-    ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN])])
+    ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN]),
+    ([[("a", True), (Marker(END), True)]], [f"'{END}'", "Leave it out"])])
 def test_parts_that_cannot_be_are_one_line(tmp_path, text, facts):
     with pytest.raises(UserError) as error:
         written(tmp_path, text, val_text="b")
@@ -387,7 +389,9 @@ def test_the_index_gives_back_each_document_its_file_and_its_row(tmp_path, suffi
     for text, name, row in found:
         assert place_in(Path(name), suffix, packing, row) == text.removesuffix(END)
     assert {name for _, name, _ in found} == set(map(str, paths))
-    # edited by prepare.py, a document is known by its number
+    # filtered or pickled, a document still knows them; edited by prepare.py, it has its number
+    assert [t.row for t in pickle.loads(pickle.dumps([t for t in documents if "2" in t]))] == [
+        t.row for t in documents if "2" in t]
     edited = written(tmp_path / "edited", [text.upper() for text in documents], val_text=["x"],
                      inputs=[documents])
     assert documents_of(edited, Tiny().decode)[1:3] == [
@@ -517,6 +521,15 @@ def test_combining_joins_masks_and_indexes(tmp_path, monkeypatch, kinds):
             expected += own[count:] if split else own[:count]
         assert documents_of(both, Tiny().decode) == expected
         assert both.meta["docs"]["ended"]
+
+
+def test_a_member_whose_index_is_missing_is_named(tmp_path):
+    for name in "ab":
+        written(tmp_path / name, some_documents(20), val_text=some_documents(2))
+    (tmp_path / "b/val.docs.bin").unlink()
+    (tmp_path / "both").mkdir()
+    with pytest.raises(FileNotFoundError, match="b/val.docs.bin not found.*Run: python "):
+        combine(tmp_path / "both", [f"{tmp_path}/a/", f"{tmp_path}/b/"])
 
 
 def test_a_mask_of_other_bytes_is_named_when_it_is_combined(tmp_path):

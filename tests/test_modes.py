@@ -35,7 +35,7 @@ from model import GPT, GPTConfig
 from pipeline.errors import UserError
 from pipeline.prepare.streams import write_stream
 from pipeline.prepare.write import write_dataset
-from pipeline.read.batches import TrainBatches, eval_batches, to_xy
+from pipeline.read.batches import Batch, TrainBatches, eval_batches, to_xy
 from pipeline.read.folder import open_dataset
 from pipeline.read.mixture import Mixture, open_mixture
 from pipeline.read.sampler import SAMPLING_METHODS, window_starts, windows_per_epoch
@@ -105,7 +105,7 @@ def streams(data, method="random", batch_size=16):
 
 def read(mixture, **kw):
     batches = TrainBatches(mixture, **{"max_iters": 20, **kw})
-    out = torch.stack(list(batches)).numpy()
+    out = torch.stack([batch.ids for batch in batches]).numpy()
     batches.close()
     return out
 
@@ -192,7 +192,8 @@ def test_ids_of_many_vocabularies_travel_as_wide_as_their_table(tmp_path):
                       batch_size=6,
                     sampling_method="sequential",
                       fractions_at=lambda batches: np.full((len(batches), 3), 1 / 3))
-    x, y = to_xy(torch.from_numpy(read(mixture, max_iters=2).reshape(-1, T + 1)), "cpu")
+    ids = torch.from_numpy(read(mixture, max_iters=2).reshape(-1, T + 1))
+    x, y, _ = to_xy(Batch(ids), "cpu")
     member, start = mixture.places(np.arange(12))
     offsets = np.array([0, 60_000, 130_000])
     assert x[:, 0].tolist() == (start + offsets[member]).tolist() and (y == x + 1).all()
@@ -200,10 +201,10 @@ def test_ids_of_many_vocabularies_travel_as_wide_as_their_table(tmp_path):
 
 def test_an_evaluation_reads_one_member_and_the_streams_together(data):
     for d, length in enumerate((100, 100, 100)):
-        windows = list(eval_batches(a_mixture(data), "val", d, eval_iters=100))
+        windows = [batch.ids for batch in eval_batches(a_mixture(data), "val", d, eval_iters=100)]
         targets = [t - 1003 * d for w in windows for t in w[:, 1:].ravel().tolist()]
         assert targets == list(range(1, length))
-    windows = next(eval_batches(streams(data), "val", eval_iters=1))
+    windows = next(eval_batches(streams(data), "val", eval_iters=1)).ids
     assert windows.shape == (16, T + 1, 4)
 
 
@@ -253,8 +254,8 @@ def test_the_best_checkpoint_and_the_mean_go_by_the_final_weights_and_each_datas
     gpt.load_state_dict(checkpoint["model"])
     for d, name in enumerate(("text", "abcd")):  # the loss of each on its own windows
         with torch.no_grad():
-            losses, sizes = zip(*((gpt(*to_xy(windows, "cpu"))[1].item(), windows[:, 1:].numel())
-                                  for windows in eval_batches(mixture, "val", d, eval_iters=100)))
+            losses, sizes = zip(*((gpt(*to_xy(batch, "cpu")[:2])[1].item(), batch.num_targets())
+                                  for batch in eval_batches(mixture, "val", d, eval_iters=100)))
         assert last[f"val_loss/{name}"] == pytest.approx(np.average(losses, weights=sizes),
                                                          rel=1e-4)
     assert checkpoint["best_val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)

@@ -4,6 +4,7 @@ of several ends.
 Run: python -m pytest tests/test_ranks.py
 """
 import datetime
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import TEXT, TINY, char_dataset, log_rows, python
+from test_documents import marked_text
 from test_rank_faults import carried_out, job
 
 from optim import Optimizer
@@ -276,14 +278,20 @@ def losses(folder):
 
 @pytest.fixture(scope="module")
 def runs_of_ranks(tmp_path_factory):
-    """{(mode, sampling method, number of ranks): the run}; 3 micro-batches, which no number of
-    ranks divides but 1. The two texts are equally long and have the same characters."""
-    root = tmp_path_factory.mktemp("ranks")
+    """{(mode, sampling method, number of ranks, with marks): the run}; 3 micro-batches, which no
+    number of ranks divides but 1. The two texts are equally long and have the same characters; with
+    marks, loss masks and documents."""
+    root, jobs = tmp_path_factory.mktemp("ranks"), {}
     names = {"a": char_dataset(root / "a"), "b": char_dataset(root / "b", TEXT[::-1])}
-    jobs = {(mode, method, count): job(
-        root / mode / method / f"{count}", names["a"], ranks=count, record=True,
-        flags=[*SHARED, f"--sampling_method={method}", *(flag.format(**names) for flag in flags)])
-        for mode, flags in MODES.items() for method in SAMPLING_METHODS for count in COUNTS}
+    with_marks = {"a": marked_text(root / "marked_a"),
+                  "b": marked_text(root / "marked_b", TEXT[::-1])}
+    for key in itertools.product(MODES, SAMPLING_METHODS, COUNTS, (False, True)):
+        mode, method, count, marks = key
+        if marks or method == "random":
+            flags = [flag.format(**with_marks if marks else names) for flag in MODES[mode]]
+            jobs[key] = job(root / "-".join(map(str, key)), names["a"], ranks=count, record=True,
+                            flags=[*SHARED, f"--sampling_method={method}", *flags,
+                                   *["--documents"] * marks])
     done = {one["folder"]: one for one in carried_out([*jobs.values()])}
     return {key: done[one["folder"]] for key, one in jobs.items()}
 
@@ -291,15 +299,19 @@ def runs_of_ranks(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("method, marks", [("random", False), *(
+    (method, True) for method in SAMPLING_METHODS)])
 def test_several_ranks_train_on_the_windows_of_one_in_its_order_to_the_same_losses(
-        runs_of_ranks, mode, method):
+        runs_of_ranks, mode, method, marks):
     """Sums are taken in another order, so losses (log.csv has six digits) agree within 5e-5."""
-    one, *others = (runs_of_ranks[mode, method, count] for count in COUNTS)
+    one, *others = (runs_of_ranks[mode, method, count, marks] for count in COUNTS)
     for other in others:
         assert other["status"] == 0 and trained_on(other) == trained_on(one), other["said"]
         for row, same in zip(losses(one["folder"]), losses(other["folder"]), strict=True):
             assert row == pytest.approx(same, abs=5e-5)
+        learned = [[row.get("learned_tokens") for row in log_rows(Path(run["folder"]) / "x")]
+                   for run in (one, other)]
+        assert learned[0] == learned[1] and (learned[0][0] is None) != marks
         done = next(i for i, line in enumerate(other["said"]) if line.startswith("done in"))
         assert len(other["said"]) > done + 1  # a sample, by rank 0
 
@@ -307,7 +319,7 @@ def test_several_ranks_train_on_the_windows_of_one_in_its_order_to_the_same_loss
 @pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_a_run_of_two_ranks_goes_on_with_four_and_with_one(runs_of_ranks, tmp_path):
-    two = runs_of_ranks["single", "without_replacement", 2]
+    two = runs_of_ranks["single", "without_replacement", 2, True]
     jobs = []
     for count in COUNTS:
         jobs.append(job(tmp_path / f"{count}", "", ranks=count, record=True,

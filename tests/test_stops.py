@@ -63,7 +63,7 @@ def stopped(number, *flags, signal_number=signal.SIGTERM):
     """The exit status of a run that gets a signal in batch `number` of all its evaluations, and
     how many batches it evaluated."""
     with pytest.MonkeyPatch.context() as patch:
-        calls = calling(patch, evaluation, "cut", number, lambda: kill(signal_number))
+        calls = calling(patch, evaluation, "to_xy", number, lambda: kill(signal_number))
         with pytest.raises(SystemExit) as exit:
             train.main([*map(str, flags)])
     return exit.value.code, calls[0]
@@ -145,7 +145,7 @@ def test_a_signal_in_the_iteration_before_an_evaluation_does_not_wait_for_it(fox
     train.main([*flags, "--out_dir=whole"])
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         calling(patch, train, "train_step", 4, kill)
-        batches = calling(patch, evaluation, "cut", 0, None)
+        batches = calling(patch, evaluation, "to_xy", 0, None)
         train.main([*flags, "--out_dir=x"])
     assert not batches[0]
     resume("x")
@@ -178,7 +178,7 @@ def test_a_signal_in_an_evaluation_of_several_datasets_is_made_up_for_too(fox, t
 def test_a_signal_ends_eval_only_at_once(fox, capsys, number, status, told):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit, (
             one_line_errors()):
-        calls = calling(patch, evaluation, "cut", 2, lambda: kill(number))
+        calls = calling(patch, evaluation, "to_xy", 2, lambda: kill(number))
         run(f"--dataset={fox}", "--eval_only")
     assert exit.value.code == status and capsys.readouterr().err == told and calls[0] == 2
 

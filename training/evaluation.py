@@ -5,7 +5,7 @@
 import torch
 
 from optim import block_size_at
-from pipeline.read.batches import cut, eval_batches, to_xy
+from pipeline.read.batches import eval_batches, to_xy
 from pipeline.read.folder import SPLITS
 
 
@@ -33,24 +33,23 @@ def estimate_loss(run, iter_num, stop=None):
 
 def _totals(run, split, length, stop):
     """(members, streams + 1) float64, over all ranks: of each member the summed loss of each
-    stream, and the number of tokens. None where the ranks have agreed to stop."""
+    stream, and the number of learned tokens. None where the ranks have agreed to stop."""
     args, mixture, ranks = run.args, run.mixture, run.ranks
     totals = torch.zeros(len(mixture.members), mixture.num_streams + 1, dtype=torch.float64)
     for member, total in enumerate(totals):
         sums = [torch.zeros(mixture.num_streams, device=ranks.device)]
-        for windows in eval_batches(mixture, split, member, eval_iters=args.eval_iters,
+        for batch in eval_batches(mixture, split, member, eval_iters=args.eval_iters,
                                     rank=ranks.rank, num_ranks=ranks.count):
             if stop and stop.agreed():
                 return None
-            if windows is None:  # this rank has read its part, and another has not
+            if batch is None:  # this rank has read its part, and another has not
                 continue
-            x, y = cut(*to_xy(windows, ranks.device), length)
-            num_tokens = x.size(0) * x.size(1)
+            x, y, marks = to_xy(batch, ranks.device, length)
             # a batch of another shape would be compiled anew, for this one use
-            whole = num_tokens == args.batch_size * args.block_size
+            whole = batch.num_targets() == args.batch_size * args.block_size
             with run.autocast:
-                _, loss = (run.eval_model if whole else run.model)(x, y)
-            sums.append(loss.reshape(-1) * num_tokens)
-            total[-1] += num_tokens
+                _, loss = (run.eval_model if whole else run.model)(x, y, **marks)
+            sums.append(loss.reshape(-1) * batch.num_targets())
+            total[-1] += batch.num_learned()
         total[:-1] = torch.stack(sums).cpu().double().sum(0)
     return ranks.sum(totals)

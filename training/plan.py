@@ -18,7 +18,8 @@ from model import GPT
 from optim import block_size_at, configure_optimizer
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
-from pipeline.read.mixture import sample_ids
+from pipeline.read.documents import marked_line, positions_in, window_marks
+from pipeline.read.mixture import sample_ids, sample_places
 from pipeline.read.sampler import eval_starts, windows_per_epoch
 from pipeline.tokenizers import token_text
 from training.run_folder import hms, new_out_dir, short
@@ -52,12 +53,28 @@ def data_lines(run):
         name = f"{name:20}" if len(name) <= 20 else f"{name}\n{'':20}"
         yield (f"{name} {num_tokens:15,} {windows:11,} {tokens:15,} {epochs:7.2f} "
                f"{tokens / total:6.1%}")
+    for dataset in {member[0].name: member[0] for member in mixture.members}.values():
+        yield from marks_lines(dataset, args)
     G = args.gradient_accumulation_steps
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = mixture.fractions_at(np.array([run.iter_num * G, args.max_iters * G]))
         moves = ", ".join(f"{name} {a:.0%} to {b:.0%}"
                           for name, a, b in zip(mixture.names, start, end))
         yield from textwrap.wrap(f"shares move from the first iteration to the last: {moves}", 79)
+
+
+def marks_lines(dataset, args):
+    """What is known of a dataset's tokens: how many are learned, in how many documents."""
+    of_train = dataset.meta.get("splits", {}).get("train", {})
+    if dataset.has_mask:
+        learned, num_tokens = of_train["mask"]["learned"], dataset.num_tokens["train"]
+        yield (f"{dataset.name}: {learned:,} of its {num_tokens:,} train tokens are learned "
+               f"({learned / num_tokens:.1%})")
+    if args.documents and dataset.has_index:
+        count = of_train["docs"]["count"]
+        first = "" if dataset.meta["docs"]["ended"] else (
+            "; the first token of each is not learned, because nothing of it comes before")
+        yield f"{dataset.name}: {count:,} documents in train{first}"
 
 
 def model_line(run):
@@ -120,13 +137,13 @@ def print_plan(run, train_step):
         run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
         iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
     with contextlib.closing(batches):
-        windows = next(batches)
+        batch = next(batches)
     is_compiled = args.compile == "true"
     if is_compiled:
         print("       (compiles first, as the run will: half a minute for each context length)",
               flush=True)
-    step, rows = time_of_step(run, train_step, windows, batches.micro_steps)
-    evaluation = time_of_evaluation(run, windows if is_compiled else windows[:16])
+    step, rows = time_of_step(run, train_step, batch, batches.micro_steps)
+    evaluation = time_of_evaluation(run, batch if is_compiled else batch.rows(0, 16))
     weights, kept = memory_of(run.model, run.optimizer)
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
           f"{span(evaluation)} per evaluation ({evaluations:,} of them)"
@@ -145,7 +162,7 @@ def print_plan(run, train_step):
 # ---- time and memory, measured
 
 
-def time_of_step(run, train_step, windows, micro_steps):
+def time_of_step(run, train_step, batch, micro_steps):
     """(seconds an iteration, the rows that were timed in words), from a few real iterations.
 
     A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
@@ -155,18 +172,20 @@ def time_of_step(run, train_step, windows, micro_steps):
     sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
     lengths = Counter(block_size_at(i, args) for i in sampled.tolist())
     # compiled, each number of rows would take half a minute more
-    rows, seconds = len(windows) if args.compile == "true" else 1, 0.0
+    num_rows, seconds = len(batch.ids), 0.0
+    rows = num_rows if args.compile == "true" else 1
     run.model.train()
     for length, times in lengths.items():
         run.iter_num = next(i for i in sampled.tolist() if block_size_at(i, args) == length)
 
         def timed(micro_steps):
-            micro_batches = [windows[:rows]] * micro_steps  # noqa: B023, as it is called at once
+            part = batch.rows(0, rows)  # noqa: B023, as it is called at once
+            micro_batches = [part] * micro_steps
             return elapsed(lambda: train_step(run, micro_batches), run.ranks.device)
         if args.compile == "true":
             timed(1)  # this is when it compiles
-        while (once := timed(1)) < 0.5 and rows < len(windows):
-            rows = min(len(windows), 4 * rows)
+        while (once := timed(1)) < 0.5 and rows < num_rows:
+            rows = min(num_rows, 4 * rows)
         # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
         ones, twos, began = [once], [timed(2)], time.perf_counter()
         while time.perf_counter() - began < TIMED / len(lengths):
@@ -174,22 +193,22 @@ def time_of_step(run, train_step, windows, micro_steps):
             twos.append(timed(2))
         one = np.median(ones)
         micro_step = max(0.0, np.median(twos) - one)
-        more = micro_steps * len(windows) / rows - 1
+        more = micro_steps * num_rows / rows - 1
         seconds += (one + more * micro_step) * times / len(sampled)
     run.iter_num = first
-    return seconds, f"{rows} of {len(windows)} rows" if rows < len(windows) else f"{rows} rows"
+    return seconds, f"{rows} of {num_rows} rows" if rows < num_rows else f"{rows} rows"
 
 
-def time_of_evaluation(run, windows):
-    """Seconds, from the time that these windows take without gradients."""
+def time_of_evaluation(run, batch):
+    """Seconds, from the time that these rows take without gradients."""
     args, asked = run.args, run.args.eval_iters * run.args.batch_size
     num_windows = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, asked)[0])
                       for member in run.mixture.members
                       for split in (("train", "val") if args.eval_train else ("val",)))
-    x, y = to_xy(windows, run.ranks.device)
+    x, y, marks = to_xy(batch, run.ranks.device)
     run.model.eval()
     with torch.no_grad(), run.autocast:
-        seconds = np.median([elapsed(lambda: run.eval_model(x, y), run.ranks.device)
+        seconds = np.median([elapsed(lambda: run.eval_model(x, y, **marks), run.ranks.device)
                              for _ in range(5)])
     return seconds / len(x) * num_windows / run.ranks.count
 
@@ -235,14 +254,20 @@ def first_batch(run):
                 yield f"  {dataset.name}: no row in this batch"
                 continue
             start, length = int(starts[rows[0]]), min(args.block_size, 80) + 1
-            ids = dataset.read("train", starts[rows[:1]], length)[0].tolist()
+            ids, learned, first = window_marks(dataset, "train", start, length)
+            if dataset is not streams[0]:  # the marks of the first stream count
+                _, learned, first = window_marks(streams[0], "train", start, length)
             yield f"  {dataset.name}: {len(rows):,} of {G:,} rows. The row from token {start:,}:"
-            tokens = [token_text(dataset.meta, i) for i in ids]
-            widths = [max(map(len, pair)) for pair in zip(tokens, tokens[1:])]
+            dim = sys.stdout.isatty()
+            tokens = [token_text(dataset.meta, i) for i in ids.tolist()]
+            widths = [max(map(len, pair)) + (not dim and not is_learned)  * 2
+                      for *pair, is_learned in zip(tokens, tokens[1:], learned[1:])]
             fit = sum(np.cumsum(np.add(widths, 1)) < 72)
-            for part in (tokens, tokens[1:]):
-                cells = (token.ljust(width) for token, width in zip(part[:fit], widths))
-                yield "    " + "|".join(cells).rstrip()
+            for part, marks, begin in ((tokens, np.ones(length, bool), first),
+                                       (tokens[1:], learned[1:], first[1:])):
+                cells = [token.ljust(width - 2 * (not dim and not is_learned))
+                         for token, width, is_learned in zip(part[:fit], widths, marks)]
+                yield "    " + marked_line(cells, marks, begin, dim).rstrip()
 
 
 # ---- what looks wrong
@@ -274,6 +299,8 @@ def _warnings_of(dataset, run):
         do = (f"Lower --eval_iters to {batches}, or give" if batches < args.eval_iters else "Give")
         yield (f"val of {name} has {windows:,} window{'s' * (windows != 1)} and an evaluation asks "
                f"for {asked:,}, so each evaluation reads all of val. {do} val more text")
+    if dataset.has_mask:
+        yield from _cut_answers(dataset, args.block_size)
     counts, lengths = look_at(dataset)
     whole = counts.sum() == dataset.num_tokens["train"]
     looked = "" if whole else f" ({counts.sum():,} tokens were looked at)"
@@ -287,6 +314,28 @@ def _warnings_of(dataset, run):
         yield (f"--block_size {args.block_size} is longer than most documents of {name} (half have "
                f"{median:,.0f} tokens or fewer), so a window holds parts of several; a shorter one "
                f"would lose little")
+
+
+def _cut_answers(dataset, block_size):
+    """A warning where most answers end further from their document's beginning than a window."""
+    needed = np.concatenate([lengths_of_answers(dataset, start, size)
+                             for start, size in sample_places(dataset, LOOK_AT)])
+    if len(needed) and (cut := (needed > block_size).mean()) > 0.5:
+        yield (f"{cut:.0%} of the answers of {dataset.name} (runs of learned tokens) end more than "
+               f"--block_size {block_size} tokens after their document begins, so most are learned "
+               f"without all that they answer. Half need {int(np.median(needed)):,} tokens or more")
+
+
+def lengths_of_answers(dataset, start, size):
+    """Of each run of learned tokens in a piece of train: the tokens from the beginning of its
+    document, or without an index of the run, to its end."""
+    mask = dataset.read_mask("train", np.array([start]), size)[0]
+    edges = np.flatnonzero(np.diff(mask, prepend=0, append=0))
+    begin, end = edges[::2] + start, edges[1::2] + start
+    if dataset.has_index:
+        records = dataset.documents("train")
+        begin = records["start"][positions_in(records["start"], begin + 1) - 1].astype(np.int64)
+    return end - begin
 
 
 def look_at(dataset):

@@ -233,7 +233,8 @@ class RunLog:
         if not self.enabled:
             return
         names = run.mixture.names if len(run.mixture.names) > 1 else ()
-        columns = CSV_COLUMNS + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
+        columns = CSV_COLUMNS + ["learned_tokens"] * run.mixture.is_masked
+        columns += [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
             last = run.iter_num - bool(run.unevaluated)  # whose row comes with its evaluation

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import Ids
 from pipeline.prepare.write import write_dataset
-from pipeline.read.documents import file_names
+from pipeline.read.documents import file_names, require_index
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
@@ -21,6 +21,8 @@ def combine(folder, names):
     """
     members = [open_dataset(name) for name in names]
     refuse_mismatch(folder, members)
+    for member in members:
+        require_index(member)
     tokenizer = tokenizer_from_meta(members[0].meta)
     # a user's own tokenizer may have had an eot_token that its table does not show
     tokenizer.eot_token = members[0].meta.get("eot_token", tokenizer.eot_token)

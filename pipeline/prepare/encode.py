@@ -87,6 +87,9 @@ def _marker(tokenizer, raw):
     if not getattr(tokenizer, "names_are_text", True):
         raise UserError(f"a document has the special token {name!r}, but the tokenizer would also "
                         f"read it in a text. Use tokenizer.with_markers([{name!r}])")
+    if markers[name] == getattr(tokenizer, "eot_token", None):
+        raise UserError(f"a document has the special token {name!r} among its parts, which ends "
+                        "documents: it is put after each of them. Leave it out")
     return [markers[name]]
 
 

@@ -166,8 +166,7 @@ class Journal:
         for split, raw, end, learned, docs, is_marker in unit:
             self.source.update(raw)
             what = b"%s %d %d %d " % (split.encode(), memoryview(raw).nbytes, end, is_marker)
-            for doc in docs:
-                what += b"%d %d %d " % doc
+            what += b"".join([b"%d %d %d " % doc for doc in docs])
             if learned is not None:
                 what += b"%d;" % len(learned) + learned
             self.structure.update(what)

@@ -1,6 +1,7 @@
 """Windows of a mixture as tensors: (B, T + 1) ids, or (B, T + 1, K) of K aligned streams.
 
-    to_xy(windows, device)       x and y, (B, T) or (B, T, K) int64, on the device
+    Batch                        windows, which targets are learned, positions in documents
+    to_xy(batch, device)         x and y, (B, T) or (B, T, K) int64, on the device
     TrainBatches(mixture, ...)   the micro-batches of a run from any iteration on, read ahead
     eval_batches(mixture, ...)   the fixed windows of an evaluation
 
@@ -10,11 +11,13 @@ whatever the number of ranks. So an iteration is all that a run must remember to
 import queue
 import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.read.documents import first_of
 from pipeline.read.folder import check_ids
 from pipeline.read.sampler import eval_starts
 
@@ -24,15 +27,53 @@ TOKENS_AT_ONCE = 1 << 18  # read and handed over together: waking a thread costs
 CHUNKS_AHEAD = 2  # such chunks of windows that wait in the queue
 
 
-def to_xy(windows, device):
-    """x and y, (B, T[, K]) int64 on the device, from (B, T + 1[, K]) windows on the CPU; y is one
-    token later than x. The ids are widened on the device, so fewer bytes travel."""
+class Batch(NamedTuple):
+    """Windows, and what is known of their tokens. Shapes: B rows, T = block_size, K streams."""
+    ids: torch.Tensor  # (B, T + 1[, K]) int16 or int32, bits unsigned
+    learned: torch.Tensor | None = None  # (B, T) uint8: 1 where the target is to be learned
+    positions: torch.Tensor | None = None  # (B, T) int32: of each input within its document
+
+    def map(self, function):
+        """The Batch of what a function makes of each tensor."""
+        return Batch(*(None if tensor is None else function(tensor) for tensor in self))
+
+    def rows(self, first, stop):
+        return self.map(lambda tensor: tensor[first:stop])
+
+    def num_targets(self):
+        return self.ids.size(0) * (self.ids.size(1) - 1)
+
+    def num_learned(self):
+        return self.num_targets() if self.learned is None else int(self.learned.count_nonzero())
+
+
+def to_xy(batch, device, length=None):
+    """(x, y, marks) on the device, from a Batch on the CPU. x and y: (B, T[, K]) int64, y one token
+    later than x. marks: further arguments of the model, learned and positions, where there are any.
+
+    length: the context length; where T is a multiple of it, rows are cut: (B * T / length, length).
+    The ids are widened on the device, so fewer bytes travel.
+    """
     # CUDA copies beside its work and takes care of the source. On Apple's GPUs a copy that is not
     # waited for may read memory that has been freed (pytorch issue 189690)
-    wide = windows.to(device, non_blocking=torch.device(device).type == "cuda").to(torch.int64)
-    if windows.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
-        wide &= (1 << 8 * windows.itemsize) - 1
-    return wide[:, :-1], wide[:, 1:]
+    def sent(tensor):
+        return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+    wide = sent(batch.ids).to(torch.int64)
+    if batch.ids.dtype != torch.int64:  # ids are unsigned, and large ones look negative in int16
+        wide &= (1 << 8 * batch.ids.itemsize) - 1
+    x, y, marks = wide[:, :-1], wide[:, 1:], {}
+    if batch.learned is not None:
+        marks["learned"] = sent(batch.learned).bool()
+    if batch.positions is not None:
+        marks["positions"] = sent(batch.positions).to(torch.int64)
+    if length is None or x.size(1) % length:
+        return x, y, marks
+    x, y, *cut = (part.reshape(-1, length, *part.shape[2:]) for part in (x, y, *marks.values()))
+    marks = dict(zip(marks, cut))
+    if "positions" in marks:  # a document that began before the cut begins again there
+        marks["positions"] = marks["positions"].minimum(torch.arange(length, device=x.device))
+    return x, y, marks
 
 
 def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
@@ -49,13 +90,6 @@ def split_iteration(batch_size, gradient_accumulation_steps, num_ranks):
     return micro_steps, sequences // (micro_steps * num_ranks)
 
 
-def cut(x, y, length):
-    """(B, T[, K]) -> (B * T / length, length[, K]), where T is a multiple of length."""
-    if x.size(1) % length:
-        return x, y
-    return (part.reshape(-1, length, *part.shape[2:]) for part in (x, y))
-
-
 class _Reader:
     """Reads checked windows of one split of a mixture. It maps the files anew now and then, because
     what was read through a mapping stays in memory as long as the mapping."""
@@ -64,34 +98,83 @@ class _Reader:
         self.mixture, self.split, self.windows_left = mixture, split, 0
 
     def read(self, member, starts, length=None):
-        """(B, length + 1[, K]) int16 or int32 tensor of ids in the mixture's table, bits unsigned.
-
-        member, starts: (B,) int64. length: block_size if not given.
-        """
+        """The Batch of windows of these members and starts, (B,) int64 each; ids in the mixture's
+        table. length: block_size if not given."""
         if self.windows_left <= 0:  # forget the mappings; the next reads make new ones
-            self.tokens, self.windows_left = {}, REMAP_AFTER
+            self.mapped, self.windows_left = {}, REMAP_AFTER
         self.windows_left -= len(starts)
-        length = length or self.mixture.block_size
-        if len(self.mixture.datasets) == 1:
-            windows = self._of_dataset(self.mixture.datasets[0], starts, length)
-        elif len(self.mixture.members) == 1:
+        mixture, length = self.mixture, length or self.mixture.block_size
+        if len(mixture.datasets) == 1:
+            windows = self._of_dataset(mixture.datasets[0], starts, length)
+        elif len(mixture.members) == 1:
             # aligned streams are read at the same places, and become the last dimension
             windows = np.stack([self._of_dataset(dataset, starts, length)
-                                for dataset in self.mixture.datasets], axis=-1)
+                                for dataset in mixture.datasets], axis=-1)
         else:
-            # each member's rows are read at once and put in their places
-            windows = np.empty((len(starts), length + 1), self.mixture.dtype)
-            for d, (dataset,) in enumerate(self.mixture.members):
-                if (mine := np.flatnonzero(member == d)).size:
-                    windows[mine] = self._of_dataset(dataset, starts[mine], length)
+            windows = np.empty((len(starts), length + 1), mixture.dtype)
+            for streams, mine in self._of_members(member):
+                windows[mine] = self._of_dataset(streams[0], starts[mine], length)
+        marks = self._marks(windows, member, starts, length)
         # the same bits as signed integers, because torch does little with unsigned ones
-        return torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
+        ids = torch.from_numpy(windows.view(np.int16 if windows.itemsize == 2 else np.int32))
+        return Batch(ids, *(None if mark is None else torch.from_numpy(mark) for mark in marks))
+
+    def _of_members(self, member):
+        """(datasets of a member, its rows) for each member that has rows, which are read at once
+        and put in their places."""
+        if len(self.mixture.members) == 1:
+            yield self.mixture.members[0], slice(None)
+            return
+        for d, streams in enumerate(self.mixture.members):
+            if (mine := np.flatnonzero(member == d)).size:
+                yield streams, mine
+
+    def _marks(self, windows, member, starts, length):
+        """(learned, positions) of a Batch; of aligned streams the first one's count."""
+        mixture, shape = self.mixture, (len(starts), length)
+        if not (mixture.is_masked or mixture.documents):
+            return None, None
+        learned = np.ones(shape, np.uint8) if mixture.is_masked else None
+        positions = np.empty(shape, np.int32) if mixture.documents else None
+        for (dataset, *_), mine in self._of_members(member):
+            if dataset.has_mask:
+                mask = self._mapped(dataset, f"{self.split}.mask", dataset.mask)
+                learned[mine] = dataset.read_mask(self.split, starts[mine] + 1, length, mask)
+            if mixture.documents:
+                begins, unpreceded = self._begins(dataset, windows[mine], starts[mine])
+                positions[mine] = positions_of(begins)
+                if unpreceded is not None:
+                    learned[mine] &= ~unpreceded
+        return learned, positions
+
+    def _begins(self, dataset, windows, starts):
+        """(begins, unpreceded), (B, T) bool: the inputs at which a document begins; the targets
+        that nothing of their document precedes, or None.
+
+        A document begins with the token before its first one, its end token or the last of what
+        ended it, which predicts it. Where documents have no end, that token is another document's.
+        """
+        shape = len(windows), windows.shape[1] - 1
+        if not dataset.has_index:
+            ids = windows[:, :-1] if windows.ndim == 2 else windows[:, :-1, 0]
+            offset = self.mixture.offsets[dataset.name]
+            return ids == dataset.meta["eot_token"] + offset, None
+        records = self._mapped(dataset, f"{self.split}.docs", dataset.documents)
+        dataset.check_unchanged(f"{self.split}.docs")
+        first = first_of(records, shape, starts + 1)
+        if dataset.meta["docs"]["ended"]:
+            return first, None
+        return first_of(records, shape, starts), first
+
+    def _mapped(self, dataset, part, mapped):
+        if (dataset.name, part) not in self.mapped:
+            self.mapped[dataset.name, part] = mapped(self.split)
+        return self.mapped[dataset.name, part]
 
     def _of_dataset(self, dataset, starts, length):
         try:
-            if dataset.name not in self.tokens:
-                self.tokens[dataset.name] = dataset.tokens(self.split)
-            windows = dataset.read(self.split, starts, length + 1, self.tokens[dataset.name])
+            tokens = self._mapped(dataset, self.split, dataset.tokens)
+            windows = dataset.read(self.split, starts, length + 1, tokens)
             # a vocabulary that fills the dtype needs no check: any bits are a valid id
             if dataset.vocab_size <= np.iinfo(dataset.dtype).max:
                 check_ids(windows, dataset.vocab_size, dataset.path(self.split), starts)
@@ -104,9 +187,20 @@ class _Reader:
         return windows + offset if offset else windows
 
 
+def positions_of(begins):
+    """(B, T) bool, the inputs at which a document begins -> (B, T) int32, the position of each in
+    its document. A row that begins within a document begins at position 0."""
+    begins[:, 0] = True
+    first = np.flatnonzero(begins)  # of each document, counted through all rows
+    length = np.diff(first, append=begins.size)
+    # np.maximum.accumulate would say the same in three times as long
+    index = np.arange(begins.size, dtype=np.int32)
+    return (index - np.repeat(first.astype(np.int32), length)).reshape(begins.shape)
+
+
 class TrainBatches:
-    """Iterator over this rank's micro-batches, (rows, T + 1[, K]), of iterations iter_num to
-    max_iters.
+    """Iterator over this rank's micro-batches, each a Batch of `rows` rows, of iterations iter_num
+    to max_iters.
 
     Row j of micro-step m of rank r in iteration i is draw i*G + (m * num_ranks + r) * rows + j of
     the mixture. A thread orders and reads ahead. wait_time: the seconds that next() has waited for
@@ -133,8 +227,8 @@ class TrainBatches:
         return self
 
     def __next__(self):
-        if (windows := next(self._chunk, None)) is not None:
-            return windows
+        if (batch := next(self._chunk, None)) is not None:
+            return batch
         t0 = time.perf_counter()  # the time that training waits for data is logged
         chunk = self._queue.get()
         self.wait_time += time.perf_counter() - t0
@@ -172,10 +266,11 @@ class TrainBatches:
                 draws = self.draws(first, min(iters_ahead, max_iters - first)).ravel()
                 member, starts = self._mixture.places(draws)
                 for k in range(0, len(draws), at_once):
-                    windows = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
+                    batch = self._reader.read(member[k : k + at_once], starts[k : k + at_once])
                     if self._pin_memory:  # a copy to a GPU then runs beside the GPU's work
-                        windows = windows.pin_memory()
-                    self._queue.put(windows.unflatten(0, (-1, self.rows)).unbind())
+                        batch = batch.map(torch.Tensor.pin_memory)
+                    self._queue.put([batch.rows(first, first + self.rows)
+                                     for first in range(0, len(batch.ids), self.rows)])
                     if self._closed.is_set():
                         return
             self._queue.put(StopIteration())
@@ -184,8 +279,7 @@ class TrainBatches:
 
 
 def eval_batches(mixture, split, member=0, *, eval_iters, rank=0, num_ranks=1):
-    """Yield this rank's part of an evaluation of one member, (<= batch_size, T + 1[, K]) windows
-    each.
+    """Yield this rank's part of an evaluation of one member, Batches of at most batch_size rows.
 
     All ranks together read at most eval_iters * batch_size windows, the same ones each time. Where
     that covers the split, each of its targets is read once, the last ones in a shorter window.

@@ -179,7 +179,7 @@ def open_dataset(name):
         try:
             meta = read_meta(folder)
             dtype = _stated_dtype(meta, folder)
-            files = {part: _open_bin(folder / f"{part}.bin") for part in _parts(meta)}
+            files = {part: _open_bin(folder / f"{part}.bin") for part in _parts(folder, meta)}
             times = {part: written(file) for part, file in files.items()}
             num_tokens = {split: _count_tokens(files[split], dtype, meta, split)
                           for split in SPLITS}
@@ -276,11 +276,16 @@ def _open_bin(path):
                                 f"{path.parent}/prepare.py") from None
 
 
-def _parts(meta):
-    """The parts of a folder that meta.pkl states: only these are ever read."""
-    stated = meta.get("splits", {}).get("train", {})
-    parts = [f".{part}" for part in ("mask", "docs") if part in stated]
-    return [split + part for part in ["", *parts] for split in SPLITS]
+def _parts(folder, meta):
+    """The parts of a folder that meta.pkl states: only these are ever read. Where the index of
+    documents was not copied with the bins, the folder is read without it."""
+    stated, parts = meta.get("splits", {}).get("train", {}), [*SPLITS]
+    if "mask" in stated:
+        parts += [f"{split}.mask" for split in SPLITS]
+    index = [f"{split}.docs" for split in SPLITS]
+    if "docs" in stated and all((folder / f"{part}.bin").exists() for part in index):
+        parts += index
+    return parts
 
 
 def _check_sizes(files, meta, num_tokens):

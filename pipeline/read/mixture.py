@@ -36,23 +36,28 @@ class Mixture:
     members there, each row of sum 1; a batch is batch_size draws. weights: one for each dataset,
     for the mean of their losses (default: equal). own_vocabularies: whether each dataset has a part
     of the embedding table to itself; otherwise one tokenizer made them all, and they share one
-    part. order_version: the version of the sampler's order that the run began with.
+    part. order_version: the version of the sampler's order that the run began with. documents:
+    whether a window's documents are told apart. is_masked: whether some targets are not learned.
     """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0,
                  fractions_at=None, weights=None, own_vocabularies=True,
-                 order_version=ORDER_VERSION):
+                 order_version=ORDER_VERSION, documents=False):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
         self.block_size, self.batch_size = block_size, batch_size
         self.sampling_method, self.seed, self.fractions_at = sampling_method, seed, fractions_at
-        self.order_version = order_version
+        self.order_version, self.documents = order_version, documents
+        firsts = [member[0] for member in members]  # of aligned streams the first one's marks count
+        self.is_masked = any(first.has_mask for first in firsts)
         weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
         self.weights = weights / weights.sum()
         # a split that is too short is reported before the model is built
         for dataset in self.datasets:
             for split in SPLITS:
                 check_split(dataset, split, block_size)
+        for first in firsts if documents else ():
+            self.is_masked |= not knows_documents(first)
         # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
@@ -119,23 +124,31 @@ class Mixture:
 
     def fingerprint(self):
         """{name: Dataset.fingerprint()}, by which a resumed run recognises its data."""
-        return {dataset.name: dataset.fingerprint() for dataset in self.datasets}
+        return {dataset.name: dataset.fingerprint(self.documents) for dataset in self.datasets}
 
     def bits_per_byte(self, losses, split):
         """losses (L,) of the datasets, in nats a token -> bits a byte of text, by the counts of the
-        whole split; NaN where meta.pkl has no count of bytes."""
+        whole split; NaN where meta.pkl has no count of bytes, or only some tokens count."""
+        if self.is_masked:  # nobody has counted the bytes that the learned tokens stand for
+            return np.full(len(losses), np.nan)
         counts = [dataset.meta.get("splits", {}).get(split, {}) for dataset in self.datasets]
         tokens_per_byte = [c["tokens"] / c["bytes"] if c.get("bytes") else np.nan for c in counts]
         return np.multiply(losses, tokens_per_byte) / np.log(2)  # nats divided by ln 2 are bits
 
 
-def sample_ids(dataset, most, num_pieces=16):
-    """Yield arrays of ids of train, `most` ids together: all of it, or pieces spread over it, the
-    last of which is its end."""
+def sample_places(dataset, most, num_pieces=16):
+    """Yield (start, size) of pieces of train, `most` tokens together: all of it, or pieces spread
+    over it, the last of which is its end."""
     num_tokens = dataset.num_tokens["train"]
     size = num_tokens if num_tokens <= most else most // num_pieces
     # a small split gives the same start 16 times, of which one is kept
     for start in np.unique(np.linspace(0, num_tokens - size, num_pieces).astype(np.int64)):
+        yield start, size
+
+
+def sample_ids(dataset, most):
+    """Yield the ids of sample_places(), as arrays."""
+    for start, size in sample_places(dataset, most):
         yield dataset.read("train", start[None], size)[0]
 
 
@@ -190,6 +203,25 @@ def check_split(dataset, split, block_size):
         more = "it more text" if split == "train" else "val more text (-p or -v of prepare.py)"
         raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
                         f"needs {block_size + 1}. {lower} {more}")
+    if dataset.has_mask and not dataset.meta["splits"][split]["mask"]["learned"]:
+        raise UserError(f"{dataset.path(f'{split}.mask')} marks no token of {split} as one to "
+                        f"learn. Look at the rows that prepare.py reads, and at its --learn")
+
+
+def knows_documents(dataset):
+    """Whether each of its documents has an end, which precedes and so predicts the next one's first
+    token. Raises UserError where nothing tells documents apart."""
+    if dataset.has_index:
+        return dataset.meta["docs"]["ended"]
+    if "docs" in dataset.meta:
+        raise FileNotFoundError(f"--documents: {dataset.path('train.docs')} or "
+                                f"{dataset.path('val.docs')} not found. Run: python "
+                                f"{dataset.folder}/prepare.py")
+    if dataset.meta.get("eot_token") is None:
+        raise UserError(f"--documents: {dataset.name} is one text, and nothing in it tells where a "
+                        f"document ends. Prepare it as documents (--document_separator of its "
+                        f"prepare.py, rows of a table, or several files), or leave out --documents")
+    return True
 
 
 def dataset_names(args):
@@ -210,7 +242,8 @@ def open_mixture(args, order_version=ORDER_VERSION):
                             f"by its folder, so the names must differ: rename a folder")
     # what every mode's Mixture is given
     order = dict(block_size=args.block_size, batch_size=args.batch_size, seed=args.seed,
-                 sampling_method=args.sampling_method, order_version=order_version)
+                 sampling_method=args.sampling_method, order_version=order_version,
+                 documents=args.documents)
     if args.training_mode == "single":  # one member of one dataset
         return Mixture([datasets], **order)
     if args.training_mode == "multicontext":

@@ -4,6 +4,8 @@
     vocab_size, the largest id + 1          eot_token, the id that ends a document, or None
     to_meta() -> a dict of plain values, from which tokenizer_from_meta() rebuilds it offline
     border(text) -> the last place where the text may be cut without changing an id; 0 for none
+    token_spans(raw, ids): optional, which bytes of a text in UTF-8 each of its ids stands for;
+        without it the lengths of the tokens tell
     workers: "threads" where encode() lets other threads run meanwhile, "processes" where it does
         not (also without the attribute), None where encoding is as fast as reading
     encode_utf8(raw): optional, encode() of a text in UTF-8
