@@ -22,7 +22,7 @@ import torch
 from helpers import ROOT, TINY, child_env, one_line_error, says
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from published_models import train_tokenizer
+from published_models import train_tokenizer, write_tokenizer
 from test_export import LlamaCpp
 
 import export
@@ -53,7 +53,7 @@ from pipeline.tokenizers import (
 )
 from training.chat import converse
 from training.checkpoint import load_checkpoint
-from training.samples import SampleArgs
+from training.samples import SampleArgs, Vocabulary
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "[end]", "\n[end]\n[user]\n", "<|im_end"]
 WORDS = st.sampled_from([*NAMES, "", "\n", " ", "The fox", "é世界", "😀👩\u200d🚀", "assistant\n"])
@@ -467,6 +467,23 @@ def test_every_format_gives_the_same_ids_and_masks(tmp_path, layout, flags):
         ids = np.concatenate([first["train.bin"], first["val.bin"]]).tolist()
         assert [ids.count(tokenizer.markers[name]) for name in
                 ("<|im_start|>", "<|im_end|>", "<|endoftext|>")] == [24, 24, 12]
+
+
+def test_a_published_tokenizer_uses_its_own_markers(tmp_path):
+    """Its files say that <|im_end|> ends a text, as Qwen's do."""
+    pytest.importorskip("tokenizers")
+    write_tokenizer(tmp_path / "model", train_tokenizer("qwen"))
+    (tmp_path / "chats.jsonl").write_bytes(as_jsonl(CHAT_ROWS))
+    meta, bins = prepared(tmp_path / "data", tmp_path / "chats.jsonl", "--chat_layout=chatml",
+                          "-p=0.5", f"--tokenizer_of={tmp_path / 'model'}")
+    tokenizer = tokenizer_from_meta(meta)
+    assert tokenizer.names_are_text and meta["eot_token"] == tokenizer.markers["<|endoftext|>"]
+    assert meta["vocab_size"] == PublishedTokenizer(train_tokenizer("qwen").to_str()).vocab_size
+    ids = np.concatenate([bins["train.bin"], bins["val.bin"]]).tolist()
+    assert [ids.count(tokenizer.markers[name]) for name in NAMES[:3]] == [24, 24, 12]
+    eot = tokenizer.eot_token  # a prompt of sample.py --start still means the token
+    prompt = Vocabulary("x", meta, 0, meta["vocab_size"], None).encode_prompt("a<|endoftext|>")
+    assert prompt == [*tokenizer.encode("a"), eot]
 
 
 @pytest.mark.parametrize("flags", [["--method=char"], ["--method=bpe", "--vocab_size=270"]])
