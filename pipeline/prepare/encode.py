@@ -42,21 +42,27 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, lengths, unit):
     lengths: (vocab_size,) the bytes that each token stands for. This runs in a worker: everything
     that it needs is in its arguments.
     """
-    found, sizes, eot = {}, dict.fromkeys(SPLITS, 0), None
+    found, sizes, eot, known = {}, dict.fromkeys(SPLITS, 0), None, {}
     if eot_token is not None:
         eot = np.array([eot_token], dtype)
     for number, (split, raw, end, learned, docs, is_marker) in enumerate(unit):
         arrays, masks, starts, spanning = found.setdefault(split, ([], [], [], []))
         for at, _, _ in docs:
             starts.append(sizes[split] + at)
+        # what stands around the turns of a chat is the same few short texts and markers
+        what = (raw, is_marker) if isinstance(raw, bytes) and len(raw) < 32 else None
         try:
-            ids = raw
-            if isinstance(raw, bytes):
+            ids = known.get(what, raw)
+            if ids is raw and isinstance(raw, bytes):
                 ids = _marker(tokenizer, raw) if is_marker else _encode(tokenizer, raw)
         except UnknownText as error:  # its position is that within this piece of the unit
             before = sum(raw_length(piece.raw) for piece in unit[:number])
             raise UnknownText(error.message, before + error.position) from None
-        ids, mask = _checked_ids(ids, vocab_size, dtype), None
+        if what not in known:
+            ids = _checked_ids(ids, vocab_size, dtype)
+            if what:
+                known[what] = ids
+        mask = None
         if learned is not None and UNLEARNED in learned:
             mask = _mask(tokenizer, unit[number], ids, lengths, spanning)
         arrays.append(ids)
