@@ -336,7 +336,7 @@ def test_both_splits_have_a_mask_and_an_index_if_one_has(tmp_path):
 @pytest.mark.parametrize("text, facts", [
     ([("Q", False), ("A", True)], ["document number 1", "('Q', False)", "list of parts"]),
     ([[("Q", False), "A"]], ["a part of document number 1", "'A'", '("4", True)']),
-    ([["Q", False]], ["a part of document number 1", "'Q'"]),
+    ([["Q", False]], ["document number 1 is ['Q', False], of the type list", "list of parts"]),
     (iter(["a", [("Q", 2)]]), ["document number 2", "('Q', 2)"]),
     ([[("Q", None)]], ["('Q', None)"]), ([[(b"Q", True)]], ["(b'Q', True)"]),
     ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN]),
