@@ -587,7 +587,7 @@ def test_an_answer_has_at_most_max_new_tokens(talk):
     assert out == "yesy\n"
 
 
-def test_a_run_without_chats_is_refused_in_one_line():
+def test_a_run_without_chats_is_refused_in_one_line(monkeypatch):
     meta = ByteTokenizer().to_meta()
     model = Scripted([], 10, 256)
     with pytest.raises(UserError) as error:
@@ -599,6 +599,10 @@ def test_a_run_without_chats_is_refused_in_one_line():
                  "cpu")
     with pytest.raises(UserError, match="chatml.*no <.im_end.>.*--chat_layout"):
         converse(model, {"fox": {**meta, "chat_layout": "chatml"}}, None, "single", SampleArgs(),
+                 "cpu")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="--chat.*closed"):
+        converse(model, {"fox": {**meta, "chat_layout": "plain"}}, None, "single", SampleArgs(),
                  "cpu")
     with pytest.raises(UserError, match="--chat.*aligned streams"):
         converse(model, {"fox": meta}, None, "multicontext", SampleArgs(), "cpu")

@@ -12,16 +12,13 @@ import torch
 from pipeline.chats import ids_of, layout_of
 from pipeline.errors import UserError
 from pipeline.tokenizers import Marker
-from training.samples import (
-    choose_vocabulary,
-    note,
-    vocabularies_of,
-    without_cudnn_attention,
-)
+from training.samples import choose_vocabulary, note, vocabularies_of, without_cudnn_attention
 
 
 def lines_of_user():
     """The lines of the user, up to an empty one, /exit, or the end of the input."""
+    if sys.stdin is None:
+        raise UserError("--chat reads the turns from standard input, which is closed")
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         note("an empty line, /exit or Ctrl-D ends the conversation")
