@@ -4,6 +4,7 @@
       compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
       rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
       separators.py   a text -> its documents
+      parts.py        documents of which only some text is learned
     units.py        text -> parts, each with its split -> units of work
     encode.py       units -> ids, on every core
     journal.py      ids -> temporary bins, remembered over a kill
@@ -18,6 +19,7 @@ from pipeline.get.archives import unpack
 from pipeline.prepare.combine import combine
 from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
+from pipeline.prepare.parts import Marker
 from pipeline.prepare.recipes import (
     Files,
     chosen_tokenizer,
