@@ -3,11 +3,10 @@
     inputs.py       files -> text, documents, or ids
       compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
       rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
-      separators.py   a text -> its documents
-      parts.py        documents of which only some text is learned
-    units.py        text -> parts, each with its split -> units of work
-    encode.py       units -> ids, on every core
-    journal.py      ids -> temporary bins, remembered over a kill
+      separators.py   a text -> its documents                  parts.py      what of one is learned
+    units.py        text -> pieces, each with its split -> units of work
+    encode.py       units -> ids, and which of them are learned, on every core
+    journal.py      ids, masks, an index -> temporary files, remembered over a kill
     commit.py       the finished files replace the older ones
     write.py        write_dataset(): the steps from units.py to commit.py
     flags.py        the flags of the template's prepare.py
