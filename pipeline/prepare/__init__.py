@@ -18,6 +18,7 @@ from pipeline.get.archives import unpack
 from pipeline.prepare.combine import combine
 from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
+from pipeline.prepare.parts import Marker
 from pipeline.prepare.recipes import (
     Files,
     chosen_tokenizer,
