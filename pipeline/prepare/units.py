@@ -114,14 +114,18 @@ def checked_text(text, val_text):
 
 
 def _check_parts(document, number):
-    if not isinstance(document, list):
+    """Raise UserError unless a document that is no string is a list of parts."""
+    def is_part(part):
+        return (isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], str)
+                and isinstance(part[1], (int, np.bool_)) and part[1] in (0, 1))
+
+    wrong = [part for part in document if not is_part(part)] if isinstance(document, list) else []
+    if not isinstance(document, list) or wrong and isinstance(document[0], str):
         raise _wrong_type(f"document number {number:,}", document,
                           "a string or a list of parts (text, learned)")
-    for part in document:
-        is_pair = isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], str)
-        if not (is_pair and isinstance(part[1], (int, np.bool_)) and part[1] in (0, 1)):
-            raise _wrong_type(f"a part of document number {number:,}", part,
-                              'a pair of a string and True or False: ("4", True)')
+    if wrong:
+        raise _wrong_type(f"a part of document number {number:,}", wrong[0],
+                          'a pair of a string and True or False: ("4", True)')
 
 
 def _wrong_type(what, given, wanted):

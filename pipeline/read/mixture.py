@@ -72,6 +72,11 @@ class Mixture:
         # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
+        if not own_vocabularies:  # and so that it can talk, if any of them are chats
+            layouts = {d.meta["chat_layout"] for d in self.datasets if "chat_layout" in d.meta}
+            if len(layouts) == 1:
+                self.metas = {name: {**meta, "chat_layout": next(iter(layouts))}
+                              for name, meta in self.metas.items()}
         self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
         # each vocabulary begins where the one before it ends
         offsets = np.cumsum([0, *self.vocab_sizes]).tolist()
