@@ -2,6 +2,7 @@
 
     first_of(records, shape, tokens)    which tokens of windows are the first of a document
     window_marks(dataset, ...)          the same of one window, and which of its tokens are learned
+    documents_of(dataset, starts, ...)  the documents that windows hold a part of
     file_names(dataset)                 the files that the records of the index name by number
 """
 import hashlib
@@ -46,6 +47,15 @@ def first_of(records, shape, tokens):
     first = np.zeros(shape, bool)
     first[row, starts[number].astype(np.int64) - tokens[row]] = True
     return first
+
+
+def documents_of(dataset, starts, length):
+    """[records, (n,) of RECORDS] of each window of train: the documents of which one of its tokens,
+    starts (B,) .. starts + length - 1, is a part."""
+    records = dataset.documents("train")
+    # the last document that begins at the first token or before it is the first one
+    low, high = (positions_in(records["start"], np.asarray(starts) + more) for more in (1, length))
+    return [np.array(records[max(0, a - 1) : b]) for a, b in zip(low.tolist(), high.tolist())]
 
 
 def positions_in(ascending, values):

@@ -78,20 +78,45 @@ class Mixture:
     def places(self, draws):
         """(member, start), (n,) int64 each: the member that each of draws (n,) reads, and the token
         of its train split at which the window begins."""
-        member, own = np.zeros_like(draws), draws
-        if len(self.members) > 1:
-            # how many draws each member has had decides which of its windows comes next
-            before = self.counts(int(draws.min()) // self.batch_size)
-            member, own = sampler.mixture_draws(
-                draws, self.batch_size, self.fractions_at, self.seed, before)
-        starts = np.empty_like(draws)
+        member, own = self.own_draws(draws)
+        return member, self.starts(member, own)
+
+    def own_draws(self, draws):
+        """(member, own), (n,) int64 each: the member that each of draws (n,) reads, and the number
+        of the draw among that member's own."""
+        if len(self.members) == 1:
+            return np.zeros_like(draws), draws
+        # how many draws each member has had decides which of its windows comes next
+        before = self.counts(int(draws.min()) // self.batch_size)
+        return sampler.mixture_draws(draws, self.batch_size, self.fractions_at, self.seed, before)
+
+    def starts(self, member, own):
+        """(n,) int64: the token of its train split at which the window of each draw begins."""
+        starts = np.empty_like(own)
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
             # aligned streams are equally long, so the order of the first is that of all
             starts[mine] = sampler.window_starts(
                 self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
                 self.seed, dataset.name, self.order_version)
-        return member, starts
+        return starts
+
+    def draws_holding(self, member, first, stop, num_batches, progress=lambda done: None):
+        """(n,) int64, ascending: the draws in the first num_batches batches whose windows hold any
+        of the tokens first .. stop - 1 of a member's train split. progress is told the fraction of
+        the draws that are done, 0 to 1."""
+        num_draws, (dataset, *_) = int(self.counts(num_batches)[member]), self.members[member]
+        found = [np.zeros(0, np.int64)]
+        for end, draws in sampler.draws_holding(
+                self.sampling_method, first, stop, num_draws, dataset.num_tokens["train"],
+                self.block_size, self.seed, dataset.name, self.order_version):
+            found.append(draws)
+            progress(end / num_draws)
+        own = np.concatenate(found)
+        if len(self.members) == 1 or not own.size:
+            return own
+        return sampler.draws_of_member(member, own, num_batches, self.batch_size,
+                                       self.fractions_at, self.seed)
 
     def counts(self, num_batches):
         """(D,) int64: the draws of each member in the first num_batches batches of the order."""
