@@ -37,8 +37,8 @@ import torch
 from model import GPT, GPTConfig
 from optim import Optimizer, block_size_at, configure_optimizer, lr_fraction
 from pipeline.read.batches import TrainBatches, split_iteration, to_xy
-from pipeline.read.mixture import Mixture, open_mixture, start_tokens
-from pipeline.read.sampler import ORDER_VERSION, seed_of
+from pipeline.read.mixture import Mixture, start_tokens
+from pipeline.read.sampler import seed_of
 from training import checkpoint, plan, plots
 from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
@@ -129,19 +129,8 @@ def set_up(args, argv, ranks, stack):
 def open_data(args, saved, ranks):
     """The mixture, checked against the arguments and, when resuming, against what the run began
     with."""
-    # the first checkpoints do not say which order they are of
-    version = ORDER_VERSION if saved is None else saved.get("order_version", 1)
-    if version not in range(1, ORDER_VERSION + 1):
-        raise UserError(f"the run in {args.out_dir} reads its data in order version "
-                        f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
-                        f"Resume it with the train.py that began it")
-    mixture = open_mixture(args, version)
+    mixture = checkpoint.open_same_data(args, saved)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
-    found = mixture.fingerprint()
-    for dataset in mixture.datasets if saved else ():
-        if saved["data"].get(dataset.name) != found[dataset.name]:
-            raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
-                            f"val.bin differs). Prepare it as it was, or start a new run")
     return mixture
 
 
@@ -212,7 +201,7 @@ def train(run, argv, stack):
     log, batches, stop = begin(run, argv, stack)
     slow_steps = SlowSteps(device, args.num_threads)
     loss_sum = torch.zeros((), device=device)  # since the last progress line
-    bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
+    bad_iter = torch.zeros((), device=device)  # the first whose loss was not finite, counted from 1
     t_start = time.perf_counter() - run.seconds  # as if the run had never stopped
     if run.unevaluated:  # a signal has ended the run's last evaluation, which is now made up for
         evaluate_and_save(run, log, stop, run.unevaluated)
@@ -224,7 +213,7 @@ def train(run, argv, stack):
         loss_sum += loss
         num_learned, num_steps = num_learned + learned, num_steps + (learned > 0)
         # noted on the device, without waiting for it
-        bad_iter.masked_fill_((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num)
+        bad_iter.masked_fill_((bad_iter == 0) & ~torch.isfinite(loss_sum), run.iter_num + 1)
         run.iter_num += 1
 
         stop.agreed()  # all ranks leave the loop at the same iteration, or none does
@@ -290,13 +279,14 @@ def begin(run, argv, stack):
 def finite_loss(run, loss_sum, bad_iter):
     """The sum of the losses, averaged over ranks. Raises UserError where one of them is not
     finite."""
-    bad = bad_iter.item()
-    values = torch.tensor([loss_sum.item(), bad >= 0], dtype=torch.float64)
+    bad = int(bad_iter.item())
+    values = torch.tensor([loss_sum.item(), bad > 0], dtype=torch.float64)
     loss, num_bad = run.ranks.sum(values).tolist()
     if num_bad:
         checkpoint.refuse_not_finite(
-            f"the loss is infinite or NaN since iteration {bad:,}" if bad >= 0 else
-            "the loss of another rank is infinite or NaN", run.out_dir)
+            f"the loss is infinite or NaN since iteration {bad:,}" if bad else
+            "the loss of another rank is infinite or NaN", run.out_dir,
+            bad or f"{max(1, run.iter_num - run.args.log_interval + 1)} --to {run.iter_num}")
     return loss / run.ranks.count  # every rank has as many rows
 
 

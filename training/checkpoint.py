@@ -10,6 +10,7 @@ home here.
     read_run(out_dir)                      the checkpoint of a run, and its model's sizes
     load_run(out_dir)                      the model of a run, with what sampling needs
     resume(run, checkpoint, path)          all of that, and the position, into a run
+    open_same_data(args, checkpoint)       the data of a run, as it was when the run began
 
 A checkpoint may come from a stranger. So only tensors and plain values are read, and no code is
 run. torch.load does not compare the CRC of a record, and would load a flipped bit as another
@@ -30,7 +31,9 @@ from model import ARCHS, GPT, GPTConfig
 from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
-from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
+from pipeline.read.mixture import open_mixture
+from pipeline.read.sampler import ORDER_VERSION
+from training.run_folder import ALWAYS, CSV_COLUMNS, audit_command, resume_command
 
 # 1: the optimizer's state was a list in an order of its own
 # 2: model_args had none of the five fields that _model_args_of_format_2() adds
@@ -130,7 +133,7 @@ def save(run, is_best=False):
     complete. Every rank calls this; rank 0 writes."""
     if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
         refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
-                          run.out_dir)
+                          run.out_dir, run.iter_num)
     run.ranks.from_first(lambda: save_checkpoint(run.out_dir, pack(run), is_best))
 
 
@@ -157,11 +160,13 @@ def save_checkpoint(out_dir, state, is_best):
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
 
 
-def refuse_not_finite(what, out_dir):
+def refuse_not_finite(what, out_dir, iters):
+    """iters: what --iter of audit.py is to show, such as "7" or "1 --to 10"."""
     kept = "There is no checkpoint yet"
     if (out_dir / "ckpt.pt").exists():
         kept = "The last checkpoint there is from before that and is kept"
-    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
+    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates. To see what was read "
+                    f"there, run: {audit_command(out_dir)} --iter {iters}")
 
 
 # ---- reading
@@ -345,6 +350,24 @@ def resume(run, checkpoint, path):
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
     run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
+
+
+def open_same_data(args, saved):
+    """The Mixture of the arguments. saved: the checkpoint of the run that has them, or None: its
+    data must be what the run began with, or UserError."""
+    # the first checkpoints do not say which order they are of
+    version = ORDER_VERSION if saved is None else saved.get("order_version", 1)
+    if version not in range(1, ORDER_VERSION + 1):
+        raise UserError(f"the run in {args.out_dir} reads its data in order version "
+                        f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
+                        f"Resume it with the train.py that began it")
+    mixture = open_mixture(args, version)
+    found = mixture.fingerprint()
+    for dataset in mixture.datasets if saved else ():
+        if saved["data"].get(dataset.name) != found[dataset.name]:
+            raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
+                            f"val.bin differs). Prepare it as it was, or start a new run")
+    return mixture
 
 
 def best_checkpoint(out_dir):
