@@ -480,26 +480,28 @@ def test_several_datasets_need_the_one_that_tokens_are_of(data, cwd, capsys):
 
 
 MEASURED = """
-import resource, sys, time
+import re, sys, time
 sys.path.insert(0, {root!r})
-import numpy, tqdm
+import tqdm
 import audit
-from training import audit as own
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, t0 = used(), time.perf_counter()
+def memory(what):  # in MB; the peak is that of this process alone, as ru_maxrss is not
+    return int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before, t0, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
 audit.main(sys.argv[1:])
-print("measured", time.perf_counter() - t0, used() - before)
+print(time.process_time() - cpu, time.perf_counter() - t0, memory("VmHWM") - before)
 """
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", SAMPLING_METHODS)
 def test_ten_billion_tokens_take_a_second_and_100_mb(method, tmp_path):
-    """10**10 tokens (a sparse file), 10**7 documents, 10**7 draws."""
+    """10**10 tokens (a sparse file), 10**7 documents, 10**7 draws. The time is that of the
+    processor, because other tests run beside this one."""
     T, G, folder = 1023, 100, tmp_path / "big"
     num_tokens, num_documents, num_iters = 10**10, 10**7, 10**5
     folder.mkdir()
-    write_dataset(folder, "ab\n" * 2000, ByteTokenizer())
+    write_dataset(folder, "ab\n" * 8000, ByteTokenizer())
     with open(folder / "train.bin", "r+b") as file:
         file.truncate(2 * num_tokens)
     records = np.zeros(num_documents, RECORDS[16])
@@ -535,9 +537,9 @@ def test_ten_billion_tokens_take_a_second_and_100_mb(method, tmp_path):
         child = python("-c", MEASURED.format(root=str(ROOT)), f"--out_dir={out_dir}", *flags)
         assert child.returncode == 0, child.stderr
         *said, measured = child.stdout.splitlines()
-        seconds, megabytes = map(float, measured.split()[1:])
-        print(method, flags, f"{seconds:.2f} s, {megabytes:.0f} MB")
-        assert said and seconds < 1 and megabytes < 100, (flags, measured)
+        cpu, seconds, megabytes = map(float, measured.split())
+        print(f"{method} {flags}: {cpu:.2f} s, with waiting {seconds:.2f} s, {megabytes:.0f} MB")
+        assert said and cpu < 1 and megabytes < 100, (flags, measured)
 
 
 @pytest.mark.long

@@ -102,38 +102,42 @@ class Audit:
 
     def rows(self, draws):
         """Yield (Row, dict) for each of draws (n,) int64, ascending."""
-        places = np.flatnonzero(np.diff(draws // AT_ONCE, prepend=-1))
-        for part in np.split(draws, places)[1:]:
+        borders = np.flatnonzero(np.diff(draws // AT_ONCE, prepend=-1))
+        for part in np.split(draws, borders)[1:]:
             rows = rows_at(self.mixture, part)
-            told = [None] * len(rows)
+            told = [{"iter": row.draw // self.per_iter + 1, "row": row.draw % self.per_iter,
+                     "epoch": row.epoch, "window": row.window} for row in rows]
             for d, streams in enumerate(self.mixture.members):
                 mine = [i for i, row in enumerate(rows) if row.member == d]
                 starts = np.array([rows[i].start for i in mine], dtype=np.int64)
-                for i, held in zip(mine, self._held(streams, starts) if mine else ()):
-                    told[i] = held
-            for row, held in zip(rows, told):
-                iter_num, number = divmod(row.draw, self.per_iter)
-                yield row, {"iter": iter_num + 1, "row": number, "epoch": row.epoch,
-                            "window": row.window, **held}
+                for i, where in zip(mine, self._where(streams[0], starts) if mine else ()):
+                    told[i] |= where
+            for row, one in zip(rows, told):
+                one["text"] = self._text(self.mixture.members[row.member], row.start)
+                yield row, one
 
-    def _held(self, streams, starts):
-        """A dict for each window of a member: its dataset (of aligned streams the first one) and
-        tokens, its documents or else its characters, its text (of aligned streams a list)."""
-        dataset, length, texts = streams[0], self.mixture.block_size + 1, []
-        for stream in streams:
-            table = self.of(token_bytes, stream)
-            texts.append([b"".join(map(table.__getitem__, ids)).decode("utf-8", "replace")
-                          for ids in stream.read("train", starts, length).tolist()])
-        held = [{"dataset": dataset.name, "start": start, "stop": start + length, "documents": [],
-                 "text": text[0] if len(streams) == 1 else list(text)}
-                for start, *text in zip(starts.tolist(), *texts)]
+    def _where(self, dataset, starts):
+        """Dicts of what lies in windows: the dataset and tokens; documents, or else characters."""
+        stops = starts + self.mixture.block_size + 1
+        where = [{"dataset": dataset.name, "start": start, "stop": stop, "documents": []}
+                 for start, stop in zip(starts.tolist(), stops.tolist())]
         if dataset.has_index:
-            for one, records in zip(held, documents_of(dataset, starts, length)):
+            held = documents_of(dataset, starts, self.mixture.block_size + 1)
+            for one, records in zip(where, held):
                 one["documents"] = self.named(dataset, records)
-        elif (spans := self.characters(dataset, starts, starts + length)) is not None:
-            for one, span in zip(held, spans.tolist()):
+        elif (spans := self.characters(dataset, starts, stops)) is not None:
+            for one, span in zip(where, spans.tolist()):
                 one["characters"] = span
-        return held
+        return where
+
+    def _text(self, streams, start):
+        """The text of a window; of aligned streams a list of them."""
+        texts = []
+        for dataset in streams:
+            table, length = self.of(token_bytes, dataset), self.mixture.block_size + 1
+            ids = dataset.read("train", np.array([start]), length)[0].tolist()
+            texts.append(b"".join(map(table.__getitem__, ids)).decode("utf-8", "replace"))
+        return texts if len(texts) > 1 else texts[0]
 
     def named(self, dataset, records):
         """Records of an index of documents as dicts."""

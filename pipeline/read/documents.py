@@ -13,6 +13,8 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import open_regular
 
+AT_ONCE = 4  # windows whose documents are looked up through one mapping
+
 
 def file_names(dataset):
     """The names that the numbers of files in dataset.documents() stand for, from docs.json.
@@ -50,12 +52,15 @@ def first_of(records, shape, tokens):
 
 
 def documents_of(dataset, starts, length):
-    """[records, (n,) of RECORDS] of each window of train: the documents of which one of its tokens,
-    starts (B,) .. starts + length - 1, is a part."""
-    records = dataset.documents("train")
-    # the last document that begins at the first token or before it is the first one
-    low, high = (positions_in(records["start"], np.asarray(starts) + more) for more in (1, length))
-    return [np.array(records[max(0, a - 1) : b]) for a, b in zip(low.tolist(), high.tolist())]
+    """Yield the records, (n,) of RECORDS, of the documents that each window of train holds a part
+    of: the tokens starts (B,) .. starts + length - 1."""
+    for begin in range(0, len(starts), AT_ONCE):
+        # mapped anew, since what a search has read stays in memory as long as the mapping
+        part, records = starts[begin : begin + AT_ONCE], dataset.documents("train")
+        # the last document that begins at the first token or before it is the first one
+        low, high = (positions_in(records["start"], part + more) for more in (1, length))
+        for first, stop in zip(low.tolist(), high.tolist()):
+            yield np.array(records[max(0, first - 1) : stop])
 
 
 def positions_in(ascending, values):
