@@ -169,6 +169,9 @@ def show_places(audit, args):
 def main(argv=None):
     args = parse_args(argv)
     audit = open_run(Path(args.out_dir) if args.out_dir else newest_run())
+    if not audit.checkpoint:
+        print(f"note: {audit.out_dir} has no checkpoint, so nothing tells whether its data is what "
+              f"it read", file=sys.stderr)
     (show_iterations if args.iter else show_places)(audit, args)
 
 

@@ -105,18 +105,22 @@ class Mixture:
         """(n,) int64, ascending: the draws in the first num_batches batches whose windows hold any
         of the tokens first .. stop - 1 of a member's train split. progress is told the fraction of
         the draws that are done, 0 to 1."""
-        num_draws, (dataset, *_) = int(self.counts(num_batches)[member]), self.members[member]
-        found = [np.zeros(0, np.int64)]
+        # not every draw of a mixture is the member's, but to look at all is quicker than to count
+        num_draws, (dataset, *_) = num_batches * self.batch_size, self.members[member]
+        several, own, found = len(self.members) > 1, [], []
         for end, draws in sampler.draws_holding(
                 self.sampling_method, first, stop, num_draws, dataset.num_tokens["train"],
                 self.block_size, self.seed, dataset.name, self.order_version):
+            own.append(draws)
+            progress(end / num_draws / (1 + several))
+        if not several:
+            return np.concatenate(own)
+        for end, draws in sampler.draws_of_member(
+                member, np.concatenate(own), num_batches, self.batch_size, self.fractions_at,
+                self.seed):
             found.append(draws)
-            progress(end / num_draws)
-        own = np.concatenate(found)
-        if len(self.members) == 1 or not own.size:
-            return own
-        return sampler.draws_of_member(member, own, num_batches, self.batch_size,
-                                       self.fractions_at, self.seed)
+            progress((1 + end / num_batches) / 2)
+        return np.concatenate(found)
 
     def counts(self, num_batches):
         """(D,) int64: the draws of each member in the first num_batches batches of the order."""

@@ -173,27 +173,24 @@ def mixture_draws(draws, batch_size, fractions_at, seed, before):
     return member[batches - first, rows], own[batches - first, rows]
 
 
-def draws_of_member(member, own, num_batches, batch_size, fractions_at, seed):
-    """The inverse of mixture_draws(): (m,) int64, the draws of the run that are the draws `own`,
-    (n,) ascending, of a member; those after num_batches batches are left out."""
-    own, found, before = np.asarray(own, dtype=np.int64), [], 0
-    at_once = max(1, (1 << 17) // batch_size)
-    for first in range(0, num_batches, at_once):
-        batches = np.arange(first, min(first + at_once, num_batches), dtype=np.int64)
+def draws_of_member(member, own, num_batches, batch_size, fractions_at, seed, at_once=1 << 17):
+    """The inverse of mixture_draws(): yield (end, draws) until end is num_batches, draws (m,) int64
+    ascending: those of the run, in the batches between the last end and this one, that are the
+    draws `own`, (n,) ascending, of a member. Numbers beyond those batches are left out."""
+    own, before, step = np.asarray(own, dtype=np.int64), 0, max(1, at_once // batch_size)
+    for first in range(0, num_batches, step):
+        batches = np.arange(first, min(first + step, num_batches), dtype=np.int64)
         fractions = fractions_at(batches)
         sizes = np.diff(_cuts(batches, batch_size, fractions, seed), axis=1)[:, member]
         ends = before + np.cumsum(sizes)  # of the member's draws in each batch
         mine = own[slice(*np.searchsorted(own, (before, ends[-1])))]
         before = ends[-1]
-        if not mine.size:
-            continue
         at = np.searchsorted(ends, mine, side="right")  # an end is the next batch's first draw
         distinct, which = np.unique(at, return_inverse=True)
         rows = _mixed_rows(batches[distinct], batch_size, fractions[distinct], seed)
         # the rows of the member come first, in their order
-        rows = np.argsort(rows != member, axis=1, kind="stable")
-        found.append(batches[at] * batch_size + rows[which, mine - ends[at] + sizes[at]])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+        rows = np.argsort(rows != member, axis=1, kind="stable")[which, mine - ends[at] + sizes[at]]
+        yield int(batches[-1]) + 1, batches[at] * batch_size + rows
 
 
 def mixture_counts(first_batch, end_batch, batch_size, fractions_at, seed, at_once=1 << 16):
