@@ -36,8 +36,8 @@ import torch
 from model import GPT, GPTConfig
 from optim import Optimizer, block_size_at, configure_optimizer, lr_fraction
 from pipeline.read.batches import TrainBatches, split_iteration, to_xy
-from pipeline.read.mixture import Mixture, open_mixture, start_tokens
-from pipeline.read.sampler import ORDER_VERSION, seed_of
+from pipeline.read.mixture import Mixture, start_tokens
+from pipeline.read.sampler import seed_of
 from training import changes, checkpoint, plan, plots
 from training.device import memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
@@ -131,8 +131,7 @@ def set_up(args, argv, ranks, stack):
         run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
-        # the history has grown by a segment
-        run.is_changed = len(mixture.history) > max(1, len(saved.get("history", ())))
+        run.is_changed = changes.is_changed(mixture, saved)
         if run.is_changed:
             ranks.say("\n".join(changes.change_lines(mixture)))
         if line := changes.batch_line(args, saved):
@@ -143,17 +142,8 @@ def set_up(args, argv, ranks, stack):
 def open_data(args, saved, ranks):
     """The mixture, checked against the arguments and, when resuming, against what the run began
     with."""
-    # the first checkpoints do not say which order they are of
-    version = ORDER_VERSION if saved is None else saved.get("order_version", 1)
-    if version not in range(1, ORDER_VERSION + 1):
-        raise UserError(f"the run in {args.out_dir} reads its data in order version "
-                        f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
-                        f"Resume it with the train.py that began it")
-    past = changes.past_of(args, saved)
-    mixture = open_mixture(args, version, past)
+    mixture = changes.open_same_data(args, saved)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
-    if saved:
-        changes.refuse_other_data(mixture, saved, past)
     return mixture
 
 

@@ -14,7 +14,8 @@ get, to download its BPE merge file.
 
 A batch takes four files of read/, in the order of the data: folder.py opens a dataset, mixture.py
 decides which datasets a run reads, sampler.py which windows in which order, and batches.py reads
-them as tensors. train.py is the fifth, and computes the loss. meta.py checks what meta.pkl holds.
+them as tensors. train.py is the fifth, and computes the loss. meta.py checks what meta.pkl holds;
+audit.py goes the same way backwards, from a token to the iterations that read it.
 
 One word, one meaning:
 

@@ -31,6 +31,7 @@ from pipeline.read.history import columns_of, fractions_over
 from pipeline.read.mixture import Mixture
 from pipeline.read.sampler import SAMPLING_METHODS, window_starts
 from pipeline.tokenizers import ByteTokenizer, CharTokenizer
+from training.audit import open_run
 from training.checkpoint import load_checkpoint
 
 T, BATCH = 8, 6
@@ -182,6 +183,15 @@ def test_changes_resumed_anywhere_give_one_training(texts, capsys):
     assert re.search(r"from iteration 4 .*\n  one: 100.0% -> 70.0% .*\n  two: 0.0% -> 30.0%", told)
     assert re.search(r"from iteration 13 .*\n  one: .* -> 0.0% .*no member.*\n.*\n  three: 0.0% -> "
                      r"50.0%.* 0.00 epochs", told)
+    # the audit knows the member that was dropped, too
+    mixture = open_run(Path("few")).mixture
+    member, starts = mixture.places(np.arange(17 * 4))
+    assert [mixture.names[d] for d in np.unique(member[: 4 * 4])] == ["one"]
+    assert {mixture.names[d] for d in np.unique(member[13 * 4 :])} == {"two", "three"}
+    for d, dataset in enumerate(mixture.datasets):
+        own = window_starts("without_replacement", np.arange((member == d).sum()),
+                            dataset.num_tokens["train"], 16, 1337, dataset.name)
+        assert (starts[member == d] == own).all() and len(own)
     with open("few/log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     # log.csv goes on with a column for each member there was

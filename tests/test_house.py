@@ -16,8 +16,8 @@ FILES = sorted(path for path in (*ROOT.glob("*.py"), *ROOT.glob("*/**/*.py"))
                if not path.relative_to(ROOT).parts[0].startswith(".") and "out" not in path.parts)
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LIBRARY = [name for name in NAMES if not name.startswith(("tests/", "benchmarks/"))]
-COMMANDS = ("train", "sample", "export", "plot_runs", "data.check_dataset", "data.combine_datasets",
-            "data.list_datasets")
+COMMANDS = ("train", "sample", "export", "audit", "plot_runs", "data.check_dataset",
+            "data.combine_datasets", "data.list_datasets")
 MAX_COLUMNS, MAX_LINES, MAX_PARAMETERS, MAX_LINES_OF_TRAIN = 100, 60, 6, 400
 
 
@@ -56,6 +56,9 @@ RULES = [  # files; what they may not import; files that may
     ("train.py", ["pipeline.prepare", "pipeline.get"], []),
     ("train_args.py", ["pipeline.prepare", "pipeline.get", "torch"], []),
     ("sample.py", ["pipeline.prepare", "pipeline.get"], []),
+    ("audit.py", ["pipeline.prepare", "pipeline.get"], []),
+    ("pipeline/read/audit.py", ["torch"], []),
+    ("pipeline/read/sampler.py", ["torch", "pipeline", "os", "io", "pathlib"], []),
     ("model.py", ["pipeline", "training"], []),
     ("optim.py", ["pipeline.prepare", "pipeline.get"], []),
     ("pipeline/", list(COMMANDS), []),

@@ -444,9 +444,9 @@ def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(tmp_path,
         "--sampling_method=without_replacement",
         "--lr_decay_iters=40",
     ]
-    open_mixture = train.open_mixture
+    open_mixture = checkpoint.open_mixture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "open_mixture", lambda args, version: open_mixture(args, 1))
+        patch.setattr(checkpoint, "open_mixture", lambda args, version: open_mixture(args, 1))
         run(*flags, "--max_iters=40", "--out_dir=whole")
         run(*flags, "--max_iters=20", "--out_dir=old")
     old = load_checkpoint(Path("old/ckpt.pt"))

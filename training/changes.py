@@ -12,28 +12,55 @@ import shutil
 
 from pipeline.errors import UserError
 from pipeline.read.folder import open_dataset
-from pipeline.read.history import fractions_over, only_member, segment_of
-from pipeline.read.mixture import Past, dataset_names
+from pipeline.read.history import fractions_over, is_same, only_member, segment_of
+from pipeline.read.mixture import Past, dataset_names, open_mixture
+from pipeline.read.sampler import ORDER_VERSION
 from pipeline.tokenizers import hash_of_table
 from train_args import changes_mixture
 from training import checkpoint
 
 
+def open_same_data(args, saved, with_dropped=False):
+    """The Mixture of the arguments. saved: the checkpoint of the run that has them, or None: its
+    data must be what the run began with, or UserError. with_dropped: former members are members,
+    too, of which there is nothing any more; so the whole order can be asked for."""
+    # the first checkpoints do not say which order they are of
+    version = ORDER_VERSION if saved is None else saved.get("order_version", 1)
+    if version not in range(1, ORDER_VERSION + 1):
+        raise UserError(f"the run in {args.out_dir} reads its data in order version "
+                        f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
+                        f"Resume it with the train.py that began it")
+    past = past_of(args, saved) if saved else Past()
+    if with_dropped and past.history:
+        places = {name: place for segment in past.history
+                  for name, place in zip(segment["members"], segment["places"])}
+        past.dropped = [place for name, place in places.items()
+                        if name not in past.history[-1]["members"]]
+    mixture = open_mixture(args, version, past)
+    if saved:
+        refuse_other_data(mixture, saved, past)
+    return mixture
+
+
 def past_of(args, saved):
-    """The Past that the checkpoint `saved` holds, and that args may change; None without one."""
-    if not saved:
-        return None
+    """The Past that the checkpoint `saved` holds, and that args may change."""
     before = argparse.Namespace(**{**vars(args), **saved["args"]})
     past = Past(saved.get("history"), data=saved["data"], batch=tuple(saved.get("batch") or (
         before.batch_size, before.gradient_accumulation_steps)))
     if changes_mixture(args, saved["args"]):
         past.change_at = saved["iter_num"]
         if not past.history and before.training_mode == "single":
-            past.history = [only_member(*saved["data"])]
+            past.history = [only_member(*saved["data"], before.dataset)]
         elif not past.history:  # of a checkpoint from before there were histories
             datasets = [open_dataset(name) for name in dataset_names(before)]
             past.history = [segment_of(before, datasets)]
     return past
+
+
+def is_changed(mixture, saved):
+    """Whether the flags of a resumed run have changed its members or their shares."""
+    now, before = mixture.history, saved.get("history") or mixture.history[:1]
+    return bool(now) and (len(now) != len(before) or not is_same(before[-1], now[-1]))
 
 
 def refuse_other_data(mixture, saved, past):

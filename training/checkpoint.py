@@ -31,13 +31,13 @@ from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
 from pipeline.read.sampler import TRANSITIONS
-from training.run_folder import ALWAYS, CSV_COLUMNS, resume_command
+from training.run_folder import ALWAYS, CSV_COLUMNS, audit_command, resume_command
 
 # 1: the optimizer's state was a list in an order of its own
 # 2: model_args had none of the five fields that _model_args_of_format_2() adds
 # 3: the shares of a mixture could not change, so there was no history
 FORMAT = 4
-SEGMENT = ("first", "members", "weights", "final", "method", "length")
+SEGMENT = ("first", "members", "places", "weights", "final", "method", "length")
 VOCABULARIES = 4  # a checkpoint may hold as many large vocabularies as this
 SAMPLED = ("model", "model_args", "args", "metas", "iter_num")
 RESUMED = (*SAMPLED, "optimizer", "scaler", "best_val_loss", "seconds", "data", "evaluated")
@@ -67,14 +67,14 @@ def _is_optimizer(value):
 def _is_history(value):
     """Whether these are segments of history.py, in their order, that fractions can be made of."""
     segment = meta.dict_with(dict(
-        first=position, members=meta.list_of({str}), weights=_are_weights,
-        final=meta.or_none(_are_weights), method=meta.or_none(TRANSITIONS.__contains__),
-        length=meta.or_none(count)), SEGMENT)
+        first=position, members=meta.list_of({str}), places=meta.list_of({str}),
+        weights=_are_weights, final=meta.or_none(_are_weights),
+        method=meta.or_none(TRANSITIONS.__contains__), length=meta.or_none(count)), SEGMENT)
     firsts = [-1]
     for held in value if type(value) is list else [None]:
         if not segment(held) or held["first"] <= firsts[-1] or not held["members"]:
             return False
-        if any(len(held[name]) != len(held["members"]) for name in ("weights", "final")
+        if any(len(held[name]) != len(held["members"]) for name in ("places", "weights", "final")
                if held[name] is not None):
             return False
         if held["final"] and not (held["method"] and held["length"]):
@@ -171,7 +171,7 @@ def save(run, is_best=False):
     complete. Every rank calls this; rank 0 writes."""
     if not all(p.isfinite().all() for p in run.model.parameters()) or math.isnan(run.best_val_loss):
         refuse_not_finite(f"the weights are not finite after iteration {run.iter_num:,}",
-                          run.out_dir)
+                          run.out_dir, run.iter_num)
     run.ranks.from_first(lambda: save_checkpoint(run.out_dir, pack(run), is_best))
 
 
@@ -198,11 +198,13 @@ def save_checkpoint(out_dir, state, is_best):
         raise UserError(f"could not write {path}: {reason}. The disk may be full. {kept}") from None
 
 
-def refuse_not_finite(what, out_dir):
+def refuse_not_finite(what, out_dir, iters):
+    """iters: what --iter of audit.py is to show, such as "7" or "1 --to 10"."""
     kept = "There is no checkpoint yet"
     if (out_dir / "ckpt.pt").exists():
         kept = "The last checkpoint there is from before that and is kept"
-    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates")
+    raise UserError(f"{what} in {out_dir}. {kept}. Try lower learning rates. To see what was read "
+                    f"there, run: {audit_command(out_dir)} --iter {iters}")
 
 
 # ---- reading

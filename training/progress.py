@@ -22,7 +22,8 @@ class Since:
         self.run, self.batches, device = run, batches, run.ranks.device
         self.slow_steps = SlowSteps(device, run.args.num_threads)
         self.loss = torch.zeros((), device=device)
-        self.bad_iter = torch.full((), -1, device=device)  # the first whose loss was not finite
+        # the first iteration, counted from 1, whose loss was not finite
+        self.bad_iter = torch.zeros((), device=device)
         self.began = time.perf_counter() - run.seconds  # as if the run had never stopped
         self.restart()
         if run.since:  # the checkpoint was saved between two lines
@@ -43,19 +44,20 @@ class Since:
         self.loss += loss
         self.learned, self.steps = self.learned + learned, self.steps + (learned > 0)
         # noted on the device, without waiting for it
-        self.bad_iter.masked_fill_((self.bad_iter < 0) & ~torch.isfinite(self.loss),
-                                   self.run.iter_num)
+        self.bad_iter.masked_fill_((self.bad_iter == 0) & ~torch.isfinite(self.loss),
+                                   self.run.iter_num + 1)
 
     def finite_loss(self):
         """The sum of the losses, averaged over ranks. Raises UserError where one of them is not
         finite."""
-        bad, ranks = self.bad_iter.item(), self.run.ranks
-        values = torch.tensor([self.loss.item(), bad >= 0], dtype=torch.float64)
+        bad, ranks, run = int(self.bad_iter.item()), self.run.ranks, self.run
+        values = torch.tensor([self.loss.item(), bad > 0], dtype=torch.float64)
         loss, num_bad = ranks.sum(values).tolist()
         if num_bad:
             checkpoint.refuse_not_finite(
-                f"the loss is infinite or NaN since iteration {bad:,}" if bad >= 0 else
-                "the loss of another rank is infinite or NaN", self.run.out_dir)
+                f"the loss is infinite or NaN since iteration {bad:,}" if bad else
+                "the loss of another rank is infinite or NaN", run.out_dir,
+                bad or f"{max(1, run.iter_num - run.args.log_interval + 1)} --to {run.iter_num}")
         return loss / ranks.count  # every rank has as many rows
 
     def row(self, log):

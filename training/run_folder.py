@@ -118,6 +118,10 @@ def resume_command(out_dir):
     return f"{launcher()} train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
 
 
+def audit_command(out_dir):
+    return f"python audit.py --out_dir={shlex.quote(str(out_dir))}"
+
+
 # ---- args.json
 
 

@@ -2,6 +2,7 @@
 
     first_of(records, shape, tokens)    which tokens of windows are the first of a document
     window_marks(dataset, ...)          the same of one window, and which of its tokens are learned
+    documents_of(dataset, starts, ...)  the documents that windows hold a part of
     file_names(dataset)                 the files that the records of the index name by number
     require_index(dataset)              an error where meta.pkl names an index that is not there
 """
@@ -12,6 +13,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import open_regular
+
+AT_ONCE = 4  # windows whose documents are looked up through one mapping
 
 
 def require_index(dataset):
@@ -56,6 +59,18 @@ def first_of(records, shape, tokens):
     first = np.zeros(shape, bool)
     first[row, starts[number].astype(np.int64) - tokens[row]] = True
     return first
+
+
+def documents_of(dataset, starts, length):
+    """Yield the records, (n,) of RECORDS, of the documents that each window of train holds a part
+    of: the tokens starts (B,) .. starts + length - 1."""
+    for begin in range(0, len(starts), AT_ONCE):
+        # mapped anew, since what a search has read stays in memory as long as the mapping
+        part, records = starts[begin : begin + AT_ONCE], dataset.documents("train")
+        # the last document that begins at the first token or before it is the first one
+        low, high = (positions_in(records["start"], part + more) for more in (1, length))
+        for first, stop in zip(low.tolist(), high.tolist()):
+            yield np.array(records[max(0, first - 1) : stop])
 
 
 def positions_in(ascending, values):

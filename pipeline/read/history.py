@@ -8,7 +8,7 @@
 A history is a list of segments, dicts of plain values that a checkpoint keeps:
 
     first     the iteration that it begins with; the next one's is its end
-    members   the names of the datasets, in their order
+    members   the names of the datasets, in their order; places: where they lie, as flags name them
     weights   a list; final: another, to which they move, or None
     method    how they move; length: in how many iterations from `first` on
 
@@ -37,16 +37,16 @@ def segment_of(args, datasets, first=0, now=None):
         weights = weights / weights.max()
     final = args.dataset_sampling_probs_final
     return {"first": first, "members": [dataset.name for dataset in datasets],
-            "weights": weights.tolist(),
+            "places": args.dataset_list or [args.dataset], "weights": weights.tolist(),
             "final": final and (np.array(final) / max(final)).tolist(),
             "method": args.dataset_sampling_probs_transition_method,
             "length": args.dataset_sampling_probs_transition_iters}
 
 
-def only_member(name):
+def only_member(name, place):
     """The segment of a run on one dataset."""
-    return {"first": 0, "members": [name], "weights": [1.0], "final": None, "method": None,
-            "length": None}
+    return {"first": 0, "members": [name], "places": [place], "weights": [1.0], "final": None,
+            "method": None, "length": None}
 
 
 def fractions_in(segment, batches, steps):
@@ -59,6 +59,7 @@ def fractions_in(segment, batches, steps):
 
 
 def columns_of(history):
+    """The names of all members there have ever been, in the order of their coming."""
     return list(dict.fromkeys(itertools.chain(*(segment["members"] for segment in history))))
 
 
@@ -83,6 +84,11 @@ def fractions_over(history, steps):
 # ---- a change
 
 
+def is_same(before, after):
+    """Whether two segments say the same of shares, whenever they begin."""
+    return all(before[name] == after[name] for name in before if name not in ("first", "places"))
+
+
 def with_change(history, args, datasets, iter_num, steps):
     """The history with another segment from iteration iter_num on, as the flags now say. Raises
     UserError where none of the members would stay."""
@@ -94,6 +100,6 @@ def with_change(history, args, datasets, iter_num, steps):
     if names == before["members"]:
         now = fractions_in(before, np.array([iter_num * steps]), steps)[0].tolist()
     after = segment_of(args, datasets, iter_num, now)
-    if {**after, "first": before["first"]} == before:  # the members have other places, no others
-        return history
+    if is_same(before, after):  # the members have other places, but are no others
+        return [*history[:-1], {**before, "places": after["places"]}]
     return [*(segment for segment in history if segment["first"] < iter_num), after]

@@ -94,21 +94,51 @@ class Mixture:
     def places(self, draws):
         """(member, start), (n,) int64 each: the member that each of draws (n,) reads, and the token
         of its train split at which the window begins."""
-        member, own = np.zeros_like(draws), draws
-        if len(self.columns) > 1:
-            # how many draws each member has had decides which of its windows comes next
-            before = self._counts(int(draws.min()) // self.batch_size)
-            column, own = sampler.mixture_draws(
-                draws, self.batch_size, self.fractions_at, self.seed, before)
-            member = self._member_of[column]
-        starts = np.empty_like(draws)
+        member, own = self.own_draws(draws)
+        return member, self.starts(member, own)
+
+    def own_draws(self, draws):
+        """(member, own), (n,) int64 each: the member that each of draws (n,) reads, and the number
+        of the draw among that member's own."""
+        if len(self.columns) == 1:
+            return np.zeros_like(draws), draws
+        # how many draws each member has had decides which of its windows comes next
+        before = self._counts(int(draws.min()) // self.batch_size)
+        column, own = sampler.mixture_draws(
+            draws, self.batch_size, self.fractions_at, self.seed, before)
+        return self._member_of[column], own
+
+    def starts(self, member, own):
+        """(n,) int64: the token of its train split at which the window of each draw begins."""
+        starts = np.empty_like(own)
         for d, (dataset, *_) in enumerate(self.members):
             mine = member == d
             # aligned streams are equally long, so the order of the first is that of all
             starts[mine] = sampler.window_starts(
                 self.sampling_method, own[mine], dataset.num_tokens["train"], self.block_size,
                 self.seed, dataset.name, self.order_version)
-        return member, starts
+        return starts
+
+    def draws_holding(self, member, first, stop, num_batches, progress=lambda done: None):
+        """(n,) int64, ascending: the draws in the first num_batches batches whose windows hold any
+        of the tokens first .. stop - 1 of a member's train split. progress is told the fraction of
+        the draws that are done, 0 to 1."""
+        # not every draw of a mixture is the member's, but to look at all is quicker than to count
+        num_draws, (dataset, *_) = num_batches * self.batch_size, self.members[member]
+        several, own, found = len(self.columns) > 1, [], []
+        for end, draws in sampler.draws_holding(
+                self.sampling_method, first, stop, num_draws, dataset.num_tokens["train"],
+                self.block_size, self.seed, dataset.name, self.order_version):
+            own.append(draws)
+            progress(end / num_draws / (1 + several))
+        if not several:
+            return np.concatenate(own)
+        for end, draws in sampler.draws_of_member(
+                self._column_of[member], np.concatenate(own), num_batches, self.batch_size,
+                self.fractions_at, self.seed):
+            found.append(draws)
+            progress((1 + end / num_batches) / 2)
+        return np.concatenate(found)
 
     def counts(self, num_batches):
         """(D,) int64: the draws of each member in the first num_batches batches of the order."""
@@ -254,6 +284,7 @@ class Past:
     change_at: int | None = None  # the iteration at which the flags given now change them
     batch: tuple | None = None  # (rows of a batch, batches an iteration) that the order counts in
     data: dict = field(default_factory=dict)  # fingerprints, by the names that the order goes by
+    dropped: list = field(default_factory=list)  # places of former members, to be opened too
 
 
 def open_mixture(args, order_version=ORDER_VERSION, past=None):
@@ -262,8 +293,8 @@ def open_mixture(args, order_version=ORDER_VERSION, past=None):
     Raises UserError or FileNotFoundError where a dataset cannot be read, or they don't go together.
     """
     past = past or Past()
-    datasets = by_their_names([open_dataset(name) for name in dataset_names(args)], past.data,
-                              args.documents)
+    places = [*dataset_names(args), *past.dropped]
+    datasets = by_their_names([open_dataset(name) for name in places], past.data, args.documents)
     for name, times in collections.Counter(dataset.name for dataset in datasets).items():
         if times > 1:
             raise UserError(f"two of the datasets are called {name}. The log names each dataset "
@@ -284,10 +315,11 @@ def open_mixture(args, order_version=ORDER_VERSION, past=None):
     history = past.history or [segment_of(args, datasets)]
     if past.change_at is not None:
         history = with_change(history, args, datasets, past.change_at, steps)
-    weights, final = (np.array(history[-1][name] or 0) for name in ("weights", "final"))
+    weights = np.array(history[-1]["weights"])
+    shares = dict(zip(history[-1]["members"], history[-1]["final"] or weights / weights.sum()))
     mixture = Mixture([[dataset] for dataset in datasets], columns=columns_of(history),
                       fractions_at=fractions_over(history, steps), history=history,
-                      weights=final if final.any() else weights / weights.sum(),
+                      weights=[shares.get(dataset.name, 0.0) for dataset in datasets],
                       own_vocabularies=args.multidataset_wte, **order)
     if args.max_epochs_per_dataset:
         refuse_more_epochs(mixture, args)

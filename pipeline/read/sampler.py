@@ -63,20 +63,64 @@ def window_starts(method, draws, num_tokens, block_size, seed, name, version=ORD
         return index * block_size
     if method != "without_replacement":
         raise ValueError(f"the order of {method!r} is not written yet")
-    # each epoch has a key of its own; usually these draws touch one or two epochs
+    # usually these draws touch one or two epochs
     distinct, which = np.unique(epochs, return_inverse=True)
-    keys = np.array([_key(seed, name, "epoch", e) for e in distinct.tolist()], dtype=np.uint64)
+    keys, phases = _grids(distinct, num_windows, num_tokens, block_size, seed, name, version)
+    return phases[which] + permute(index, num_windows, keys[which]) * block_size
+
+
+def draws_holding(method, first, stop, num_draws, num_tokens, block_size, seed, name,
+                  version=ORDER_VERSION, at_once=1 << 14):
+    """The inverse of window_starts(): yield (end, draws) until end is num_draws, draws (m,) int64,
+    ascending: those between the last end and this one whose windows hold any of the tokens first ..
+    stop - 1.
+
+    An order by epochs is inverted, at a cost of the windows found; in a random one all draws are
+    looked at.
+    """
+    order = num_tokens, block_size, seed, name, version
+    num_windows = windows_per_epoch(method, num_tokens, block_size)
+    most = (stop - first) // block_size + 2  # windows of one epoch that can hold such a token
+    if method == "random" or most > at_once:
+        for begin in range(0, num_draws, at_once):
+            draws = np.arange(begin, min(begin + at_once, num_draws), dtype=np.int64)
+            starts = window_starts(method, draws, *order)
+            yield int(draws[-1]) + 1, draws[(starts >= first - block_size) & (starts < stop)]
+        return
+    step = at_once // most
+    for epoch in range(0, -(-num_draws // num_windows), step):
+        epochs = np.arange(epoch, min(epoch + step, -(-num_draws // num_windows)), dtype=np.int64)
+        keys, phases = None, np.zeros_like(epochs)
+        if method == "without_replacement":
+            keys, phases = _grids(epochs, num_windows, *order)
+        # the windows low .. low + count - 1 of each epoch's grid hold one of the tokens
+        low = np.maximum(0, -((phases + block_size - first) // block_size))
+        high = np.minimum(num_windows - 1, (stop - 1 - phases) // block_size)
+        counts = np.maximum(0, high - low + 1)
+        which = np.repeat(np.arange(len(epochs)), counts)
+        index = np.arange(len(which)) + (low - np.cumsum(counts) + counts)[which]
+        if keys is not None:
+            index = permute(index, num_windows, keys[which], inverse=True)
+        draws = np.sort(epochs[which] * num_windows + index)
+        yield min(int(epochs[-1] + 1) * num_windows, num_draws), draws[draws < num_draws]
+
+
+def _grids(epochs, num_windows, num_tokens, block_size, seed, name, version):
+    """(keys, phases) of epochs of without_replacement, (n,) uint64 and (n,) int64: the grid of
+    windows of an epoch begins at its phase, and its key permutes them."""
+    # each epoch has a key of its own
+    keys = np.array([_key(seed, name, "epoch", e) for e in epochs.tolist()], dtype=np.uint64)
     # the grid of windows may begin at 0 or anywhere up to where its last target is the last token
     num_phases = num_tokens - num_windows * block_size
     if version == 1:  # kept for runs that were begun with it
         num_phases = min(block_size, num_phases)
     # numbers 0 .. ROUNDS - 1 of the key's sequence serve the permutation, the next one the phase
-    phases = (_random(keys, ROUNDS) % np.uint64(num_phases)).astype(np.int64)
-    return phases[which] + permute(index, num_windows, keys[which]) * block_size
+    return keys, (_random(keys, ROUNDS) % np.uint64(num_phases)).astype(np.int64)
 
 
-def permute(index, n, keys):
+def permute(index, n, keys, inverse=False):
     """Where a keyed permutation of range(n) sends each index: (m,) int64, with no table in memory.
+    inverse: which index it sends there.
 
     keys: (m,) uint64, one for each index. A Feistel network permutes the numbers below a*a, a =
     ceil(sqrt(n)), as pairs of digits in base a. A result of n or more is sent through again until
@@ -87,12 +131,17 @@ def permute(index, n, keys):
     out, todo = np.asarray(index).astype(np.uint64), slice(None)
     while True:  # all indices go through once, then those that have landed at n or beyond
         left, right = np.divmod(out[todo], a)
-        for r in range(ROUNDS):
+        for r in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
+            if inverse:
+                left, right = right, left
             # a round adds a hash of one digit to the other, which can be undone, so no two collide
             hashed = _scrambled(right + _random(keys[todo], r)) >> np.uint64(32)
             # scaling the high 32 bits gives 0 .. a - 1, without the slow division of %
-            left, right = right, left + ((hashed * a) >> np.uint64(32))
-            right -= a * (right >= a)  # both digits are below a, so this is the sum modulo a
+            hashed = (hashed * a) >> np.uint64(32)
+            left = left + (a - hashed if inverse else hashed)
+            left -= a * (left >= a)  # both digits are below a, so this is the sum modulo a
+            if not inverse:
+                left, right = right, left
         out[todo] = left * a + right
         todo = np.flatnonzero(out >= n)
         if not todo.size:
@@ -122,6 +171,26 @@ def mixture_draws(draws, batch_size, fractions_at, seed, before):
         mine = member == d
         own[mine] = before[d] + np.arange(mine.sum())
     return member[batches - first, rows], own[batches - first, rows]
+
+
+def draws_of_member(member, own, num_batches, batch_size, fractions_at, seed, at_once=1 << 17):
+    """The inverse of mixture_draws(): yield (end, draws) until end is num_batches, draws (m,) int64
+    ascending: those of the run, in the batches between the last end and this one, that are the
+    draws `own`, (n,) ascending, of a member. Numbers beyond those batches are left out."""
+    own, before, step = np.asarray(own, dtype=np.int64), 0, max(1, at_once // batch_size)
+    for first in range(0, num_batches, step):
+        batches = np.arange(first, min(first + step, num_batches), dtype=np.int64)
+        fractions = fractions_at(batches)
+        sizes = np.diff(_cuts(batches, batch_size, fractions, seed), axis=1)[:, member]
+        ends = before + np.cumsum(sizes)  # of the member's draws in each batch
+        mine = own[slice(*np.searchsorted(own, (before, ends[-1])))]
+        before = ends[-1]
+        at = np.searchsorted(ends, mine, side="right")  # an end is the next batch's first draw
+        distinct, which = np.unique(at, return_inverse=True)
+        rows = _mixed_rows(batches[distinct], batch_size, fractions[distinct], seed)
+        # the rows of the member come first, in their order
+        rows = np.argsort(rows != member, axis=1, kind="stable")[which, mine - ends[at] + sizes[at]]
+        yield int(batches[-1]) + 1, batches[at] * batch_size + rows
 
 
 def mixture_counts(first_batch, end_batch, batch_size, fractions_at, seed, at_once=1 << 16):
