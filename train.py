@@ -17,7 +17,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pipeline.threads import SlowSteps, set_environment
@@ -101,7 +101,7 @@ def set_up(args, argv, ranks, stack):
         ranks.use(args.device)  # that of the run, unless the flags given now name another
     elif args.init_from != "scratch":
         source = open_source(args.init_from, ranks)
-        args = parse_args(argv, sizes=asdict(source.config))
+        args = parse_args(argv, sizes=source.sizes())
     settle_precision(args, ranks.device)  # from here on args says what really happens
     settle_threads(args, saved, ranks)
     mixture = open_data(args, saved, ranks)
