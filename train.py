@@ -125,6 +125,8 @@ def set_up(args, argv, ranks, stack):
         run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
+        if note := changes.rate_note(args, saved):
+            ranks.say(note)
         run.is_changed = changes.changes_mixture(args, saved["args"])
         if run.is_changed:
             steps = args.gradient_accumulation_steps

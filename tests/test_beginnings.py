@@ -1,10 +1,11 @@
 """Runs that begin with the weights of another run, of train.py or of nanoGPT's: more tokens,
-another context length, and what is refused.
+another context length, and what is refused. And finished runs that go on with a larger --max_iters.
 
 Run: python -m pytest tests/test_beginnings.py
 The reference of nanoGPT's model is written out below, in float64, head by head.
 """
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from helpers import (  # noqa: F401
     TEXT,
     char_dataset,
+    log_rows,
     one_line_error,
     one_thread,
     resume,
@@ -26,7 +28,7 @@ import train
 from model import GPT, GPTConfig
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import CharTokenizer
-from training.checkpoint import load_run
+from training.checkpoint import load_checkpoint, load_run
 from training.published import fill_new_rows, moved_rows
 
 STILL = ["--max_iters=1", "--learning_rate=1e-30", "--weight_decay=0", "--eval_iters=1",
@@ -291,3 +293,37 @@ def test_what_a_checkpoint_of_nanogpt_cannot_do_is_one_line(capsys):
     torch.save(held, "first/best.pt")
     says(one_line_error(capsys, train.main, [*STILL, data, "--init_from=first"]),
          "first/best.pt", "ln_f", "not finite")
+
+
+# ---- a finished run goes on
+
+
+def rates_told(capsys):
+    told = re.findall(r"note: the learning rate (.*)", capsys.readouterr().out)
+    return told[0] if told else None
+
+
+def test_a_larger_max_iters_says_from_which_rate_to_which(capsys, monkeypatch):
+    monkeypatch.setattr("training.plan.TIMED", 0)
+    data = of_chars("old", CHARS)
+    run(data, "--out_dir=x", "--max_iters=20", "--log_interval=1", "--warmup_iters=0")
+    capsys.readouterr()
+    resume("x", "--max_iters=40", "--plan")
+    of_plan = rates_told(capsys)
+    resume("x", "--max_iters=40")
+    rates = [float(row["learning_rate"]) for row in log_rows("x")]
+    assert rates_told(capsys) == of_plan
+    says(of_plan, f"from {rates[19]:.3g} at iteration 20 to {rates[20]:.3g}",
+         "--max_iters is 40 instead of 20", "--learning_rate", "--muon_learning_rate")
+    assert rates[20] > 5 * rates[19]
+
+
+def test_a_rate_of_zero_is_said_and_an_unchanged_schedule_is_not(capsys):
+    data = of_chars("old", CHARS)
+    run(data, "--out_dir=x", "--max_iters=4", "--lr_decay_iters=8")
+    capsys.readouterr()
+    resume("x", "--max_iters=8")
+    assert rates_told(capsys) is None
+    resume("x", "--max_iters=9")
+    says(rates_told(capsys), "is 0 from iteration 8", "--min_lr_share", "--lr_decay_iters 8")
+    assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 9
