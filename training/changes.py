@@ -87,7 +87,7 @@ def rate_note(args, saved):
         return None
     changed = ", ".join(f"--{name} is {getattr(args, name)} instead of {getattr(before, name)}"
                         for name in SCHEDULE if getattr(args, name) != getattr(before, name))
-    rises = ("" if now < last else ". The val loss rises with it before it falls again; a lower "
+    rises = ("" if now < last else ". The val loss may rise with it for a while; a lower "
              "--learning_rate makes it rise less" + (
                  ", with a lower --muon_learning_rate" if args.optimizer == "muon" else ""))
     return (f"note: the learning rate goes from {last:.3g} at iteration {at:,} to {now:.3g} at the "
