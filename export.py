@@ -23,6 +23,7 @@ if __name__ == "__main__":
 import torch
 
 from model import CHUNK_LOGITS
+from pipeline.chats import settings_of
 from pipeline.errors import Parser, UserError, one_line_errors, optional
 from pipeline.files import lock, read_text, scratch_folder
 from pipeline.get.download import file_sha256
@@ -38,7 +39,8 @@ from training.samples import SampleArgs, choose_vocabulary, note, vocabularies_o
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # their names in safetensors
 USED = {"format", "model", "model_args", "args", "metas", "starts", "data", "iter_num",
         "best_val_loss"}  # keys of a checkpoint; the others concern the training alone
-UNUSED = {"optimizer", "scaler", "order_version", "history", "evaluated", "unevaluated", "seconds"}
+UNUSED = {"optimizer", "scaler", "order_version", "batch", "history", "evaluated", "unevaluated",
+          "since", "stale", "seconds"}
 SUMS = "SHA256SUMS"  # which sha256sum -c reads
 
 
@@ -52,8 +54,7 @@ def parse_args(argv=None):
     flag("--gguf", choices=KINDS, help="write model.gguf too, with numbers of this type")
     flag("--dataset", help="the dataset whose vocabulary is exported, after --multidataset_wte")
     flag("--verify", type=boolean, metavar="X",
-         help="true: load the folder in transformers and compare logits, tokens and ids with "
-              "ours; false: do not (default: true where transformers is installed)")
+         help="true: compare the folder with ours in transformers (default: if it is installed)")
     return parser.parse_args(argv)
 
 
@@ -79,8 +80,9 @@ def write_json(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_tokenizer(folder, tokenizer, block_size):
-    """Returns the TokenTable, or None where other programs cannot encode as ours does."""
+def write_tokenizer(folder, tokenizer, block_size, chat):
+    """Returns the TokenTable, or None where other programs cannot encode as ours does. chat: what
+    tokenizer_config.json has of a chat layout."""
     table, special = token_table(tokenizer), getattr(tokenizer, "special_tokens", {})
     if isinstance(tokenizer, SentencePieceTokenizer):
         (folder / "tokenizer.model").write_bytes(tokenizer.model)
@@ -95,20 +97,22 @@ def write_tokenizer(folder, tokenizer, block_size):
     end = next((text for text, i in special.items() if i == tokenizer.eot_token), None)
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size,
-        "clean_up_tokenization_spaces": False, "bos_token": end, "eos_token": end})
+        "clean_up_tokenization_spaces": False, "bos_token": end, "eos_token": end, **chat})
     return table
 
 
 def write_files(folder, args, views, config, vocabulary):
     """Everything but the model card."""
-    ids = {"bos_token_id": vocabulary.start, "eos_token_id": vocabulary.tokenizer.eot_token}
+    tokenizer, eot_token = vocabulary.tokenizer, vocabulary.tokenizer.eot_token
+    chat, ends, in_gguf = settings_of(vocabulary.meta, tokenizer)
+    ids = {"bos_token_id": vocabulary.start, "eos_token_id": eot_token}
     write_safetensors(folder / "model.safetensors", views, getattr(torch, args.dtype))
     write_json(folder / "config.json", {**config_json(config), **ids, "dtype": args.dtype})
-    write_json(folder / "generation_config.json", {  # as sample.py draws
-        **ids, "do_sample": True, "temperature": SampleArgs.temperature, "top_k": SampleArgs.top_k})
-    table = write_tokenizer(folder, vocabulary.tokenizer, config.block_size)
+    write_json(folder / "generation_config.json", {**ids, **ends, "do_sample": True,  # as sample.py
+        "temperature": SampleArgs.temperature, "top_k": SampleArgs.top_k})
+    table = write_tokenizer(folder, tokenizer, config.block_size, chat)
     if args.gguf:
-        write_gguf(folder / "model.gguf", config, views, table, args.gguf, ids["eos_token_id"])
+        write_gguf(folder / "model.gguf", config, views, table, args.gguf, eot_token, in_gguf)
     if not (folder / "tokenizer.json").exists():
         has_model = (folder / "tokenizer.model").exists()
         note(f"no tokenizer.json can give the ids of the tokenizer of {vocabulary.name}, so the "
@@ -140,8 +144,7 @@ def refuse_foreign(folder):
     known = read_text(folder / SUMS).splitlines() if (folder / SUMS).exists() else []
     for line, path in sums_of(folder).items() if folder.exists() else ():
         if line not in known:
-            raise UserError(f"{path} is not as export.py wrote it. Move {folder} away, then run "
-                            f"the same command again")
+            raise UserError(f"{path} is not as export.py wrote it. Move {folder} away and retry")
 
 
 def replace_folder(new, folder, scratch):
@@ -176,12 +179,12 @@ def verify(folder, ours, config, vocabulary):
           f"by at most {difference:.1e}, and {equal:,} of {num_new:,} greedy tokens are equal")
     if not difference < 1e-3 * max(1, logits.abs().max().item()):
         raise UserError("transformers computes other logits, so nothing was written")
-    if (folder / "tokenizer.json").exists():
-        tokenizer = vocabulary.tokenizer
+    if (folder / "tokenizer.json").exists() and (tokenizer := vocabulary.tokenizer):
         text = tokenizer.decode([i for i in a.tolist() if i != tokenizer.eot_token])
         read = transformers.AutoTokenizer.from_pretrained(  # names of special tokens are text to us
-            folder, split_special_tokens=not isinstance(tokenizer, PublishedTokenizer))
-        if read(text, add_special_tokens=False)["input_ids"] != tokenizer.encode(text).tolist():
+            folder, split_special_tokens=getattr(tokenizer, "names_are_text", True))
+        ids = read(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if ids != tokenizer.encode(text).tolist():
             raise UserError(f"transformers encodes {text[:50]!r} otherwise, so nothing was written")
 
 
@@ -191,8 +194,7 @@ def main(argv=None):
     out_dir = Path(args.out_dir) if args.out_dir else newest_run()
     path, checkpoint, config = read_run(out_dir)
     if unknown := checkpoint.keys() - USED - UNUSED:
-        raise UserError(f"{path} holds {', '.join(sorted(unknown))}, which this export.py does not "
-                        f"know")
+        raise UserError(f"{path} holds {', '.join(sorted(unknown))}, unknown to this export.py")
     if checkpoint["args"]["training_mode"] == "multicontext":
         raise UserError(f"{out_dir} is a run of aligned streams, and no other program reads those. "
                         f"Its samples: python sample.py --out_dir={out_dir}")

@@ -5,6 +5,7 @@ Print text that a trained model writes.
     python sample.py --out_dir=out/shakespeare_char --start="ROMEO:" --num_samples=5 --top_k=40
     python sample.py --start=FILE:prompt.txt
     python sample.py --multicontext_start "ROMEO:"      # a run of aligned streams
+    python sample.py --chat                             # talk with a run on conversations
     python sample.py --init_from=gpt2 --start="..."     # published weights, without a run
 
 Only the checkpoint is needed: it holds the tokenizer too. best.pt is used if there is one, else
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 
 from pipeline.errors import Parser, one_line_errors, typed
 from train_args import GPT2, count, init_from, not_negative, probability, seed, whole
+from training.chat import converse
 from training.checkpoint import load_run
 from training.device import pick_device
 from training.published import load_named
@@ -72,6 +74,9 @@ def parse_args(argv=None):
               "needs none")
     flag("--draw_all_streams", action="store_true",
          help="sample every stream, even one that can be computed from another")
+    flag("--chat", action="store_true",
+         help="a conversation, turn by turn, in the chat layout of the run's data. Each line that "
+              "you type is a turn; an empty one, /exit or Ctrl-D ends it")
     for (name, kind), words in FLAGS.items():
         default = getattr(SampleArgs, name)
         told = "" if default is None else f" (default: {default:g})"
@@ -79,6 +84,11 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.init_from == "scratch":
         parser.error("--init_from scratch has nothing to sample from: name a model, or train one")
+    for name in ("start", "stop", "multicontext_start", "draw_all_streams"):
+        if args.chat and getattr(args, name):
+            parser.error(f"--{name} has no effect with --chat: leave one out")
+    if args.chat and args.num_samples != 1:
+        parser.error("--num_samples has no effect with --chat: leave one out")
     if args.init_from != "resume" and args.out_dir:
         parser.error(f"--out_dir has no effect with --init_from {args.init_from}: leave one out")
     return args
@@ -93,7 +103,8 @@ def main(argv=None):
     else:
         loaded = load_named(args.init_from)
     model, metas, starts, training_mode = loaded
-    speak(model.eval().to(device), metas, starts, training_mode, args, device)
+    show = converse if args.chat else speak
+    show(model.eval().to(device), metas, starts, training_mode, args, device)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ import contextlib
 import math
 import shlex
 import sys
-import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from pipeline.threads import SlowSteps, set_environment
+from pipeline.threads import set_environment
 
 if __name__ == "__main__":
     set_environment()  # before numpy and torch are imported, which read it then
@@ -40,8 +39,9 @@ from pipeline.read.batches import TrainBatches, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, open_mixture, start_tokens
 from pipeline.read.sampler import ORDER_VERSION, seed_of
 from training import changes, checkpoint, plan, plots
-from training.device import estimate_mfu, memory_errors, settle_precision, settle_threads
+from training.device import memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
+from training.progress import SaveClock, Since
 from training.published import open_source
 from training.ranks import Ranks, Stop
 from training.run_folder import (
@@ -76,6 +76,8 @@ class Run:
     best_val_loss: float = math.inf
     evaluated: dict = field(default_factory=dict)  # columns of log.csv, from the last evaluation
     unevaluated: dict = field(default_factory=dict)  # the row of log.csv that still lacks them
+    since: dict = field(default_factory=dict)  # what belongs to the next line of log.csv
+    stale: int = 0  # evaluations since the best one
     is_changed: bool = False  # whether the flags of a resumed run change its mixture
     seconds: float = 0.0  # of training, over all starts of the run
     starts: dict = field(default_factory=dict)  # the token that a sample begins with, by dataset
@@ -84,6 +86,10 @@ class Run:
     def tokens_per_iter(self):
         args = self.args
         return args.batch_size * args.gradient_accumulation_steps * args.block_size
+
+    @property
+    def is_over(self):
+        return bool(self.args.patience) and self.stale >= self.args.patience
 
 
 # ---- set-up
@@ -125,12 +131,12 @@ def set_up(args, argv, ranks, stack):
         run.train_model = run.eval_model = torch.compile(model, dynamic=False)
     if saved:
         checkpoint.resume(run, saved, out_dir / "ckpt.pt")
-        if note := changes.rate_note(args, saved):
-            ranks.say(note)
-        run.is_changed = changes.changes_mixture(args, saved["args"])
+        # the history has grown by a segment
+        run.is_changed = len(mixture.history) > max(1, len(saved.get("history", ())))
         if run.is_changed:
-            steps = args.gradient_accumulation_steps
-            ranks.say("\n".join(changes.change_lines(mixture, steps)))
+            ranks.say("\n".join(changes.change_lines(mixture)))
+        for line in filter(None, (changes.batch_line(args, saved), changes.rate_note(args, saved))):
+            ranks.say(line)
     return run
 
 
@@ -143,11 +149,11 @@ def open_data(args, saved, ranks):
         raise UserError(f"the run in {args.out_dir} reads its data in order version "
                         f"{version!r:.20}, and this train.py knows versions up to {ORDER_VERSION}. "
                         f"Resume it with the train.py that began it")
-    history, change_at = changes.history_of(args, saved)
-    mixture = open_mixture(args, version, history, change_at)
+    past = changes.past_of(args, saved)
+    mixture = open_mixture(args, version, past)
     split_iteration(args.batch_size, args.gradient_accumulation_steps, ranks.count)  # or raises
     if saved:
-        changes.refuse_other_data(mixture, saved, change_at)
+        changes.refuse_other_data(mixture, saved, past)
     return mixture
 
 
@@ -214,57 +220,35 @@ def train_step(run, micro_batches):
 def train(run, argv, stack):
     """Iterate to max_iters. Some iterations are followed by a progress line, an evaluation and a
     checkpoint."""
-    args, ranks, device = run.args, run.ranks, run.ranks.device
+    args = run.args
     log, batches, stop = begin(run, argv, stack)
-    slow_steps = SlowSteps(device, args.num_threads)
-    loss_sum = torch.zeros((), device=device)  # since the last progress line
-    bad_iter = torch.full((), -1, device=device)  # the first iteration whose loss was not finite
-    t_start = time.perf_counter() - run.seconds  # as if the run had never stopped
+    clock = SaveClock(args.save_minutes)
+    if run.ranks.is_first:  # whose clock decides for all
+        stop.save_due = clock.due
     if run.unevaluated:  # a signal has ended the run's last evaluation, which is now made up for
         evaluate_and_save(run, log, stop, run.unevaluated)
-    line_iter, waited, t_line = run.iter_num, 0.0, time.perf_counter()
-    num_learned, num_steps = 0, 0  # tokens since that line; iterations that had any
+    since = Since(run, batches)
 
-    while run.iter_num < args.max_iters and not stop.number:
+    while run.iter_num < args.max_iters and not stop.number and not run.is_over:
         loss, learned = train_step(run, [next(batches) for _ in range(batches.micro_steps)])
-        loss_sum += loss
-        num_learned, num_steps = num_learned + learned, num_steps + (learned > 0)
-        # noted on the device, without waiting for it
-        bad_iter.masked_fill_((bad_iter < 0) & ~torch.isfinite(loss_sum), run.iter_num)
+        since.add(loss, learned)
         run.iter_num += 1
 
         stop.agreed()  # all ranks leave the loop at the same iteration, or none does
         evaluate = run.iter_num % args.eval_interval == 0 or run.iter_num == args.max_iters
         if not (evaluate or run.iter_num % args.log_interval == 0 or stop.number):
+            if stop.saves:
+                clock.save(since)
             continue
 
         # this reads from the device and so waits for it; most iterations do not come here
-        num_iters = run.iter_num - line_iter
-        loss = finite_loss(run, loss_sum, bad_iter) / num_steps if num_steps else math.nan
-        dt = time.perf_counter() - t_line  # seconds
-        run.seconds = time.perf_counter() - t_start
-        row = {"iter": run.iter_num, "tokens": run.iter_num * run.tokens_per_iter,
-               "batch_loss": loss,
-               "learning_rate": args.learning_rate * lr_fraction(run.iter_num - 1, args),
-               "tokens_per_s": num_iters * run.tokens_per_iter / dt,
-               "data_wait": (batches.wait_time - waited) / dt, "seconds": run.seconds}
-        row["mfu"] = estimate_mfu(run.model, row["tokens_per_s"], ranks)
-        if run.mixture.is_masked:
-            row["learned_tokens"] = num_learned
-        log.progress(row, run.best_val_loss, args.max_iters,
-                     seconds_left=(args.max_iters - run.iter_num) * dt / num_iters)
-        if note := slow_steps.note(dt, num_iters, block_size_at(run.iter_num - 1, args)):
-            log.line(note)
-        if num_steps < num_iters:
-            log.line(f"note: {num_iters - num_steps:,} of the last {num_iters:,} iterations had no "
-                     f"token to learn, and took no step")
+        row = since.row(log)
         if evaluate:
             evaluate_and_save(run, log, stop, row)
+            clock.saved()
         else:
             log.row(row)
-        loss_sum.zero_()  # and start the clock anew: evaluating is no part of tokens_per_s
-        line_iter, waited, t_line = run.iter_num, batches.wait_time, time.perf_counter()
-        num_learned, num_steps = 0, 0
+        since.restart()
     finish(run, log, stop)
 
 
@@ -286,26 +270,14 @@ def begin(run, argv, stack):
               f"{run.tokens_per_iter:,} tokens, {args.sampling_method}\n       on {ranks} in "
               f"{args.dtype}{', compiled' if args.compile == 'true' else ''}, into {run.out_dir}/")
     batches = TrainBatches(
-        run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        run.mixture, batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
         iter_num=run.iter_num, max_iters=args.max_iters, rank=ranks.rank, num_ranks=ranks.count,
         pin_memory=ranks.device.type == "cuda")
     stack.callback(batches.close)
     stop = Stop(ranks)
     stack.callback(stop.restore)
     return log, batches, stop
-
-
-def finite_loss(run, loss_sum, bad_iter):
-    """The sum of the losses, averaged over ranks. Raises UserError where one of them is not
-    finite."""
-    bad = bad_iter.item()
-    values = torch.tensor([loss_sum.item(), bad >= 0], dtype=torch.float64)
-    loss, num_bad = run.ranks.sum(values).tolist()
-    if num_bad:
-        checkpoint.refuse_not_finite(
-            f"the loss is infinite or NaN since iteration {bad:,}" if bad >= 0 else
-            "the loss of another rank is infinite or NaN", run.out_dir)
-    return loss / run.ranks.count  # every rank has as many rows
 
 
 def finish(run, log, stop):
@@ -316,6 +288,9 @@ def finish(run, log, stop):
         log.line(f"stopped at iteration {run.iter_num:,}. To go on, run: "
                  f"{resume_command(run.out_dir)}")
         sys.exit(128 + stop.number)
+    if run.is_over:
+        log.line(f"the run ends at iteration {run.iter_num:,}: {run.stale:,} evaluations have "
+                 f"found no lower val loss (--patience)")
     log.line(f"done in {hms(run.seconds)}: best val loss {run.best_val_loss:.4f}. "
              f"For more text, run: python sample.py --out_dir={out_dir}")
     stop.restore()  # from here on a signal may end us: everything is saved
@@ -335,6 +310,7 @@ def evaluate_and_save(run, log, stop, row):
     run.evaluated = {"iter": run.iter_num, **loss_columns(run, losses)}
     is_best = run.evaluated["val_loss"] < run.best_val_loss
     run.best_val_loss = min(run.evaluated["val_loss"], run.best_val_loss)
+    run.stale = 0 if is_best else run.stale + 1
     for line in report(run, run.evaluated, " (best)" if is_best else ""):
         log.line(line)
     # the log comes first: a resumed run can drop rows after its checkpoint, but not restore lost
@@ -370,6 +346,9 @@ def main(argv=None):
         run = set_up(args, argv, ranks, stack)
         args = run.args
         trains = args.plan or not args.eval_only
+        if trains and run.is_over and not run.unevaluated:
+            raise UserError(f"this run has ended at iteration {run.iter_num:,}: {run.stale:,} "
+                            f"evaluations found no lower val loss. To go on, raise --patience")
         is_complete = run.iter_num >= args.max_iters and (args.plan or not run.unevaluated)
         if trains and is_complete:
             raise UserError(f"this run is complete: it has done {run.iter_num:,} of "

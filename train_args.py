@@ -204,6 +204,10 @@ FLAGS = {
         ("min_lr_share", fraction, 0.0): "final learning rate as a fraction of the highest",
     },
     "evaluation and logging": {
+        ("patience", count, None): (
+            "end the run after so many evaluations in a row that find no lower val loss"),
+        ("save_minutes", not_negative, 5.0): (
+            "minutes after which ckpt.pt is saved between two evaluations too; 0: never"),
         ("eval_interval", count, 200): (
             "iterations between evaluations; each evaluation also saves a checkpoint"),
         ("eval_iters", count, 30): "maximum number of batches of each split in an evaluation",
@@ -312,14 +316,26 @@ def _with_its_weights(saved, given):
 
 
 def _may_change(saved, given):
-    """The flags in FROZEN that a run may change when it is resumed."""
-    mode, list_given = saved["training_mode"], given.get("dataset_list", saved["dataset_list"])
-    stays = mode == given.get("training_mode", mode)
-    if mode == "multidataset" and stays:  # a vocabulary of its own cannot be added to the model
-        return [*SHARES, *MEMBERS] if not saved["multidataset_wte"] else SHARES
-    if mode == "single" and not stays and list_given:
-        return [*SHARES, *MEMBERS] if given.get("training_mode") == "multidataset" else []
-    return []
+    """The flags in FROZEN that a run may change when it is resumed. Where data lie elsewhere, their
+    hashes must be those of the run."""
+    mode, may = saved["training_mode"], []
+    new_mode = given.get("training_mode", mode)
+    rows, steps = ([held[name] for held in (saved, {**saved, **given})]
+                   for name in ("batch_size", "gradient_accumulation_steps"))
+    if None not in rows + steps and rows[0] * steps[0] == rows[1] * steps[1]:
+        may += ["batch_size", "gradient_accumulation_steps"]  # the same sequences
+    if mode == new_mode == "single":
+        may.append("dataset")
+    if mode == new_mode == "multicontext":
+        may.append("multicontext_datasets")
+    if new_mode == "multidataset" and mode == "single" and given.get("dataset_list"):
+        may += [*SHARES, *MEMBERS]
+    if mode == new_mode == "multidataset":
+        members = given.get("dataset_list") or ()
+        # a vocabulary of its own cannot be added to the model
+        fixed = saved["multidataset_wte"] and len(members) != len(saved["dataset_list"])
+        may += SHARES if fixed else [*SHARES, *MEMBERS]
+    return may
 
 
 def changes_mixture(args, saved):
@@ -331,6 +347,9 @@ def changes_mixture(args, saved):
 def _take_shares(args, saved, given, iter_num):
     """Where members or shares change, the flags given now describe them, from iteration iter_num
     on. Weights of before stay where none are given and the members are as many."""
+    if saved["dataset_list"] and len(args.dataset_list) == len(saved["dataset_list"]) and not any(
+            name in given for name in SHARES):
+        return  # the members may just lie elsewhere
     for name in SHARES:
         if "final" in name or "transition" in name:
             setattr(args, name, given.get(name))

@@ -2,6 +2,7 @@
 
     errors.py      a user's mistake becomes one line       files.py      all-or-nothing files, locks
     encodings.py   bytes -> text, strictly                 threads.py    cores, quota, how to wait
+    chats.py       layouts of conversations
     tokenizers/    text <-> ids, one module for each family
     get/           download and verify: addresses, the Hugging Face hub, models, the package index
     prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports this
@@ -31,6 +32,9 @@ One word, one meaning:
     rank                 a process of torchrun
     BPE merge file       the table of byte pairs that an encoding merges, in order
     provenance           where a text came from
+    turn                 what one role says in a chat; a layout says what stands around it
+    marker               a special token that no text becomes
+    learned              of a token: predicted, so that it counts in the loss
     generated tokens     what a model writes
     block                a layer of the model
 """

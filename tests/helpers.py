@@ -112,7 +112,7 @@ def one_line_error(capsys, main, argv):
 
 def run_log(out_dir, iter_num=0):
     """The RunLog of a run of one dataset, at an iteration."""
-    mixture = types.SimpleNamespace(names=["x"], is_masked=False)
+    mixture = types.SimpleNamespace(names=["x"], columns=["x"], is_masked=False)
     return RunLog(types.SimpleNamespace(
         ranks=Ranks("cpu"), mixture=mixture, out_dir=out_dir, iter_num=iter_num,
         unevaluated={}))

@@ -233,8 +233,7 @@ def question(i):
 
 
 def chat(row):
-    names = {"system": "#S:", "user": "#U:", "assistant": "#B:"}
-    return "\n".join(names[m["role"]] + "\n" + m["content"] for m in row["messages"])
+    return "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in row["messages"])
 
 
 def conversation(i):
@@ -472,7 +471,8 @@ def results(clone, sources):
 def text_of(folder, split):
     """The bin as text, and its meta.pkl, by plain pickle and one tokenizer for all, for speed."""
     meta = pickle.loads((folder / "meta.pkl").read_bytes())
-    tokenizer = GPT2 if meta.get("tiktoken_encoding") == "gpt2" else tokenizer_from_meta(meta)
+    is_gpt2 = meta.get("tiktoken_encoding") == "gpt2" and "chat_layout" not in meta
+    tokenizer = GPT2 if is_gpt2 else tokenizer_from_meta(meta)
     return tokenizer.decode(np.fromfile(folder / f"{split}.bin", dtype=meta["dtype"])), meta
 
 
@@ -499,6 +499,50 @@ def test_get_dataset_ends_with_bins_that_decode_to_the_text_of_the_readme(
         assert meta["source"] == f"{case.repo} at {sources.commit(case.repo, case.revision)}"
     elif case.source:
         assert meta["source"] == case.source
+
+
+LEARNED = {  # what is learned of a document, as a regular expression
+    **dict.fromkeys(["gsm8k", "databricks-dolly-15k", "python-codes-25k"],
+                    r"(?s)(?<=\n#B:\n).*?<\|endoftext\|>"),
+    "mmlu": r"(?s)(?<=\nCorrect Answer:) Choice .*?<\|endoftext\|>",
+    "smoltalk": r"(?s)(?<=<\|im_start\|>assistant\n).*?<\|im_end\|>"}
+
+
+def assert_learned(folder, split, text, pattern):
+    """That the mask has the tokens of what the pattern finds in text, and only those."""
+    meta = pickle.loads((folder / "meta.pkl").read_bytes())
+    ids = np.fromfile(folder / f"{split}.bin", dtype=meta["dtype"])
+    mask = np.fromfile(folder / f"{split}.mask.bin", dtype=np.uint8)
+    tokenizer = tokenizer_from_meta(meta)
+    assert tokenizer.decode(ids[mask == 1]) == "".join(re.findall(pattern, text)) != ""
+    assert len(mask) == len(ids) and mask.sum() == meta["splits"][split]["mask"]["learned"]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_of_questions_and_answers_the_answers_are_learned(name, results, clone):
+    assert results[name].returncode == 0
+    for split, text in (("train", CASES[name].train), ("val", CASES[name].val)):
+        assert_learned(clone / "data" / name, split, text, LEARNED[name])
+
+
+def test_with_learn_all_the_ids_are_the_same_and_all_are_learned(results, clone, sources):
+    folder = clone / "data/mmlu"
+    before = (folder / "train.bin").read_bytes()
+    run = get_dataset(clone, sources, "mmlu", "--learn_all")
+    assert run.returncode == 0, run.stderr
+    assert (folder / "train.bin").read_bytes() == before and before
+    assert not (folder / "train.mask.bin").exists()
+
+
+def test_conversations_of_characters_have_the_plain_layout(results, clone, sources):
+    folder = clone / "data/smoltalk"
+    run = get_dataset(clone, sources, "smoltalk", "--tokenizer", "char")
+    assert run.returncode == 0, run.stderr
+    text = re.sub(r"<\|im_start\|>(\w+)\n", r"[\1]\n", CASES["smoltalk"].train.replace(EOT, ""))
+    text = text.replace("<|im_end|>", "\n[end]")
+    assert text_of(folder, "train")[0] == text
+    assert_learned(folder, "train", text, r"(?s)(?<=\[assistant\]\n).*?\n\[end\]")
+    assert open_dataset(str(folder)).meta["chat_layout"] == "plain"
 
 
 def test_no_test_split_was_asked_for(results, sources):
@@ -605,8 +649,10 @@ def test_every_readme_says_what_it_is_its_size_licence_source_and_the_command(na
 
 def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, repo, capsys):
     # one is prepared; reading thirty takes four seconds
-    for file in ("train.bin", "val.bin", "meta.pkl"):
-        shutil.copy(clone / "data/gsm8k" / file, repo / "data/gsm8k")
+    files = [path for ending in ("*.bin", "docs.json", "meta.pkl")
+             for path in (clone / "data/gsm8k").glob(ending)]
+    for path in files:
+        shutil.copy(path, repo / "data/gsm8k")
     run = python(repo / "data" / "list_datasets.py", "--json", cwd=repo.parent)
     assert run.returncode == 0, run.stderr
     rows = {row["name"]: row for row in json.loads(run.stdout)}
@@ -625,8 +671,8 @@ def test_list_datasets_names_them_all_as_a_table_and_as_json(results, clone, rep
     assert re.search("\n  shakespeare_char_in_word_position\n {24}stream +1.1 MB   1.0 M", table)
     assert all(re.search(rf"^[* ] {re.escape(name)}( |$)", table, re.M) for name in FOLDERS)
     assert max(map(len, table.splitlines())) <= 79
-    for file in ("train.bin", "val.bin", "meta.pkl"):
-        (repo / "data/gsm8k" / file).unlink()
+    for path in files:
+        (repo / "data/gsm8k" / path.name).unlink()
 
 
 # ---- the hub, well and badly behaved

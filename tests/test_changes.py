@@ -5,6 +5,7 @@ Run: python -m pytest tests/test_changes.py
 """
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,71 @@ def test_shares_change_where_vocabularies_are_apart_and_members_may_not(texts, c
     line = one_line_error(capsys, lambda argv: resume("x", *argv), [
         *several(texts, "one"), "--max_iters=6"])
     assert "--dataset_list" in line
+
+
+# ---- data that lies elsewhere, iterations that are divided otherwise
+
+
+def moved(folder, new):
+    shutil.copytree(folder, new)
+    return f"{new}/"
+
+
+def test_a_dataset_that_was_moved_and_renamed_goes_on_in_its_order(texts, tmp_path):
+    flags = ["--sampling_method=without_replacement", "--eval_interval=50", "--eval_iters=1",
+             "--lr_decay_iters=6"]
+    run(f"--dataset={texts['one']}", *flags, "--max_iters=6", "--out_dir=whole")
+    run(f"--dataset={texts['one']}", *flags, "--max_iters=2", "--out_dir=x")
+    resume("x", f"--dataset={moved(texts['one'], tmp_path / 'other_name')}", "--max_iters=4")
+    resume("x", "--max_iters=6")  # it is known where it lies now
+    assert_same_training("whole", "x")
+    assert load_checkpoint(Path("x/ckpt.pt"))["data"].keys() == {"one"}
+
+
+@pytest.mark.parametrize("mode", ["multidataset", "multicontext"])
+def test_a_member_or_stream_that_was_moved_is_known_by_its_hash(texts, tmp_path, capsys, mode):
+    listed = "--dataset_list" if mode == "multidataset" else "--multicontext_datasets"
+    flags = ["--sampling_method=without_replacement", "--eval_interval=50", "--eval_iters=1",
+             "--lr_decay_iters=6", f"--training_mode={mode}"]
+    if mode == "multidataset":
+        flags += ["--dataset_sampling_probs", "3", "1", "--dataset_sampling_probs_final", "1", "3",
+                  "--dataset_sampling_probs_transition_iters=5"]
+    run(*flags, listed, texts["one"], texts["two"], "--max_iters=6", "--out_dir=whole")
+    run(*flags, listed, texts["one"], texts["two"], "--max_iters=3", "--out_dir=x")
+    resume("x", listed, texts["one"], moved(texts["two"], tmp_path / "elsewhere"), "--max_iters=6")
+    assert "change from" not in capsys.readouterr().out
+    assert_same_training("whole", "x")
+
+
+def test_other_data_is_refused_with_what_differs(texts, capsys):
+    run(f"--dataset={texts['one']}", "--max_iters=2", "--out_dir=x")
+    for name, fact in (("two", "sha256"), ("bytes", "tokenizer")):
+        line = one_line_error(capsys, lambda argv: resume("x", *argv), [
+            f"--dataset={texts[name]}", "--max_iters=4"])
+        assert name in line and fact in line and "--init_from=" in line
+
+
+@pytest.mark.parametrize("batch_size, steps", [(2, 4), (8, 1)])
+@pytest.mark.parametrize("mode", ["single", "multidataset"])
+def test_half_the_rows_and_twice_the_micro_batches_are_the_same_sequences(texts, capsys, mode,
+                                                                          batch_size, steps):
+    flags = [*(several(texts, "one", "two") if mode == "multidataset" else
+               [f"--dataset={texts['one']}"]), "--eval_interval=3", "--eval_iters=2",
+             "--batch_size=4", "--gradient_accumulation_steps=2", "--lr_decay_iters=6"]
+    run(*flags, "--max_iters=6", "--out_dir=whole")
+    run(*flags, "--max_iters=3", "--out_dir=x")
+    capsys.readouterr()
+    resume("x", f"--batch_size={batch_size}", f"--gradient_accumulation_steps={steps}",
+           "--max_iters=5")
+    assert f"{steps} micro-batches of {batch_size}" in capsys.readouterr().out
+    resume("x", "--max_iters=6")
+    a, b = (load_checkpoint(Path(out_dir) / "ckpt.pt") for out_dir in ("whole", "x"))
+    assert b["batch"] == [4, 2] and b["args"]["batch_size"] == batch_size
+    assert all((a["model"][name] - b["model"][name]).abs().max() < 1e-5 for name in a["model"])
+    assert a["evaluated"].keys() == b["evaluated"].keys()
+    assert a["best_val_loss"] == pytest.approx(b["best_val_loss"], abs=1e-5)
+    line = one_line_error(capsys, lambda argv: resume("x", *argv), ["--batch_size=3"])
+    assert "--batch_size 3" in line
 
 
 # ---- what is refused

@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 import export
 import train
 from model import GPT, GPTConfig
+from pipeline.chats import LAYOUTS
 from pipeline.prepare.write import write_dataset
 from pipeline.tokenizers import (
     ByteTokenizer,
@@ -68,7 +69,7 @@ def tokenizer_of(kind):
             }.get(kind, lambda: TiktokenTokenizer(kind, backend="tiktoken"))()
 
 
-def random_run(out_dir, tokenizer, arch="modern", spread=0.2, **sizes):
+def random_run(out_dir, tokenizer, arch="modern", spread=0.2, more=None, **sizes):
     """The folder of a run that was never trained: random weights, and a checkpoint that has what
     export.py needs. Returns (out_dir, the model)."""
     torch.manual_seed(0)
@@ -83,8 +84,8 @@ def random_run(out_dir, tokenizer, arch="modern", spread=0.2, **sizes):
     out_dir.mkdir(parents=True, exist_ok=True)
     torch.save({"format": checkpoint.FORMAT, "model": model.state_dict(),
                 "model_args": dataclasses.asdict(config), "args": {"training_mode": "single"},
-                "metas": {"mine": tokenizer_meta(tokenizer)}, "starts": {"mine": 1},
-                "iter_num": 3, "best_val_loss": 1.25}, out_dir / "ckpt.pt")
+                "metas": {"mine": {**tokenizer_meta(tokenizer), **(more or {})}},
+                "starts": {"mine": 1}, "iter_num": 3, "best_val_loss": 1.25}, out_dir / "ckpt.pt")
     return out_dir, model
 
 
@@ -200,6 +201,31 @@ def test_what_export_py_does_not_know_is_refused(run, capsys, monkeypatch):
     monkeypatch.setattr(layouts, "OTHER_FIELDS", layouts.OTHER_FIELDS[1:])
     torch.save(state, run / "best.pt")
     says(one_line_error(capsys, export.main, [f"--out_dir={run}"]), "arch", "layouts.py")
+
+
+@pytest.mark.parametrize("layout", ["chatml", "plain", None])
+def test_the_chat_layout_goes_out_and_the_end_of_a_turn_is_an_end(tmp_path, layout):
+    gguf = pytest.importorskip("gguf")
+    tokenizer, more = tokenizer_of("bpe"), {"chat_layout": layout} if layout else {}
+    if layout == "chatml":
+        tokenizer = tokenizer.with_markers(["<|im_start|>", "<|im_end|>"])
+    out_dir, _ = random_run(tmp_path / "run", tokenizer, more=more)
+    folder = exported(out_dir, "--gguf=f32")
+    held, drawn, config = (json.loads((folder / f"{name}.json").read_text()) for name in (
+        "tokenizer_config", "generation_config", "config"))
+    field = gguf.GGUFReader(folder / "model.gguf").fields
+    in_gguf = {name: field[f"tokenizer.{name}"].contents() for name in (
+        "chat_template", "ggml.eot_token_id", "ggml.eos_token_id") if f"tokenizer.{name}" in field}
+    eot = tokenizer.eot_token
+    assert config["eos_token_id"] == in_gguf.pop("ggml.eos_token_id") == eot
+    template = {"chat_template": LAYOUTS[layout].template} if layout else {}
+    assert held.get("chat_template") == template.get("chat_template")
+    if layout == "chatml":
+        start, end = (tokenizer.markers[name] for name in ("<|im_start|>", "<|im_end|>"))
+        assert drawn["eos_token_id"] == [eot, end, start]
+        assert in_gguf == {**template, "ggml.eot_token_id": end}
+    else:  # a text ends a turn, and these files hold ids alone
+        assert drawn["eos_token_id"] == eot and in_gguf == template
 
 
 # ---- tokenizers

@@ -93,7 +93,8 @@ class Words:
 def published(kind):
     pytest.importorskip("tokenizers")
     from published_models import train_tokenizer
-    return PublishedTokenizer(train_tokenizer(kind).to_str())
+    tokenizer = PublishedTokenizer(train_tokenizer(kind).to_str())
+    return tokenizer.with_markers([])  # for documents in which names of special tokens are text
 
 
 LETTERS = "abthe é😀\n.<|>"
@@ -206,8 +207,8 @@ def check_documents(name, documents, unit_size):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_learned_text_is_covered_by_learned_tokens_and_ids_are_those_without_a_mask(name):
-    @given(st.lists(DOCUMENTS, max_size=12), st.integers(1, 60))
-    @settings(max_examples=20)
+    @given(st.lists(DOCUMENTS, min_size=3, max_size=12), st.integers(1, 60))
+    @settings(max_examples=8)
     def check(documents, unit_size):
         check_documents(name, documents, unit_size)
     check()
@@ -228,7 +229,7 @@ def test_ten_thousand_documents_of_each_tokenizer(name):
     assert num >= 10_000
 
 
-@pytest.mark.parametrize("num_chats", [300, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num_chats", [200, pytest.param(10_000, marks=pytest.mark.long)])
 def test_a_marker_is_one_token_and_the_same_characters_in_a_text_are_text(num_chats):
     num = 0
 
@@ -335,7 +336,7 @@ def test_both_splits_have_a_mask_and_an_index_if_one_has(tmp_path):
 @pytest.mark.parametrize("text, facts", [
     ([("Q", False), ("A", True)], ["document number 1", "('Q', False)", "list of parts"]),
     ([[("Q", False), "A"]], ["a part of document number 1", "'A'", '("4", True)']),
-    ([["Q", False]], ["a part of document number 1", "'Q'"]),
+    ([["Q", False]], ["document number 1 is ['Q', False], of the type list", "list of parts"]),
     (iter(["a", [("Q", 2)]]), ["document number 2", "('Q', 2)"]),
     ([[("Q", None)]], ["('Q', None)"]), ([[(b"Q", True)]], ["(b'Q', True)"]),
     ([[(Marker("<|user|>"), True)]], ["'<|user|>'", "lacks", TURN]),
@@ -368,8 +369,8 @@ def test_empty_documents_of_parts_are_left_out_and_their_number_counts(tmp_path)
 # ---- where a document is from
 
 
-@pytest.mark.parametrize("packing", ["", ".gz"])
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix, packing", [*itertools.product(FORMATS, [""]), ("jsonl", ".gz"),
+                                             ("parquet", ".bz2")])
 def test_the_index_gives_back_each_document_its_file_and_its_row(tmp_path, suffix, packing):
     """A literal <|endoftext|> in a text is no border."""
     rows = [{"n": str(i), "text": f"row {i}{'' if i % 3 else END + 'two'}"
@@ -621,16 +622,17 @@ KINDS = {"a mask": MASKED, "an index": INDEXED, "one text": TEXT}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize("older, newer", [*itertools.permutations(KINDS, 2)])
+@pytest.mark.parametrize("older, newer, step", [
+    ("a mask", "one text", 13), ("one text", "a mask", 13), ("a mask", "an index", 13),
+    *(pytest.param(*kinds, 1, marks=pytest.mark.long) for kinds in itertools.product(KINDS,
+                                                                                    repeat=2))])
 def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(tmp_path, capfd, older,
                                                                        newer, step):
-    states = {}
+    states, found = {}, []
     for kind in (older, newer):
         written(tmp_path / "whole", KINDS[kind])
         states[kind] = contents(tmp_path / "whole")
-    found = []
-    for n in itertools.count(1 + [*KINDS].index(older) if step > 1 else 1, step):
+    for n in itertools.count(1, step):
         folder = tmp_path / str(n)
         written(folder, KINDS[older])
         if not killed_before_call(n, functools.partial(written, folder, KINDS[newer])):
@@ -640,7 +642,8 @@ def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(tmp_path,
         written(folder, KINDS[newer], again)
         assert contents(folder) == states[newer]
         shutil.rmtree(folder)
-    assert contents(folder) == states[newer] and None in found and found[0] == states[older]
+    assert contents(folder) == states[newer] and found[0] == states[older]
+    assert step > 1 or None in found
 
 
 # ---- check_dataset.py

@@ -14,49 +14,74 @@ import shutil
 from optim import lr_fraction
 from pipeline.errors import UserError
 from pipeline.read.folder import open_dataset
-from pipeline.read.history import fractions_over, segment_of
-from pipeline.read.mixture import dataset_names
+from pipeline.read.history import fractions_over, only_member, segment_of
+from pipeline.read.mixture import Past, dataset_names
 from pipeline.tokenizers import hash_of_table
 from train_args import changes_mixture
 from training import checkpoint
 
 
-def history_of(args, saved):
-    """(history, change_at) for open_mixture(): the segments that the checkpoint `saved` holds, and
-    the iteration at which args change them; each may be None."""
+def past_of(args, saved):
+    """The Past that the checkpoint `saved` holds, and that args may change; None without one."""
     if not saved:
-        return None, None
-    history = saved.get("history")
-    if not changes_mixture(args, saved["args"]):
-        return history, None
-    if not history:
-        before = argparse.Namespace(**{**vars(args), **saved["args"]})
-        history = [segment_of(before, [open_dataset(name) for name in dataset_names(before)])]
-    return history, saved["iter_num"]
+        return None
+    before = argparse.Namespace(**{**vars(args), **saved["args"]})
+    past = Past(saved.get("history"), data=saved["data"], batch=tuple(saved.get("batch") or (
+        before.batch_size, before.gradient_accumulation_steps)))
+    if changes_mixture(args, saved["args"]):
+        past.change_at = saved["iter_num"]
+        if not past.history and before.training_mode == "single":
+            past.history = [only_member(*saved["data"])]
+        elif not past.history:  # of a checkpoint from before there were histories
+            datasets = [open_dataset(name) for name in dataset_names(before)]
+            past.history = [segment_of(before, datasets)]
+    return past
 
 
-def refuse_other_data(mixture, saved, change_at):
+def refuse_other_data(mixture, saved, past):
     """Raise UserError where a dataset differs from what the run in the checkpoint `saved` read, or
     where a new one has another tokenizer."""
     found, table = mixture.fingerprint(), hash_of_table(next(iter(saved["metas"].values())))
     for dataset in mixture.datasets:
-        if dataset.name not in saved["data"] and change_at is not None:
-            if hash_of_table(dataset.meta) != table:
-                raise UserError(f"{dataset.name} has another tokenizer than this run, so one id "
-                                f"would mean different things. Prepare it with --reuse_vocab_of "
+        held, name = saved["data"].get(dataset.name), dataset.name
+        if held == found[name]:
+            continue
+        has_other_tokens = hash_of_table(dataset.meta) != table
+        if not held and past.change_at is not None:
+            if has_other_tokens and not mixture.own_vocabularies:
+                raise UserError(f"{name} has another tokenizer than this run, so one id would mean "
+                                f"different things. Prepare it with --reuse_vocab_of "
                                 f"{next(iter(saved['metas']))}")
-        elif saved["data"].get(dataset.name) != found[dataset.name]:
+        elif held:
             raise UserError(f"{dataset.folder} has changed since this run began (train.bin or "
                             f"val.bin differs). Prepare it as it was, or start a new run. New text "
                             f"can join a run as a dataset of its own: --training_mode=multidataset "
-                            f"--dataset_list {dataset.name} NEW")
-    mixture.earlier = saved["data"]
+                            f"--dataset_list {name} NEW")
+        else:
+            apart = ("its tokenizer is another" if has_other_tokens else
+                     f"its train.bin has {dataset.num_tokens['train']:,} tokens, sha256 "
+                     f"{found[name]['train'][:12]}")
+            raise UserError(f"{dataset.folder} is not the data of this run "
+                            f"({', '.join(saved['data'])}): {apart}. To train this run's weights "
+                            f"on it, start a new run: --init_from={saved['args']['out_dir']}")
 
 
-def change_lines(mixture, steps):
+def batch_line(args, saved):
+    """A line where a resumed run divides its iterations otherwise than before, else None."""
+    now, before = ((held["batch_size"], held["gradient_accumulation_steps"])
+                   for held in (vars(args), saved["args"]))
+    if now == before:
+        return None
+    masks = ", and dropout draws other masks" if args.dropout else ""
+    return (f"from here on an iteration has {now[1]} micro-batches of {now[0]} sequences, and had "
+            f"{before[1]} of {before[0]}: the same sequences, but their sum is rounded "
+            f"otherwise{masks}")
+
+
+def change_lines(mixture):
     """A line for each member there was or is now: its share before and after the last change, and
-    its epochs so far. steps: batches an iteration."""
-    first = mixture.history[-1]["first"]
+    its epochs so far."""
+    first, steps = mixture.history[-1]["first"], mixture.steps
     before, after = (dict(zip(mixture.columns, fractions_over(history, steps)([first * steps])[0]))
                      for history in (mixture.history[:-1], mixture.history))
     consumed = mixture.consumed(first * steps)
@@ -97,7 +122,8 @@ def rate_note(args, saved):
 def begin_change(run):
     """Keep best.pt under the name of its iteration, and save that the best begins anew: losses over
     other data cannot be compared."""
-    run.best_val_loss, run.evaluated, best = math.inf, {}, run.out_dir / "best.pt"
+    run.best_val_loss, run.stale, run.evaluated = math.inf, 0, {}
+    best = run.out_dir / "best.pt"
     if run.ranks.is_first and best.exists():
         kept = run.out_dir / f"best-{checkpoint.load_checkpoint(best, mapped=True)['iter_num']}.pt"
         kept.unlink(missing_ok=True)

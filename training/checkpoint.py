@@ -87,6 +87,11 @@ def _are_weights(value):
     return meta.list_of({float})(value) and all(0 < x < math.inf for x in value)
 
 
+def _is_since(value):
+    counts = dict.fromkeys(("learned", "steps", "iters"), position)
+    return not value or meta.dict_with({"loss": _is_number, **counts}, ("loss", *counts))(value)
+
+
 def _is_row(value):
     return not value or {*ALWAYS} <= value.keys() <= {*CSV_COLUMNS}
 
@@ -119,10 +124,14 @@ KEYS = {  # key of a checkpoint: (whether a value will do, what it must be)
     "data": (meta.dict_where(meta.of(str), meta.OF_SPLITS), "a dict of datasets and hashes"),
     "order_version": (meta.whole(1, 2**63 - 1), "a whole number"),
     "iter_num": (position, "a whole number"),
+    "batch": (lambda value: meta.list_of({int})(value) and len(value) == 2
+              and all(map(count, value)), "two whole numbers"),
     "history": (_is_history, "a list of segments"),
     "best_val_loss": (_is_number, "a number"),
     "evaluated": (meta.dict_of({str}, {int, float}), "a dict of numbers"),
     "unevaluated": (meta.dict_of({str}, {int, float}, _is_row), "a row of log.csv"),
+    "since": (_is_since, "four numbers"),
+    "stale": (position, "a whole number"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
 }
 
@@ -141,11 +150,15 @@ def pack(run):
         "data": run.mixture.fingerprint(),  # a resumed run must find the same bins
         "order_version": run.mixture.order_version,
         "iter_num": run.iter_num,  # finished iterations, which is the whole position in the data
+        # what the order counts in: rows of a batch, batches an iteration
+        "batch": [run.mixture.batch_size, run.mixture.steps],
         "history": run.mixture.history,  # the shares of a mixture's members so far
         "best_val_loss": run.best_val_loss,
         "evaluated": run.evaluated,  # the last evaluation's columns of log.csv
         # the row of log.csv of an evaluation that a signal has ended
         "unevaluated": {name: v for name, v in run.unevaluated.items() if v is not None},
+        "since": run.since,  # of a checkpoint between two lines of log.csv: what the next one adds
+        "stale": run.stale,  # evaluations since the best one
         "seconds": run.seconds,
     }
 
@@ -391,7 +404,8 @@ def resume(run, checkpoint, path):
         run.scaler.load_state_dict(checkpoint["scaler"])
     for name in ("iter_num", "best_val_loss", "evaluated", "seconds"):
         setattr(run, name, checkpoint[name])
-    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none
+    run.unevaluated = checkpoint.get("unevaluated", {})  # older checkpoints have none of these
+    run.since, run.stale = checkpoint.get("since", {}), checkpoint.get("stale", 0)
 
 
 def best_checkpoint(out_dir):

@@ -39,8 +39,9 @@ def _totals(run, split, length, stop):
     totals = torch.zeros(len(mixture.members), mixture.num_streams + 1, dtype=torch.float64)
     for member, total in enumerate(totals):
         sums = [torch.zeros(mixture.num_streams, device=ranks.device)]
-        for batch in eval_batches(mixture, split, member, eval_iters=args.eval_iters,
-                                    rank=ranks.rank, num_ranks=ranks.count):
+        for batch in eval_batches(
+                mixture, split, member, eval_iters=args.eval_iters, batch_size=args.batch_size,
+                rank=ranks.rank, num_ranks=ranks.count):
             if stop and stop.agreed():
                 return None
             if batch is None:  # this rank has read its part, and another has not
@@ -57,6 +58,6 @@ def _totals(run, split, length, stop):
     for member, num_learned in zip(mixture.members, totals[:, -1].tolist()):
         if not num_learned and split == "val":  # which decides what is best; train may be NaN
             raise UserError(f"an evaluation of {member[0].path(split)} reads {args.eval_iters} * "
-                            f"{args.batch_size} windows, and none of their tokens is to be "
+                            f"{mixture.batch_size} windows, and none of their tokens is to be "
                             f"learned. Raise --eval_iters")
     return totals

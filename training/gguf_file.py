@@ -1,6 +1,6 @@
 """A model and its tokenizer -> one GGUF file, for llama.cpp and what is built on it.
 
-    write_gguf(path, config, views, table, kind, eot_token)
+    write_gguf(path, config, views, table, kind, eot_token, chat)
 
 The package gguf writes the format and knows the names of the tensors.
 """
@@ -12,14 +12,14 @@ from training.samples import note
 KINDS = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 
 
-def write_gguf(path, config, views, table, kind, eot_token):
-    """views: those of layouts.py. table: a TokenTable, or None. Raises UserError where llama.cpp
-    lacks the tokenizer."""
+def write_gguf(path, config, views, table, kind, eot_token, chat):
+    """views: those of layouts.py. table: a TokenTable, or None. chat: settings for chats, by their
+    names in GGUFWriter. Raises UserError where llama.cpp lacks the tokenizer."""
     gguf = optional("gguf", "--gguf")
     model_type = CLASSES[class_of(config)][0]
     writer = gguf.GGUFWriter(path, model_type)
     writer.add_file_type(gguf.LlamaFileType[KINDS[kind]])
-    for what, value in _sizes(config).items():
+    for what, value in {**_sizes(config), **chat}.items():
         getattr(writer, f"add_{what}")(value)
     _add_tokenizer(writer, gguf.TokenType, config.vocab_size, table, eot_token)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[model_type.upper()], config.n_layer)

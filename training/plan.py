@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from model import GPT
-from optim import block_size_at, configure_optimizer
+from optim import block_size_at, configure_optimizer, lr_fraction
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches, to_xy
 from pipeline.read.documents import marked_line, positions_in, window_marks
@@ -35,7 +35,7 @@ TIMED = 1.5  # seconds that the timed steps take, about
 
 def what_is_read(run):
     """{dataset: (tokens, epochs)} that the remaining iterations read."""
-    before, after = (run.mixture.consumed(n * run.args.gradient_accumulation_steps)
+    before, after = (run.mixture.consumed(n * run.mixture.steps)
                      for n in (run.iter_num, run.args.max_iters))
     return {name: tuple(b - a for a, b in zip(before[name], after[name])) for name in before}
 
@@ -55,7 +55,7 @@ def data_lines(run):
                f"{tokens / total:6.1%}")
     for dataset in {member[0].name: member[0] for member in mixture.members}.values():
         yield from marks_lines(dataset, args)
-    G = args.gradient_accumulation_steps
+    G = mixture.steps
     if args.training_mode == "multidataset" and args.dataset_sampling_probs_final:
         start, end = mixture.fractions_at(np.array([run.iter_num * G, args.max_iters * G]))
         moves = ", ".join(f"{name} {a:.0%} to {b:.0%}"
@@ -134,7 +134,8 @@ def print_plan(run, train_step):
     shown, noted = list(first_batch(run)), list(warnings(run))
     evaluations = -(-args.max_iters // args.eval_interval) - run.iter_num // args.eval_interval
     batches = TrainBatches(
-        run.mixture, gradient_accumulation_steps=args.gradient_accumulation_steps,
+        run.mixture, batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
         iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
     with contextlib.closing(batches):
         batch = next(batches)
@@ -201,7 +202,7 @@ def time_of_step(run, train_step, batch, micro_steps):
 
 def time_of_evaluation(run, batch):
     """Seconds, from the time that these rows take without gradients."""
-    args, asked = run.args, run.args.eval_iters * run.args.batch_size
+    args, asked = run.args, run.args.eval_iters * run.mixture.batch_size
     num_windows = sum(len(eval_starts(member[0].num_tokens[split], args.block_size, asked)[0])
                       for member in run.mixture.members
                       for split in (("train", "val") if args.eval_train else ("val",)))
@@ -283,6 +284,10 @@ def warnings(run):
         rate, (low, high) = getattr(args, flag), USUAL_RATES[kind]
         if rate and not low <= rate <= high:
             yield f"--{flag} {rate:g} is outside the usual range of {kind}, {low:g} to {high:g}"
+    halfway = run.iter_num + (args.max_iters - run.iter_num) // 2
+    if args.patience and lr_fraction(args.max_iters - 1, args) < lr_fraction(halfway, args):
+        yield (f"--patience {args.patience} may end the run early. The learning rate falls up to "
+               f"the end, and the lowest val loss usually comes there")
 
 
 def _warnings_of(dataset, run):
@@ -293,7 +298,7 @@ def _warnings_of(dataset, run):
         yield (f"this run reads {name} {epochs:.1f} times. After about {EPOCHS} readings, "
                f"repeated text helps little: {lower}add text, or raise --dropout")
     windows = windows_per_epoch("sequential", dataset.num_tokens["val"], args.block_size)
-    asked = args.eval_iters * args.batch_size
+    asked = args.eval_iters * run.mixture.batch_size
     if windows < asked / 2:
         batches = -(-windows // args.batch_size)
         do = (f"Lower --eval_iters to {batches}, or give" if batches < args.eval_iters else "Give")

@@ -232,6 +232,7 @@ class Stop:
 
     def __init__(self, ranks):
         self.ranks, self.number = ranks, 0  # number: of the signal that all have agreed to stop for
+        self.saves, self.save_due = False, lambda: False  # whether all save now; this rank's wish
         self.signal, self.asked = 0, math.inf  # the first signal of this rank, and when it came
         self._may_end = False
         # nohup, or a script that runs us in the background, has us ignore some; that stays so
@@ -248,8 +249,10 @@ class Stop:
                 raise _Ended
 
     def agreed(self):
-        """The number of the signal to stop for, or 0: the same on all ranks, whichever got it."""
-        self.number = self.ranks.largest(int(self.signal))
+        """The number of the signal to stop for, or 0: the same on all ranks, whichever got it. At
+        the same time they agree on whether to save; a stop, which saves anyway, goes first."""
+        agreed = self.ranks.largest(2 * int(self.signal) + bool(self.save_due()))
+        self.number, self.saves = agreed // 2, agreed == 1
         return self.number
 
     def ends(self, act):

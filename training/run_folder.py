@@ -169,7 +169,7 @@ def loss_columns(run, losses):
             if several:
                 columns |= {f"{what}/{name}": float(one) for name, one in zip(mixture.names, each)}
     if several:
-        consumed = mixture.consumed(run.iter_num * run.args.gradient_accumulation_steps)
+        consumed = mixture.consumed(run.iter_num * mixture.steps)
         for name, (tokens, epochs) in consumed.items():
             columns |= {f"tokens/{name}": tokens, f"epochs/{name}": epochs}
     return columns

@@ -70,7 +70,8 @@ class Vocabulary:
             return [self.start]
         eot = self.tokenizer.eot_token
         # the tokenizer of a published model reads the names of its special tokens itself
-        of_own = "<|endoftext|>" in getattr(self.tokenizer, "special_tokens", ())
+        of_own = ("<|endoftext|>" in getattr(self.tokenizer, "special_tokens", ())
+                  and not self.tokenizer.names_are_text)
         parts = text.split("<|endoftext|>") if eot is not None and not of_own else [text]
         try:
             first, *others = (self.tokenizer.encode(part).tolist() for part in parts)

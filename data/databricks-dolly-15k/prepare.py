@@ -14,12 +14,12 @@ from pipeline.prepare import one_line_errors, prepare
 
 def text(row):
     asked = "\n".join(part for part in (row["context"], row["instruction"]) if part)
-    return f"#U:\n{asked}\n#B:\n{row['response']}"
+    return [(f"#U:\n{asked}\n#B:\n", False), (row["response"], True)]  # True: it is learned
 
 
 def main():
     prepare(HERE, __doc__, "databricks/databricks-dolly-15k", train="databricks-dolly-15k.jsonl",
-            text=text, percentage_train=0.95)
+            text=text, answers=True, percentage_train=0.95)
 
 
 if __name__ == "__main__":

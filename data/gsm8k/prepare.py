@@ -14,7 +14,7 @@ from pipeline.prepare import one_line_errors, prepare
 
 def main():
     prepare(HERE, __doc__, "openai/gsm8k", train="main/train-*", val="main/test-*",
-            text="#U:\n{question}\n#B:\n{answer}")
+            text="#U:\n{question}\n#B:\n{answer}", learn=["answer"])
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ def text(row):
     row = row.get("train") or row  # in some versions, a row lies within another
     lines = [f"Question: {row['question']}",
              *(f"Choice {i}: {choice}" for i, choice in enumerate(row["choices"], 1)),
-             f"Correct Answer: Choice {row['answer'] + 1}: {row['choices'][row['answer']]}"]
-    return "\n".join(lines)
+             "Correct Answer:"]
+    answer = f" Choice {row['answer'] + 1}: {row['choices'][row['answer']]}"
+    return [("\n".join(lines), False), (answer, True)]  # True: it is learned
 
 
 def main():
     prepare(HERE, __doc__, "cais/mmlu", train="all/auxiliary_train-*", val="all/validation-*",
-            text=text)
+            text=text, answers=True)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from pipeline.prepare import one_line_errors, prepare
 
 
 def text(row):
-    answer = [part for part in (row["input"], row["output"]) if part]
-    return "\n".join(["#U:", row["instruction"], "#B:", *answer])
+    answer = "\n".join(part for part in (row["input"], row["output"]) if part)
+    asked = f"#U:\n{row['instruction']}\n#B:" + "\n" * bool(answer)
+    return [(asked, False), (answer, True)]  # True: it is learned
 
 
 def main():
-    prepare(HERE, __doc__, "flytech/python-codes-25k", train="python-codes-25k.jsonl",
-            text=text, percentage_train=0.95)
+    prepare(HERE, __doc__, "flytech/python-codes-25k", train="python-codes-25k.jsonl", text=text,
+            answers=True, percentage_train=0.95)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ NAME: a text -> train.bin, val.bin, meta.pkl, beside this file.
     python data/NAME/prepare.py -t a.txt -v b.txt           # a validation text of its own
     python data/NAME/prepare.py --method tiktoken -e gpt2   # GPT-2's tokens
     python data/NAME/prepare.py -t "*.jsonl.gz" --text_template "Q: {question}\nA: {answer}"
+    python data/NAME/prepare.py -t chats.jsonl --chat_layout plain      # learn the answers
 """
 import os
 import sys

@@ -3,10 +3,10 @@
     inputs.py       files -> text, documents, or ids
       compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
       rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
-      separators.py   a text -> its documents
-    units.py        text -> parts, each with its split -> units of work
-    encode.py       units -> ids, on every core
-    journal.py      ids -> temporary bins, remembered over a kill
+      separators.py   a text -> its documents                  parts.py      what of one is learned
+    units.py        text -> pieces, each with its split -> units of work
+    encode.py       units -> ids, and which of them are learned, on every core
+    journal.py      ids, masks, an index -> temporary files, remembered over a kill
     commit.py       the finished files replace the older ones
     write.py        write_dataset(): the steps from units.py to commit.py
     flags.py        the flags of the template's prepare.py
@@ -18,6 +18,7 @@ from pipeline.get.archives import unpack
 from pipeline.prepare.combine import combine
 from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
 from pipeline.prepare.inputs import Shards, TextFile, read_documents
+from pipeline.prepare.parts import Marker
 from pipeline.prepare.recipes import (
     Files,
     chosen_tokenizer,

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError, optional, printable
-from pipeline.prepare.units import ENDS_DOCUMENT, UNLEARNED, joined, raw_length
+from pipeline.prepare.units import ENDS_DOCUMENT, LEARNED, UNLEARNED, joined, raw_length
 from pipeline.read.folder import SPLITS
 from pipeline.threads import cores
 from pipeline.tokenizers import UnknownText
@@ -42,21 +42,27 @@ def encode_unit(tokenizer, vocab_size, dtype, eot_token, lengths, unit):
     lengths: (vocab_size,) the bytes that each token stands for. This runs in a worker: everything
     that it needs is in its arguments.
     """
-    found, sizes, eot = {}, dict.fromkeys(SPLITS, 0), None
+    found, sizes, eot, known = {}, dict.fromkeys(SPLITS, 0), None, {}
     if eot_token is not None:
         eot = np.array([eot_token], dtype)
     for number, (split, raw, end, learned, docs, is_marker) in enumerate(unit):
         arrays, masks, starts, spanning = found.setdefault(split, ([], [], [], []))
         for at, _, _ in docs:
             starts.append(sizes[split] + at)
+        # what stands around the turns of a chat is the same few short texts and markers
+        what = (raw, is_marker) if isinstance(raw, bytes) and len(raw) < 32 else None
         try:
-            ids = raw
-            if isinstance(raw, bytes):
+            ids = known.get(what, raw)
+            if ids is raw and isinstance(raw, bytes):
                 ids = _marker(tokenizer, raw) if is_marker else _encode(tokenizer, raw)
         except UnknownText as error:  # its position is that within this piece of the unit
             before = sum(raw_length(piece.raw) for piece in unit[:number])
             raise UnknownText(error.message, before + error.position) from None
-        ids, mask = _checked_ids(ids, vocab_size, dtype), None
+        if what not in known:
+            ids = _checked_ids(ids, vocab_size, dtype)
+            if what:
+                known[what] = ids
+        mask = None
         if learned is not None and UNLEARNED in learned:
             mask = _mask(tokenizer, unit[number], ids, lengths, spanning)
         arrays.append(ids)
@@ -84,6 +90,9 @@ def _marker(tokenizer, raw):
         has = ", ".join(markers) or "none"
         raise UserError(f"a document has the special token {name!r}, which the tokenizer lacks "
                         f"(it has {printable(has, 300)}). Choose a tokenizer that has it")
+    if not getattr(tokenizer, "names_are_text", True):
+        raise UserError(f"a document has the special token {name!r}, but the tokenizer would also "
+                        f"read it in a text. Use tokenizer.with_markers([{name!r}])")
     if markers[name] == getattr(tokenizer, "eot_token", None):
         raise UserError(f"a document has the special token {name!r} among its parts, which ends "
                         "documents: it is put after each of them. Leave it out")
@@ -98,6 +107,8 @@ def _mask(tokenizer, piece, ids, lengths, spanning):
         return learned[:1]
     if not isinstance(piece.raw, bytes):
         return learned
+    if LEARNED not in piece.learned:  # as in most turns of a chat
+        return np.zeros(len(ids), np.uint8)
     starts, ends = _token_spans(tokenizer, piece.raw, ids, lengths)
     before = np.concatenate([[0], np.cumsum(learned, dtype=np.int64)])  # learned bytes before each
     num_learned = before[ends] - before[starts]
@@ -135,7 +146,9 @@ def _checked_ids(ids, vocab_size, dtype):
         return np.zeros(0, dtype)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise UserError(f"encode() gave {ids.dtype} of shape {ids.shape}, no flat list of integers")
-    low, high = int(ids.min()) if ids.dtype.kind == "i" else 0, int(ids.max())
+    # a reduction costs half of what ids.max() does, and most documents are short
+    low = int(np.minimum.reduce(ids)) if ids.dtype.kind == "i" else 0
+    high = int(np.maximum.reduce(ids))
     if low < 0 or high >= vocab_size:
         raise UserError(f"encode() gave id {low if low < 0 else high}, outside the vocabulary of "
                         f"{vocab_size:,} ids (vocab_size is the largest id in itos + 1)")

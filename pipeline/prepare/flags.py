@@ -7,6 +7,7 @@
 """
 import argparse
 
+from pipeline.chats import LAYOUTS, layout_named, with_markers_of
 from pipeline.errors import Parser, UserError, typed
 from pipeline.get.models import ModelFiles
 from pipeline.prepare.compression import SUFFIXES as COMPRESSED
@@ -18,7 +19,7 @@ from pipeline.read.folder import dataset_folder, read_meta
 from pipeline.threads import cores
 from pipeline.tokenizers import METHODS, make_tokenizer, tokenizer_from_meta
 
-OF_TEXT = ("text_template max_bad_rows format encoding quoting delimiter columns "
+OF_TEXT = ("text_template learn chat_layout max_bad_rows format encoding quoting delimiter columns "
            "document_separator").split()
 OF_METHOD = {  # --method: the flags that it reads
     "tiktoken": ("tiktoken_encoding", "additional_tokens_file", "backend"),
@@ -69,6 +70,10 @@ def _add_text(add, here):
     add("--columns", type=lambda names: names.split(","), metavar="NAMES", help="column "
         "names of .csv and .tsv files without a header line: id,language,text")
     add("--text_template", type=typed, help='a row as text: "Q: {q}\\nA: {a}" (default: "{text}")')
+    add("--learn", type=lambda names: names.split(","), metavar="COLUMNS", help="the columns of "
+        "--text_template whose text is learned, such as: answer (default: all text is learned)")
+    add("--chat_layout", choices=LAYOUTS, help="rows are conversations (messages, conversations, "
+        "or prompt and completion): write them in this layout, and learn what the assistant says")
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
     add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
     add("--document_separator", type=typed, metavar="TEXT", help="what stands between the "
@@ -124,6 +129,13 @@ def read_inputs(args):
 
 def tokenizer_of(args, text, val_text):
     """The tokenizer that the flags ask for; char, bpe and sentencepiece are made from the text."""
+    tokenizer = _tokenizer_of(args, text, val_text)
+    if not args.chat_layout:
+        return tokenizer
+    return with_markers_of(layout_named(args.chat_layout), tokenizer)
+
+
+def _tokenizer_of(args, text, val_text):
     text = checked_text(text, val_text)
     if args.reuse_vocab_of:
         return tokenizer_from_meta(read_meta(dataset_folder(args.reuse_vocab_of)))
@@ -148,4 +160,6 @@ def write_options(args):
     """The keyword arguments of write_dataset() that the flags stand for."""
     names = "percentage_train split_seed document_end num_workers dask inputs".split()
     options = {name: getattr(args, name) for name in names if name in args}
+    if args.chat_layout:
+        options["more"] = {"chat_layout": args.chat_layout}
     return {**options, "end_of_text": not args.no_end_of_text}

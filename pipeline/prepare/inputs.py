@@ -30,7 +30,8 @@ from pipeline.prepare.templates import Template
 MARKED = 32  # the first chunks of a file, which are looked through for <|endoftext|>
 
 
-def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, **stated):
+def read_documents(paths, *, text_template=None, column="text", learn=None, chat_layout=None,
+                   learn_all=False, max_bad_rows=0, **stated):
     """The documents of files: an iterable of strings that can be read several times.
 
     paths: a path or glob, or a list of them, read in the order given; the matches of a glob are
@@ -39,24 +40,34 @@ def read_documents(paths, *, text_template=None, column="text", max_bad_rows=0, 
         .parquet file.
     text_template: a format string ("Q: {question}"; "{a[b]}" reaches into a row), or a function of
         the row, a dict, that returns the text, or None to leave the row out. Default: the text in
-        `column`.
+        `column`. A function may also return a list of parts, (text, learned): see parts.py.
+    learn: the columns of the format string whose text is learned: learn=["answer"]. Documents are
+        then lists of parts; default: all text is learned.
+    chat_layout: the name of a layout of chats.py, in the place of a template, for rows that hold
+        conversations. learn_all: of these and of lists of parts, learn all.
     max_bad_rows: how many rows that cannot be read are left out, the first of them printed. One
         more is a UserError with file and line.
     stated: what names and contents do not tell: format="jsonl", encoding="cp1252", quoting="none",
         delimiter=";", columns=["id", "text"].
     """
-    return Documents(expand(paths), text_template, column, max_bad_rows, **stated)
+    template = Template(text_template, column, learn, chat_layout, learn_all)
+    return Documents(expand(paths), template, max_bad_rows, **stated)
 
 
-def open_inputs(paths, *, text_template=None, max_bad_rows=0, **stated):
+def open_inputs(paths, *, text_template=None, learn=None, chat_layout=None, max_bad_rows=0,
+                **stated):
     """A TextFile for a single file of text, Shards for .bin files, otherwise Documents.
 
     The arguments are those of read_documents().
     """
     paths = expand(paths)
+    template = Template(text_template, "text", learn, chat_layout)
     if Path(paths[0]).suffix == ".bin" and not stated.get("format"):
+        if template.flag:
+            raise UserError(f"--{template.flag} is for rows, and {paths[0]} holds ids. Leave the "
+                            f"flag out")
         return Shards(paths)
-    found = Documents(paths, text_template, "text", max_bad_rows, **stated)
+    found = Documents(paths, template, max_bad_rows, **stated)
     return TextFile(found) if found.formats == ["text"] and not found.separator else found
 
 
@@ -246,16 +257,16 @@ class TextFile(_NotAString):
 class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
-    def __init__(self, paths, text_template=None, column="text", max_bad_rows=0, *, format=None,
+    def __init__(self, paths, template, max_bad_rows=0, *, format=None,
                  encoding=None, quoting=None, delimiter=None, columns=None,
                  document_separator=None):
         super().__init__(paths, encoding)
         self.max_bad_rows, self._notes_shown = max_bad_rows, False
-        self._template = Template(text_template, column)
+        self._template = template
         self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns)
         self.separator = document_separator
         self.formats = [self._format(path, format) for path in self.paths]
-        self._refuse_unused(text_template)
+        self._refuse_unused()
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
         self.joints = []  # places where a document would run into the next if they were joined
 
@@ -264,7 +275,7 @@ class Documents(_Files):
         encoding = self.encoding or encoding_of_mark(head) or "utf-8"
         return format_of(path, head, stated, encoding)
 
-    def _refuse_unused(self, text_template):
+    def _refuse_unused(self):
         """Raise UserError for an option that is wrong or would do nothing with these files."""
         formats, (quoting, delimiter, _) = set(self.formats), self._table.values()
         if quoting not in (None, *QUOTINGS):
@@ -281,9 +292,9 @@ class Documents(_Files):
             if rows := formats - {"text"}:
                 raise UserError("--document_separator is for text, and each row of "
                                 f"{rows.pop()} is a document already. Leave the flag out")
-        if text_template and formats == {"text"}:
-            raise UserError(f"--text_template is for rows, and {self.name} is text. Leave the flag "
-                            "out, or name the format of the rows: --format jsonl")
+        if self._template.flag and formats == {"text"}:
+            raise UserError(f"--{self._template.flag} is for rows, and {self.name} is text. Leave "
+                            "the flag out, or name the format of the rows: --format jsonl")
 
     def __iter__(self):
         before, joints = " ", []

@@ -162,15 +162,16 @@ class Journal:
         return self._later(self._place, unit)
 
     def _place(self, unit):
-        start = self.position
+        start, structure = self.position, []
         for split, raw, end, learned, docs, is_marker in unit:
             self.source.update(raw)
-            what = b"%s %d %d %d " % (split.encode(), memoryview(raw).nbytes, end, is_marker)
-            what += b"".join([b"%d %d %d " % doc for doc in docs])
+            structure.append(b"%s %d %d %d " % (split.encode(), memoryview(raw).nbytes, end,
+                                                is_marker))
+            structure += [b"%d %d %d " % doc for doc in docs]
             if learned is not None:
-                what += b"%d;" % len(learned) + learned
-            self.structure.update(what)
+                structure.append(b"%d;%b" % (len(learned), learned))
             self.position += raw_length(raw)
+        self.structure.update(b"".join(structure))
         key = self.structure.copy()
         key.update(self.source.digest())
         return key.hexdigest()[:32], start

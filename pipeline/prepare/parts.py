@@ -6,7 +6,6 @@ Such a document is a list of parts, (text, learned), in order:
     [(Marker("<|im_start|>"), False), ("user\nHi", False), (Marker("<|im_end|>"), False), ...]
 """
 
+from pipeline.tokenizers import Marker, plain_text
 
-class Marker(str):
-    """The name of a special token of the tokenizer. As the text of a part it becomes that token's
-    id; the same characters in a plain string stay text."""
+__all__ = ["Marker", "plain_text"]

@@ -15,6 +15,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 
+from pipeline.chats import LAYOUTS, layout_named, with_markers_of
 from pipeline.errors import Parser, UserError, optional, plain
 from pipeline.get.addresses import printable_address
 from pipeline.get.archives import unpack
@@ -38,11 +39,13 @@ class Files:
     source: str  # for meta.pkl: where they come from, and which commit or version
 
 
-def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=True):
+def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, answers=False, chats=False,
+                   download=True):
     """The parser of a prepare.py, with the flags that its dataset needs.
 
     tokenizer: the default of --tokenizer; None: no such flag. shards: the train split has several
-    files. rows: the files are tables for write_rows(). download: there is something to fetch.
+    files. rows: the files are tables for write_rows(). answers: only some of their text is learned.
+    chats: they hold conversations. download: there is something to fetch.
     """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -55,6 +58,11 @@ def dataset_parser(doc, *, tokenizer="gpt2", shards=False, rows=False, download=
         add("--max_shards", type=_positive, help="use only this many files of the train split")
     if rows:
         add("--max_bad_rows", type=int, default=0, help="bad rows that may be skipped (default: 0)")
+    if chats:
+        add("--chat_layout", choices=LAYOUTS, help="what stands around each turn (default: chatml; "
+            "plain for char and byte)")
+    if answers or chats:
+        add("--learn_all", action="store_true", help="learn all text (default: the answers alone)")
     if download:
         add("--offline", action="store_true", help="download nothing, but list missing files")
         add("--yes", action="store_true", help="begin a download of more than 10 GB without asking")
@@ -79,10 +87,21 @@ def _known_tokenizer(name):
 def chosen_tokenizer(args, *texts):
     """The tokenizer that --tokenizer names. `char` takes its vocabulary from the texts."""
     if getattr(args, "tokenizer_of", None):  # a prepare.py of one's own may have no such flag
-        return ModelFiles(args.tokenizer_of).tokenizer()
-    if args.tokenizer in ("char", "byte"):
-        return make_tokenizer(args.tokenizer, *texts)
-    return make_tokenizer("tiktoken", tiktoken_encoding=args.tokenizer)
+        tokenizer = ModelFiles(args.tokenizer_of).tokenizer()
+    elif args.tokenizer in ("char", "byte"):
+        tokenizer = make_tokenizer(args.tokenizer, *texts)
+    else:
+        tokenizer = make_tokenizer("tiktoken", tiktoken_encoding=args.tokenizer)
+    layout = _chat_layout(args)
+    return with_markers_of(layout_named(layout), tokenizer) if layout else tokenizer
+
+
+def _chat_layout(args):
+    """The name of the layout of a dataset of chats, else None."""
+    if "chat_layout" not in args:
+        return None
+    has_markers = getattr(args, "tokenizer_of", None) or args.tokenizer not in ("char", "byte")
+    return args.chat_layout or ("chatml" if has_markers else "plain")
 
 
 # ---- downloads
@@ -158,35 +177,44 @@ def _refuse_missing(home, files):
 # ---- rows -> dataset
 
 
-def prepare(folder, doc, repo, *, train, val=None, revision="main", text="{text}",
-            percentage_train=0.99):
-    """All that most prepare.py do: fetch a Hugging Face dataset, tokenize it, split it."""
-    args = dataset_parser(doc, rows=True).parse_args()
+def prepare(folder, doc, repo, *, train, val=None, revision="main", text="{text}", learn=None,
+            answers=False, percentage_train=0.99):
+    """All that most prepare.py do: fetch a Hugging Face dataset, tokenize it, split it.
+
+    answers: text is a function that returns parts, of which some are not learned.
+    """
+    args = dataset_parser(doc, rows=True, answers=learn or answers).parse_args()
     files = hub_dataset(folder, args, repo, train=train, val=val, revision=revision)
-    write_rows(folder, args, files, text, percentage_train=percentage_train)
+    write_rows(folder, args, files, text, learn=learn, percentage_train=percentage_train)
 
 
-def write_rows(folder, args, files, text="{text}", *, percentage_train=0.99):
+def write_rows(folder, args, files, text=None, *, learn=None, percentage_train=0.99):
     """Write the dataset of the rows of Files. args: of dataset_parser(rows=True).
 
     text: a format string over a row's columns, or a function of the row (a dict) that returns a
-        string, or None to skip the row.
+        string, or a list of parts (see parts.py), or None to skip the row. Default: "{text}"; the
+        conversation, if args are of dataset_parser(chats=True).
+    learn: the columns of the format string whose text is learned; default: all.
     percentage_train: used if there is no val: the fraction of rows, chosen by hash, that is train.
     """
     def read(paths):
-        return read_documents(paths, text_template=text, max_bad_rows=args.max_bad_rows)
+        return read_documents(paths, text_template=text, learn=learn, chat_layout=layout,
+                              learn_all="learn_all" in args and args.learn_all,
+                              max_bad_rows=args.max_bad_rows)
+    layout = _chat_layout(args)
     write_documents(folder, args, read, files, percentage_train=percentage_train)
 
 
 def write_documents(folder, args, read, files, *, percentage_train=0.99):
-    """Write the dataset of the strings that read(paths) gives, each of them one document.
+    """Write the dataset of what read(paths) gives: strings or lists of parts, each one document.
 
     write_dataset() ends a document with the tokenizer's eot_token, or else with a newline.
     """
     train, val = (_Documents(read, paths) for paths in (files.train, files.val))
     split = dict(val_text=val) if files.val else dict(percentage_train=percentage_train)
-    tokenizer = chosen_tokenizer(args, train, val)
-    write_dataset(folder, train, tokenizer, source=files.source, **split)
+    tokenizer, layout = chosen_tokenizer(args, train, val), _chat_layout(args)
+    more = {"chat_layout": layout} if layout else {}
+    write_dataset(folder, train, tokenizer, source=files.source, more=more, **split)
 
 
 class _Documents:

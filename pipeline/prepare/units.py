@@ -46,6 +46,7 @@ def split_text(text, val_text, percentage_train, seed=0, document_end="", *, sou
     eot_token: ends documents among ids. If one of the texts is documents, both have docs.
     """
     files, document_end = new_numbers() if files is None else files, document_end.encode()
+    empty = hashlib.blake2b(digest_size=8, salt=seed.to_bytes(8, "little"))
     texts = checked_text(text, val_text), val_text
 
     def has_own_docs(given):
@@ -69,7 +70,7 @@ def split_text(text, val_text, percentage_train, seed=0, document_end="", *, sou
                 if not whole:
                     continue
                 if val_text is None:  # hashed without document_end, which then changes no split
-                    split = "train" if _hash_fraction(whole, seed) < percentage_train else "val"
+                    split = "train" if _hash_fraction(whole, empty) < percentage_train else "val"
                 file, row = getattr(document, "file", source), getattr(document, "row", number)
                 end = b"" if whole.endswith(document_end) else document_end
                 docs = ((0, files[file], row),)
@@ -114,14 +115,18 @@ def checked_text(text, val_text):
 
 
 def _check_parts(document, number):
-    if not isinstance(document, list):
+    """Raise UserError unless a document that is no string is a list of parts."""
+    def is_part(part):
+        return (isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], str)
+                and isinstance(part[1], (int, np.bool_)) and part[1] in (0, 1))
+
+    wrong = [part for part in document if not is_part(part)] if isinstance(document, list) else []
+    if not isinstance(document, list) or wrong and isinstance(document[0], str):
         raise _wrong_type(f"document number {number:,}", document,
                           "a string or a list of parts (text, learned)")
-    for part in document:
-        is_pair = isinstance(part, (tuple, list)) and len(part) == 2 and isinstance(part[0], str)
-        if not (is_pair and isinstance(part[1], (int, np.bool_)) and part[1] in (0, 1)):
-            raise _wrong_type(f"a part of document number {number:,}", part,
-                              'a pair of a string and True or False: ("4", True)')
+    if wrong:
+        raise _wrong_type(f"a part of document number {number:,}", wrong[0],
+                          'a pair of a string and True or False: ("4", True)')
 
 
 def _wrong_type(what, given, wanted):
@@ -200,9 +205,13 @@ def raw_length(raw):
     return num_characters(raw) if isinstance(raw, bytes) else len(raw)
 
 
-def _hash_fraction(raw, seed):
-    """A hash of a document as a number from 0 to 1, so that equal documents are in one split."""
-    digest = hashlib.blake2b(raw, digest_size=8, salt=seed.to_bytes(8, "little"))
+def _hash_fraction(raw, empty):
+    """A hash of a document as a number from 0 to 1, so that equal documents are in one split.
+
+    empty: the hash of nothing, with the seed as its salt; to copy it is faster than to make it.
+    """
+    digest = empty.copy()
+    digest.update(raw)
     return int.from_bytes(digest.digest()) / 2**64
 
 

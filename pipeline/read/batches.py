@@ -216,10 +216,11 @@ class TrainBatches:
     that thread. Call close() at the end.
     """
 
-    def __init__(self, mixture, *, gradient_accumulation_steps=1, iter_num=0, max_iters, rank=0,
-                 num_ranks=1, pin_memory=False):
+    def __init__(self, mixture, *, batch_size=None, gradient_accumulation_steps=1, iter_num=0,
+                 max_iters, rank=0, num_ranks=1, pin_memory=False):
+        # a resumed run may divide its iterations otherwise than the order does
         self.micro_steps, self.rows = split_iteration(
-            mixture.batch_size, gradient_accumulation_steps, num_ranks)
+            batch_size or mixture.batch_size, gradient_accumulation_steps, num_ranks)
         self._mixture, self._reader = mixture, _Reader(mixture, "train")
         self._rank, self._num_ranks, self._pin_memory = rank, num_ranks, pin_memory
         self.wait_time = 0.0
@@ -286,17 +287,19 @@ class TrainBatches:
             self._queue.put(error)
 
 
-def eval_batches(mixture, split, member=0, *, eval_iters, rank=0, num_ranks=1):
+def eval_batches(mixture, split, member=0, *, eval_iters, batch_size=None, rank=0, num_ranks=1):
     """Yield this rank's part of an evaluation of one member, Batches of at most batch_size rows.
 
-    All ranks together read at most eval_iters * batch_size windows, the same ones each time. Where
+    All ranks together read at most eval_iters * mixture.batch_size windows, the same ones each
+    time, whatever batch_size is (default: mixture.batch_size). Where
     that covers the split, each of its targets is read once, the last ones in a shorter window.
     Every rank yields equally often, so that they can agree on a stop between two batches; one that
     has nothing left to read yields None.
     """
-    reader, batch_size = _Reader(mixture, split), mixture.batch_size
+    reader, batch_size = _Reader(mixture, split), batch_size or mixture.batch_size
     num_tokens = mixture.members[member][0].num_tokens[split]
-    starts, tail = eval_starts(num_tokens, mixture.block_size, eval_iters * batch_size)
+    starts, tail = eval_starts(num_tokens, mixture.block_size,
+                               eval_iters * mixture.batch_size)
     whole = -(-len(starts) // batch_size)  # batches; after them comes the tail, if there is one
     rounds = -(-(whole + bool(tail)) // num_ranks)
     for batch in range(rank, rounds * num_ranks, num_ranks):  # r, r + num_ranks, ... of rank r

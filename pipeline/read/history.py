@@ -43,6 +43,12 @@ def segment_of(args, datasets, first=0, now=None):
             "length": args.dataset_sampling_probs_transition_iters}
 
 
+def only_member(name):
+    """The segment of a run on one dataset."""
+    return {"first": 0, "members": [name], "weights": [1.0], "final": None, "method": None,
+            "length": None}
+
+
 def fractions_in(segment, batches, steps):
     """(m, members) fractions of a segment at these batches (m,); steps: batches an iteration."""
     weights = np.array(segment["weights"])
@@ -87,5 +93,7 @@ def with_change(history, args, datasets, iter_num, steps):
     now = None
     if names == before["members"]:
         now = fractions_in(before, np.array([iter_num * steps]), steps)[0].tolist()
-    kept = [segment for segment in history if segment["first"] < iter_num]
-    return [*kept, segment_of(args, datasets, iter_num, now)]
+    after = segment_of(args, datasets, iter_num, now)
+    if {**after, "first": before["first"]} == before:  # the members have other places, no others
+        return history
+    return [*(segment for segment in history if segment["first"] < iter_num), after]

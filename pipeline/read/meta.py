@@ -237,6 +237,7 @@ META = {  # key of meta.pkl: (whether a value will do, what it must be)
     "additional_tokens": (or_none(SPECIAL), "a dict of tokens (str) and ids"),
     "sentencepiece_model": (of(bytes), "the bytes of a model"),
     "tokenizer_json": (of(str), "the text of a tokenizer.json"),
+    "names_are_text": (of(bool), "true or false"),
     "source": (or_none(of(str)), "text"),
     "source_sha256": (or_none(of(str)), "text"),
     "split_rule": (or_none(word), "a short name"),

@@ -16,7 +16,9 @@ after the other. The id that a model sees is the dataset's own id plus that data
 """
 import bisect
 import collections
+import dataclasses
 import itertools
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,15 +41,16 @@ class Mixture:
     of their losses (default: equal). own_vocabularies: whether each dataset has a part of the
     embedding table to itself; otherwise one tokenizer made them all, and they share one part.
     order_version: the version of the sampler's order that the run began with. documents: whether a
-    window's documents are told apart. is_masked: whether some targets are not learned.
+    window's documents are told apart. steps: batches an iteration. earlier: the fingerprints of the
+    datasets that the run has read before. is_masked: whether some targets are not learned.
     """
 
     def __init__(self, members, *, block_size, batch_size, sampling_method="random", seed=0,
                  fractions_at=None, columns=None, history=(), weights=None, own_vocabularies=True,
-                 order_version=ORDER_VERSION, documents=False):
+                 order_version=ORDER_VERSION, documents=False, steps=1, earlier=None):
         self.members, self.datasets = members, [dataset for member in members for dataset in member]
         self.names = [dataset.name for dataset in self.datasets]
-        self.block_size, self.batch_size = block_size, batch_size
+        self.block_size, self.batch_size, self.steps = block_size, batch_size, steps
         self.sampling_method, self.seed, self.fractions_at = sampling_method, seed, fractions_at
         self.order_version, self.documents, self.history = order_version, documents, list(history)
         firsts = [member[0] for member in members]  # of aligned streams the first one's marks count
@@ -56,7 +59,7 @@ class Mixture:
         self._column_of = [self.columns.index(name) for name in names]
         self._member_of = np.array([names.index(name) if name in names else -1
                                     for name in self.columns])
-        self.earlier = {}  # fingerprints of the datasets that a resumed run has read before
+        self.earlier, self.own_vocabularies = earlier or {}, own_vocabularies
         self.is_masked = any(first.has_mask for first in firsts)
         weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
         self.weights = weights / weights.sum()
@@ -69,6 +72,11 @@ class Mixture:
         # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
+        if not own_vocabularies:  # and so that it can talk, if any of them are chats
+            layouts = {d.meta["chat_layout"] for d in self.datasets if "chat_layout" in d.meta}
+            if len(layouts) == 1:
+                self.metas = {name: {**meta, "chat_layout": next(iter(layouts))}
+                              for name, meta in self.metas.items()}
         self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
         # each vocabulary begins where the one before it ends
         offsets = np.cumsum([0, *self.vocab_sizes]).tolist()
@@ -239,23 +247,32 @@ def dataset_names(args):
             "multicontext": args.multicontext_datasets}[args.training_mode]
 
 
-def open_mixture(args, order_version=ORDER_VERSION, history=None, change_at=None):
-    """The Mixture that the arguments of train.py name.
+@dataclass
+class Past:
+    """What a resumed run keeps of its data, so that its order goes on."""
+    history: list | None = None  # the shares of members so far, if it has any
+    change_at: int | None = None  # the iteration at which the flags given now change them
+    batch: tuple | None = None  # (rows of a batch, batches an iteration) that the order counts in
+    data: dict = field(default_factory=dict)  # fingerprints, by the names that the order goes by
 
-    history: of a resumed run, if it has members. change_at: the iteration at which the flags given
-    now change it; None where they don't.
+
+def open_mixture(args, order_version=ORDER_VERSION, past=None):
+    """The Mixture that the arguments of train.py name. past: the Past of a resumed run.
 
     Raises UserError or FileNotFoundError where a dataset cannot be read, or they don't go together.
     """
-    datasets = [open_dataset(name) for name in dataset_names(args)]
+    past = past or Past()
+    datasets = by_their_names([open_dataset(name) for name in dataset_names(args)], past.data,
+                              args.documents)
     for name, times in collections.Counter(dataset.name for dataset in datasets).items():
         if times > 1:
             raise UserError(f"two of the datasets are called {name}. The log names each dataset "
                             f"by its folder, so the names must differ: rename a folder")
     # what every mode's Mixture is given
-    order = dict(block_size=args.block_size, batch_size=args.batch_size, seed=args.seed,
+    batch_size, steps = past.batch or (args.batch_size, args.gradient_accumulation_steps)
+    order = dict(block_size=args.block_size, batch_size=batch_size, steps=steps, seed=args.seed,
                  sampling_method=args.sampling_method, order_version=order_version,
-                 documents=args.documents)
+                 documents=args.documents, earlier=past.data)
     if args.training_mode == "single":  # one member of one dataset
         return Mixture([datasets], **order)
     if args.training_mode == "multicontext":
@@ -263,11 +280,10 @@ def open_mixture(args, order_version=ORDER_VERSION, history=None, change_at=None
         return Mixture([datasets], weights=args.multicontext_loss_weights, **order)
     if not args.multidataset_wte:
         # ids mean the same only under one tokenizer
-        refuse_other_tokenizers(datasets, is_new=change_at is None)
-    steps = args.gradient_accumulation_steps
-    history = history or [segment_of(args, datasets)]
-    if change_at is not None:
-        history = with_change(history, args, datasets, change_at, steps)
+        refuse_other_tokenizers(datasets, is_new=past.change_at is None)
+    history = past.history or [segment_of(args, datasets)]
+    if past.change_at is not None:
+        history = with_change(history, args, datasets, past.change_at, steps)
     weights, final = (np.array(history[-1][name] or 0) for name in ("weights", "final"))
     mixture = Mixture([[dataset] for dataset in datasets], columns=columns_of(history),
                       fractions_at=fractions_over(history, steps), history=history,
@@ -276,6 +292,20 @@ def open_mixture(args, order_version=ORDER_VERSION, history=None, change_at=None
     if args.max_epochs_per_dataset:
         refuse_more_epochs(mixture, args)
     return mixture
+
+
+def by_their_names(datasets, data, documents):
+    """The datasets, of which one that was moved or renamed since the run began has the name that it
+    had then: a run's order, its log and its checkpoints go by the names. data: fingerprints."""
+    found, names = [], {dataset.name for dataset in datasets}
+    for dataset in datasets:
+        own = dataset.fingerprint(documents)
+        is_proved = all(" " not in held for held in own.values())  # hashes, no counts of tokens
+        before = [name for name, held in data.items() if held == own and name not in names]
+        if before and is_proved and dataset.name not in data:
+            dataset = dataclasses.replace(dataset, name=before[0])
+        found.append(dataset)
+    return found
 
 
 def refuse_unaligned(streams):
@@ -316,7 +346,7 @@ def refuse_other_tokenizers(datasets, is_new=True):
 def refuse_more_epochs(mixture, args):
     """Raise UserError when a member would be read more than --max_epochs_per_dataset times."""
     def too_often(iters):  # (D,) bool
-        counts = mixture.counts(iters * args.gradient_accumulation_steps)
+        counts = mixture.counts(iters * mixture.steps)
         return mixture.epochs(counts) > args.max_epochs_per_dataset
 
     if not too_often(args.max_iters).any():

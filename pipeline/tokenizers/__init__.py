@@ -9,6 +9,8 @@
     workers: "threads" where encode() lets other threads run meanwhile, "processes" where it does
         not (also without the attribute), None where encoding is as fast as reading
     encode_utf8(raw): optional, encode() of a text in UTF-8
+    markers, with_markers(names): optional, for chats. {name: id} of the special tokens; and a
+        tokenizer that has special tokens of these names, which no text becomes
 
 Ids are never dropped and nothing is normalised: decode(encode(text)) == text. Only the tokenizer of
 a published model may change blanks and normalise characters, if its tokenizer.json says so. A
@@ -26,9 +28,11 @@ from pipeline.tokenizers.characters import ByteTokenizer, CharTokenizer
 from pipeline.tokenizers.published import PublishedTokenizer, published_table
 from pipeline.tokenizers.sentencepiece_model import SentencePieceTokenizer, pieces_from_meta
 from pipeline.tokenizers.tables import (
+    Marker,
     UnknownText,
     as_bytes,
     codes_of,
+    plain_text,
     read_json,
     table_hash,
     table_of,
@@ -73,7 +77,8 @@ KINDS = {  # `tokenizer` of meta.pkl: a function of meta.pkl's dict
     "sentencepiece": _sentencepiece,
     "token_list": _token_list,
     "tokenizer_json": lambda meta: PublishedTokenizer(
-        meta["tokenizer_json"], meta.get("eot_token"), "meta.pkl"),
+        meta["tokenizer_json"], meta.get("eot_token"), "meta.pkl",
+        meta.get("names_are_text", False)),
     "custom": _table,  # one of the user's own, of which there is just the table
     "custom_char_with_byte_fallback": _table,  # these two are another program's
     "json_byte_fallback": _table,

@@ -67,6 +67,22 @@ class TiktokenTokenizer:
         what = f"tiktoken cannot encode the {run.end() - run.start():,} blanks in a row"
         raise UnknownText((what, ". Make them fewer, or use --backend gigatoken"), run.start())
 
+    @property
+    def markers(self):
+        return dict(self._encoding._special_tokens)
+
+    def with_markers(self, names):
+        """This tokenizer with special tokens of these names, which no text becomes: those that it
+        lacks get the ids after its last one."""
+        additional = {t: i for t, i in self.additional_tokens.items() if t not in names}
+        special = {t: i for t, i in self.markers.items() if t not in additional}
+        missing = [str(name) for name in names if name not in special]  # meta.pkl holds no Marker
+        new = dict(zip(missing, itertools.count(self.vocab_size)))
+        return TiktokenTokenizer(
+            self.name, _with_special(self._encoding, self._encoding.name, {**special, **new}),
+            additional_tokens=additional, backend="auto" if self._fast else "tiktoken",
+            kind=self.kind)
+
     def _own_encoding(self):
         """A copy of the encoding for each thread: two threads that share its regular expression
         take twice the time."""
@@ -143,7 +159,6 @@ def bpe_from_meta(meta, backend="tiktoken"):
 
 def _with_tokens(encoding, tokens):
     """A copy of the encoding with more special tokens, {token: id}. Raises UserError."""
-    import tiktoken
     taken = {*encoding._mergeable_ranks.values(), *encoding._special_tokens.values()}
     for token, i in tokens.items():
         if type(i) is not int or not 0 <= i < 2**32 or i in taken or not token:
@@ -156,9 +171,15 @@ def _with_tokens(encoding, tokens):
         if longer.startswith(token):
             raise UserError(f"additional token {token!r} is the beginning of {longer!r}, so a text "
                             f"would not tell which of them it holds")
-    return tiktoken.Encoding(f"{encoding.name}+{len(tokens)}", pat_str=encoding._pat_str,
-                             mergeable_ranks=encoding._mergeable_ranks,
-                             special_tokens={**encoding._special_tokens, **tokens})
+    return _with_special(encoding, f"{encoding.name}+{len(tokens)}",
+                         {**encoding._special_tokens, **tokens})
+
+
+def _with_special(encoding, name, special_tokens):
+    """A copy of the encoding with these special tokens in the place of its own, {token: id}."""
+    import tiktoken
+    return tiktoken.Encoding(name, pat_str=encoding._pat_str, special_tokens=special_tokens,
+                             mergeable_ranks=encoding._mergeable_ranks)
 
 
 def last_border(text, end):

@@ -2,7 +2,14 @@
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.tokenizers.tables import UnknownText, as_token, codes_of, tables, to_utf8
+from pipeline.tokenizers.tables import (
+    UnknownText,
+    as_token,
+    codes_of,
+    plain_text,
+    tables,
+    to_utf8,
+)
 
 ASCII = bytes(range(128))
 CONTINUATION = bytes(range(128, 192))  # the bytes of a character in UTF-8 after its first one
@@ -50,6 +57,7 @@ class CharTokenizer:
             seen |= set() if isinstance(text, str) else set(document_end)
             for piece in [text] if isinstance(text, str) else text:
                 # removing bytes costs far less than a set of all characters does
+                piece = plain_text(piece)
                 raw = to_utf8(piece)
                 known = bytes(c for c in range(256) if c > 127 or chr(c) in seen)
                 seen.update(raw.translate(None, known).decode("ascii"))

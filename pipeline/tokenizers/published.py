@@ -29,13 +29,14 @@ BYTE_OF = {letter: byte for byte, letter in enumerate(BYTE_LETTERS)}
 class PublishedTokenizer:
     """The tokenizer that the text of a tokenizer.json describes.
 
-    The names of its special tokens in a text are those tokens, as for the model that it belongs to;
-    no token is added at the beginning or end. Ids of a text are those that the package gives.
+    The names of its special tokens in a text are those tokens, as for the model that it belongs to,
+    unless names_are_text, as in chats: there a person may write them. No token is added at the
+    beginning or end. Ids of a text are those that the package gives.
     Raises UserError, naming place, for a file that the package cannot read.
     """
     workers = "threads"
 
-    def __init__(self, text, eot_token=None, place="tokenizer.json"):
+    def __init__(self, text, eot_token=None, place="tokenizer.json", names_are_text=False):
         package = optional("tokenizers", "the tokenizer of a published model")
         self.text, self._table = text, published_table(text, place)
         try:
@@ -47,6 +48,7 @@ class PublishedTokenizer:
         # a model cuts and fills its texts to one length; a dataset keeps every token
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = self.names_are_text = names_are_text
         self.special_tokens = {token.content: i for i, token in
                                self._tokenizer.get_added_tokens_decoder().items() if token.special}
         if eot_token is None:
@@ -65,6 +67,10 @@ class PublishedTokenizer:
         normal = normalizer.normalize_str(text) if normalizer else text
         if back not in (_without_blanks(text), _without_blanks(normal)):
             raise self._loss(text)
+        if self.names_are_text and (found := {*encoding.ids} & {*self.special_tokens.values()}):
+            name = self.decode([min(found)])
+            raise UnknownText((f"the published tokenizer cannot read {name!r} as text", ""),
+                              max(0, text.find(name)))
         return np.array(encoding.ids, dtype=np.uint32)
 
     def _loss(self, text):
@@ -101,12 +107,27 @@ class PublishedTokenizer:
         return self._tokenizer.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
     def __reduce__(self):  # worker processes receive it
-        return type(self), (self.text, self.eot_token)
+        return type(self), (self.text, self.eot_token, "tokenizer.json", self.names_are_text)
+
+    @property
+    def markers(self):
+        return dict(self.special_tokens)
+
+    def with_markers(self, names):
+        """This tokenizer for chats: in a text, names of special tokens are text. Raises UserError
+        where it lacks one of these special tokens. None of them ends a document."""
+        if missing := [name for name in names if name not in self.special_tokens]:
+            raise UserError(f"the published tokenizer has no special token {missing[0]}")
+        taken = [self.special_tokens[name] for name in names]
+        eot_token = None if self.eot_token in taken else self.eot_token  # None: one of ENDS
+        return type(self)(self.text, eot_token, names_are_text=True)
 
     def to_meta(self):
         meta = {"tokenizer": "tokenizer_json", "tokenizer_json": self.text,
                 "eot_token": self.eot_token, "special_tokens": self.special_tokens,
                 **tables(self._table)}
+        if self.names_are_text:
+            meta["names_are_text"] = True
         meta["stoi"] |= self.special_tokens  # which may be named like another token
         return meta
 

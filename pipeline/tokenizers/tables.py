@@ -16,6 +16,18 @@ BYTE_LETTERS = [chr(byte if byte in _PRINTABLE else 256 + _OTHERS.index(byte))
                 for byte in range(256)]
 
 
+class Marker(str):
+    """The name of a special token of the tokenizer. As the text of a part it becomes that token's
+    id; the same characters in a plain string stay text."""
+
+
+def plain_text(document):
+    """The text of a document, a string or a list of parts (text, learned), without its markers."""
+    if isinstance(document, str):
+        return document
+    return "".join(text for text, _ in document if not isinstance(text, Marker))
+
+
 class UnknownText(UserError):
     """Text that the vocabulary lacks, at a position (in characters) of what was encoded.
 
