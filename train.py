@@ -16,7 +16,7 @@ import contextlib
 import math
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pipeline.threads import set_environment
@@ -107,7 +107,7 @@ def set_up(args, argv, ranks, stack):
         ranks.use(args.device)  # that of the run, unless the flags given now name another
     elif args.init_from != "scratch":
         source = open_source(args.init_from, ranks)
-        args = parse_args(argv, sizes=asdict(source.config))
+        args = parse_args(argv, sizes=source.sizes())
     settle_precision(args, ranks.device)  # from here on args says what really happens
     settle_threads(args, saved, ranks)
     mixture = open_data(args, saved, ranks)
@@ -134,7 +134,7 @@ def set_up(args, argv, ranks, stack):
         run.is_changed = changes.is_changed(mixture, saved)
         if run.is_changed:
             ranks.say("\n".join(changes.change_lines(mixture)))
-        if line := changes.batch_line(args, saved):
+        for line in filter(None, (changes.batch_line(args, saved), changes.rate_note(args, saved))):
             ranks.say(line)
     return run
 

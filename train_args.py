@@ -87,12 +87,12 @@ def init_from(text):
     if text.lower() in words:
         return text.lower()
     if "/" not in text and os.sep not in text:
-        if not os.path.isdir(text):
+        if not os.path.exists(text):
             near = difflib.get_close_matches(text.lower(), words, n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise argparse.ArgumentTypeError(
-                f"must be one of {', '.join(words)}, a folder, or the owner/name of a model of the "
-                f"Hugging Face hub{meant}")
+                f"must be one of {', '.join(words)}, a folder, a checkpoint, or the owner/name of "
+                f"a model of the Hugging Face hub{meant}")
         return f"./{text}"
     return text
 
@@ -163,6 +163,9 @@ FLAGS = {
         ("bias", boolean, None): (
             "for --arch gpt2: add biases and compute GELU by its tanh formula, as the published "
             "GPT-2 does"),
+        ("exact_gelu", boolean, None): (
+            "for --arch gpt2: compute GELU by its definition (always on without --bias, unless "
+            "set to false)"),
         ("head_dim", count, None): (
             "for --arch modern: channels of one attention head (default: n_embd / n_head)"),
         ("tied_head", boolean, None): (
@@ -226,7 +229,8 @@ FLAGS = {
         ("init_from", init_from, "scratch"): (
             "scratch: new weights; resume: continue the run in out_dir, or else the newest run; "
             f"otherwise the weights to begin with: {', '.join(GPT2)}, the owner/name of a Qwen3 or "
-            "Llama model of the Hugging Face hub, or a folder with a model or a run"),
+            "Llama model of the Hugging Face hub, or a folder with a model or a run (also one of "
+            "nanoGPT)"),
         ("overwrite", boolean, False): "replace the run in out_dir by this new one",
         ("seed", seed, 1337): "seed of the weights, the order of the data, and dropout",
         ("device", str, "auto"): "cpu, cuda, cuda:1, mps; auto: a GPU if there is one, else cpu",
@@ -285,7 +289,7 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
             raise UserError(
                 f"the run in {saved['out_dir']} keeps its model and its data order, so these "
                 f"flags cannot change: {', '.join(changed)}. Leave them out, name another run by "
-                f"--out_dir, or start a new run")
+                f"--out_dir, or start a new run{_with_its_weights(saved, given)}")
         args = argparse.Namespace(**{**saved, "overwrite": False, "num_threads": None, **given})
         if changes_mixture(args, saved):
             _take_shares(args, saved, given, iter_num)
@@ -300,6 +304,15 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
         raise UserError("; ".join(problems) + ". See python train.py --help")
     _fill_in(args)
     return args
+
+
+def _with_its_weights(saved, given):
+    """How to give a run another context length, if that is what was asked for."""
+    size, before = given.get("block_size"), saved["block_size"]
+    if size in (None, before) or saved["arch"] == "gpt2" and size > before:
+        return ""  # learned positions end there
+    return (f". A new one can begin with its weights: python train.py "
+            f"--init_from={shlex.quote(str(saved['out_dir']))} --block_size={size}")
 
 
 def _may_change(saved, given):
@@ -453,6 +466,7 @@ def _fill_in(args):
     muon = args.optimizer == "muon"
     fill("n_kv_head", args.n_head)
     fill("bias", False)
+    fill("exact_gelu", not args.bias)
     fill("tied_head", args.arch == "gpt2")
     fill("multidataset_wte", False)
     # published weights need small changes
@@ -479,9 +493,12 @@ def _take_sizes(args, given, sizes, problems):
             problems.append(f"--{name} {given[name]} does not fit {source}, which has "
                             f"{sizes[name]}")
         setattr(args, name, sizes[name])
+    if sizes.get("is_run") and "block_size" not in given:
+        args.block_size = sizes["block_size"]
     if args.arch == "gpt2" and args.block_size and args.block_size > sizes["block_size"]:
         problems.append(f"--block_size {args.block_size} does not fit {source}, which has "
-                        f"{sizes['block_size']:,} positions")
+                        f"{sizes['block_size']:,} positions: those of --arch gpt2 are learned, so "
+                        f"there are no others")
     several = args.training_mode == "multicontext" or args.multidataset_wte
     if several and len(sizes["vocab_sizes"]) < 2:
         problems.append(f"{source} has one vocabulary, so it needs --training_mode single, or "
@@ -518,6 +535,7 @@ def _check_combinations(args, given, problems):
                 problems.append(str(error))
     for name, other, needed in (
             ("n_kv_head", "arch", "modern"), ("bias", "arch", "gpt2"),
+            ("exact_gelu", "arch", "gpt2"),
             ("head_dim", "arch", "modern"), ("rope_theta", "arch", "modern"),
             ("qk_norm", "arch", "modern"),
             ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):

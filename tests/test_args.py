@@ -28,8 +28,8 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "documents": False,
     "gradient_accumulation_steps": 1,
     "arch": "modern", "n_layer": 4, "n_head": 4, "n_kv_head": 4, "n_embd": 128, "n_hidden": None,
-    "dropout": 0.0, "bias": False, "head_dim": None, "tied_head": False, "rope_theta": 10_000.0,
-    "norm_eps": None, "qk_norm": True,
+    "dropout": 0.0, "bias": False, "exact_gelu": True, "head_dim": None,
+    "tied_head": False, "rope_theta": 10_000.0, "norm_eps": None, "qk_norm": True,
     "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05,
     "muon_momentum": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0,
     "lr_schedule": "linear", "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
@@ -40,7 +40,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "out_dir": None, "init_from": "scratch", "overwrite": False, "seed": 1337, "device": "auto",
     "dtype": "auto", "num_threads": None, "compile": "auto",
 }
-DEPENDENT = ("n_kv_head", "bias", "tied_head", "multidataset_wte", "learning_rate",
+DEPENDENT = ("n_kv_head", "bias", "exact_gelu", "tied_head", "multidataset_wte", "learning_rate",
              "muon_learning_rate", "muon_momentum")  # their defaults depend on other flags
 
 
@@ -237,7 +237,8 @@ SAVED = {**FLAGS, "dataset": "x", "batch_size": 4, "n_embd": 60, "n_head": 6, "n
 OTHER = {"sampling_method": "sequential", "batch_size": 5, "block_size": 9,
          "gradient_accumulation_steps": 3, "documents": True, "seed": 8, "n_layer": 9,
          "n_head": 5, "n_embd": 30,
-         "bias": False, "head_dim": 4, "tied_head": False, "rope_theta": 5.0, "norm_eps": 0.5,
+         "bias": False, "exact_gelu": False, "head_dim": 4, "tied_head": False, "rope_theta": 5.0,
+         "norm_eps": 0.5,
          "qk_norm": False, "arch": "modern", "n_kv_head": 1, "optimizer": "muon",
          "first_block_size": 3, "n_hidden": 7, "training_mode": "multidataset",
          "dataset_list": "a b", "dataset_sampling_probs": "1.0 2.0",

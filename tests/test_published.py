@@ -391,12 +391,20 @@ def test_a_mixture_of_gpt2s_tokens_begins_with_the_published_weights_too(
                           WEIGHTS["wpe.weight"][:16])
 
 
-def test_gpt2_with_more_tokens_is_another_tokenizer(there, tmp_path):
-    folder = tmp_path / "more"
-    folder.mkdir()
+def test_gpt2_with_more_tokens_gets_rows_for_them(there, tmp_path):
+    (folder := tmp_path / "more").mkdir()
     write_dataset(folder, TEXT, TiktokenTokenizer("gpt2", additional_tokens={"<|user|>": 50257}))
-    with pytest.raises(UserError, match=r"gpt2, 50,258 ids"):
-        refuse_other_tokens(open_dataset(folder))
+    dataset, source = open_dataset(folder), open_source("gpt2")
+    mixture = types.SimpleNamespace(datasets=[dataset], metas={dataset.name: dataset.meta})
+    assert source.refuse_other_tokens(mixture) == [50258] and "50,257 (1 new)" in source.notes[0]
+    model, wte = GPT(GPTConfig(**SIZES, vocab_size=50258, block_size=24)), WEIGHTS["wte.weight"]
+    source.load(model)
+    assert torch.equal(model.lm_head.weight[:50257], wte)
+    assert torch.allclose(model.lm_head.weight[50257], wte.mean(0), atol=1e-6)
+    dataset.meta["itos"][7] = "@@"
+    dataset.meta["table_sha256"] = table_hash(dataset.meta["itos"])
+    with pytest.raises(UserError, match=r"gpt2, 50,258 ids.* first 50,257 tokens"):
+        open_source("gpt2").refuse_other_tokens(mixture)
 
 
 OF_GPT2 = asdict(GPTConfig(**SIZES))

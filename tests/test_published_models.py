@@ -467,7 +467,7 @@ def test_a_checkpoint_of_format_2_means_what_its_model_was(tmp_path, arch):
             f"--arch={arch}", "--lr_decay_iters=4")
     path, new = Path("old/ckpt.pt"), ("head_dim", "tied_head", "rope_theta", "norm_eps", "qk_norm")
     held = load_checkpoint(path)
-    assert held["format"] == FORMAT == 3
+    assert held["format"] == FORMAT == 4
     held["format"] = 2
     for name in new:
         del held["model_args"][name], held["args"][name]

@@ -3,6 +3,7 @@
     history_of(args, saved)           the history of a run's shares, and where the flags change it
     refuse_other_data(mixture, ...)   the bins and the tokenizer must be those of the run
     change_lines(mixture, ...)           what changes, in words
+    rate_note(args, saved)            where the flags move the learning rate, in words
     begin_change(run)                 the best val loss begins anew
 """
 import argparse
@@ -10,6 +11,7 @@ import math
 import os
 import shutil
 
+from optim import lr_fraction
 from pipeline.errors import UserError
 from pipeline.read.folder import open_dataset
 from pipeline.read.history import fractions_over, is_same, only_member, segment_of
@@ -114,6 +116,34 @@ def change_lines(mixture):
     for name in mixture.columns:
         epochs = f"{consumed[name][1]:.2f} epochs so far" if name in consumed else "no member now"
         yield f"  {name}: {before.get(name, 0):.1%} -> {after[name]:.1%} of each batch, {epochs}"
+
+
+SCHEDULE = """max_iters lr_decay_iters lr_schedule decay_share min_lr_share warmup_iters
+    learning_rate""".split()  # what the learning rate of an iteration follows from
+
+
+def rate_note(args, saved):
+    """A sentence where the flags given now change the learning rate at which the run in the
+    checkpoint `saved` goes on, or where it is 0; else None."""
+    def rate(args, iter_num):
+        return args.learning_rate * lr_fraction(iter_num, args)
+    before, at = argparse.Namespace(**{**vars(args), **saved["args"]}), saved["iter_num"]
+    last, now = rate(before, max(0, at - 1)), rate(args, at)
+    if at >= args.max_iters:
+        return None
+    if not now:
+        return (f"note: the learning rate is 0 from iteration {at:,} on, so nothing more is "
+                f"learned: it falls to --min_lr_share {args.min_lr_share:g} at --lr_decay_iters "
+                f"{args.lr_decay_iters:,}. Raise one of the two")
+    if now == rate(before, at) or abs(now - last) <= last / 10:
+        return None
+    changed = ", ".join(f"--{name} is {getattr(args, name)} instead of {getattr(before, name)}"
+                        for name in SCHEDULE if getattr(args, name) != getattr(before, name))
+    rises = ("" if now < last else ". The val loss may rise with it for a while; a lower "
+             "--learning_rate makes it rise less" + (
+                 ", with a lower --muon_learning_rate" if args.optimizer == "muon" else ""))
+    return (f"note: the learning rate goes from {last:.3g} at iteration {at:,} to {now:.3g} at the "
+            f"next, since {changed}{rises}")
 
 
 def begin_change(run):

@@ -216,6 +216,12 @@ def load_checkpoint(path, needed=SAMPLED, mapped=False):
     needed: the keys that it must have. mapped: whether the tensors stay in the file until they are
     used, which saves the memory of the optimizer's. Raises UserError or FileNotFoundError.
     """
+    return checked(*read_values(path, mapped), path, needed)
+
+
+def read_values(path, mapped=False):
+    """(the dict in a file of torch.save(), what to do where it is not usable), in plain values and
+    tensors of which nothing else is known."""
     runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
     near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
     if not path.exists():
@@ -227,6 +233,14 @@ def load_checkpoint(path, needed=SAMPLED, mapped=False):
     checkpoint = _read(path, instead, mapped)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
+    return checkpoint, instead
+
+
+def checked(checkpoint, instead, path, needed=SAMPLED):
+    """What read_values() gives, as load_checkpoint() returns it."""
+    if is_nanogpts(checkpoint):
+        raise UserError(f"{path} was written by nanoGPT's train.py, which keeps no tokenizer. A "
+                        f"new run can begin with its weights: python train.py --init_from={path}")
     version = checkpoint.setdefault("format", 1)
     version = version if type(version) is int else -1  # which KEYS refuses
     if version > FORMAT:
@@ -244,6 +258,11 @@ def load_checkpoint(path, needed=SAMPLED, mapped=False):
     for name, held in checkpoint["metas"].items():
         meta.check_meta(held, f"{path}, of dataset {name},", instead)
     return checkpoint
+
+
+def is_nanogpts(checkpoint):
+    """Whether read_values() gave a checkpoint of nanoGPT's train.py."""
+    return {"model", "model_args", "config"} <= checkpoint.keys() and "metas" not in checkpoint
 
 
 def _read(path, instead, mapped):
@@ -392,13 +411,15 @@ def resume(run, checkpoint, path):
 
 
 def best_checkpoint(out_dir):
+    if out_dir.is_file():
+        return out_dir
     path = out_dir / "best.pt"
     return path if path.exists() else out_dir / "ckpt.pt"
 
 
 def read_run(out_dir):
     """(path, checkpoint, GPTConfig) of the run in out_dir: its best checkpoint, or else its
-    latest. The tensors lie in the file."""
+    latest. out_dir may be a checkpoint itself. The tensors lie in the file."""
     path = best_checkpoint(out_dir)
     checkpoint = load_checkpoint(path, mapped=True)
     return path, checkpoint, config_of(checkpoint, path)

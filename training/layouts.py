@@ -55,8 +55,8 @@ REFUSED = {  # key of config.json: (its value for a model like ours, what anothe
 }
 # fields that choose the class, or that a published model has no need of: dropout is for training,
 # and a model of several vocabularies goes out with the rows of one
-OTHER_FIELDS = ("arch", "bias", "n_kv_head", "dropout", "vocab_sizes", "head_dim", "qk_norm",
-                "rope_theta")
+OTHER_FIELDS = ("arch", "bias", "exact_gelu", "n_kv_head", "dropout", "vocab_sizes", "head_dim",
+                "qk_norm", "rope_theta")
 
 OUTSIDE = {"transformer.wte.weight": "model.embed_tokens.weight",
            "transformer.ln_f.weight": "model.norm.weight", "lm_head.weight": "lm_head.weight"}
@@ -90,7 +90,7 @@ def config_json(config):
     held = {"architectures": [name], "model_type": model_type, **sizes, **fixed}
     if config.arch == "gpt2":  # the tanh formula of GELU, or the exact one
         return {**held, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-                "activation_function": "gelu_new" if config.bias else "gelu"}
+                "activation_function": "gelu_new" if not config.exact_gelu else "gelu"}
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     # rope_theta twice: transformers 4 and vLLM read the first, transformers 5 the second
     return {**held, "attention_dropout": 0.0, "rope_theta": config.rope_theta,
@@ -132,7 +132,7 @@ def config_of_json(held, path):
         act = held.get("activation_function", "gelu_new")
         if act not in ("gelu_new", "gelu_pytorch_tanh", "gelu"):
             refuse("another activation", "activation_function", act)
-        sizes |= {"arch": "gpt2", "bias": act != "gelu"}
+        sizes |= {"arch": "gpt2", "bias": True, "exact_gelu": act == "gelu"}
     sizes["qk_norm"] = name != "LlamaForCausalLM"
     return _checked(sizes, CLASSES[name][1], path)
 
