@@ -56,7 +56,7 @@ from pipeline.get.merge_files import get_encoding
 from pipeline.read.batches import TrainBatches
 from pipeline.read.sampler import ORDER_VERSION, SAMPLING_METHODS
 from train_args import SCHEDULES, parse_args
-from training import checkpoint, run_folder
+from training import changes, checkpoint, run_folder
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.device import estimate_mfu
 from training.ranks import Ranks, Stop
@@ -444,9 +444,10 @@ def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(tmp_path,
         "--sampling_method=without_replacement",
         "--lr_decay_iters=40",
     ]
-    open_mixture = checkpoint.open_mixture
+    open_mixture = changes.open_mixture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "open_mixture", lambda args, version: open_mixture(args, 1))
+        patch.setattr(changes, "open_mixture", lambda args, version, past: open_mixture(
+            args, 1, past))
         run(*flags, "--max_iters=40", "--out_dir=whole")
         run(*flags, "--max_iters=20", "--out_dir=old")
     old = load_checkpoint(Path("old/ckpt.pt"))

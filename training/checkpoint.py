@@ -89,7 +89,7 @@ def _are_weights(value):
 
 def _is_since(value):
     counts = dict.fromkeys(("learned", "steps", "iters"), position)
-    return not value or meta.dict_with({"loss": _is_number, **counts}, ("loss", *counts))(value)
+    return value == {} or meta.dict_with({"loss": _is_number, **counts}, ("loss", *counts))(value)
 
 
 def _is_row(value):

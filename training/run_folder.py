@@ -226,6 +226,12 @@ def _cell(value):
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
+def log_columns(names, masked):
+    """The columns of log.csv. names: of the members, where there are several."""
+    columns = CSV_COLUMNS if masked else CSV_COLUMNS[:-1]  # without learned_tokens
+    return columns + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
+
+
 class RunLog:
     """The progress line on the terminal, and out_dir/log.csv. Does nothing on ranks other than 0.
 
@@ -239,13 +245,15 @@ class RunLog:
         # of those that were members before, too: their columns stay
         names = dict.fromkeys([*run.mixture.columns, *run.mixture.names])
         names = names if len(names) > 1 else ()
-        columns = CSV_COLUMNS[: None if run.mixture.is_masked else -1]  # without learned_tokens
-        columns = columns + [f"{column}/{name}" for name in names for column in COLUMNS_OF_EACH]
+        columns = log_columns(names, run.mixture.is_masked)
         path, rows = run.out_dir / "log.csv", []
         if run.iter_num and path.exists():
             last = run.iter_num - bool(run.unevaluated)  # whose row comes with its evaluation
             try:  # rows after the checkpoint go: a killed run logged them, and does them again
                 rows = [row for row in read_rows(path) if int(row["iter"]) <= last]
+                # its members with loss masks may be gone, or have come only now
+                masked = run.mixture.is_masked or rows and "learned_tokens" in rows[0]
+                columns = log_columns(names, masked)
                 if rows and not set(rows[0]) <= set(columns):
                     raise UserError(f"{path} {RESAVED}")
             except UserError as error:
