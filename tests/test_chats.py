@@ -226,6 +226,13 @@ def test_a_string_and_parts_are_kept_as_they_are(text):
     assert Template(lambda row: text, "text").text_of({}, "jsonl") == text
 
 
+@pytest.mark.parametrize("text", [[], [["a", True]], [["a", True], ["b", False]]])
+@pytest.mark.parametrize("template", [None, "{text}"])
+def test_a_list_in_a_column_is_never_a_document(text, template):
+    found = Template(template, "text").text_of({"text": text}, "jsonl")
+    assert isinstance(found, BadRow) and json.dumps(text) in found
+
+
 def test_learn_all_learns_all(tmp_path):
     path = rows_file(tmp_path / "rows.jsonl", [{"messages": ASKED}])
     document, = read_documents(path, chat_layout="chatml", learn_all=True)
