@@ -4,6 +4,7 @@ in chat layouts (pipeline/chats.py) and by --learn; sample.py --chat; what expor
 Run: python -m pytest tests/test_chats.py -m "long or not long"
 """
 import collections
+import copy
 import csv
 import functools
 import gzip
@@ -153,6 +154,8 @@ def test_a_conversation_may_stand_in_three_kinds_of_columns():
     ({"messages": [{"role": "assistant", "content": [{"text": "Hi"}]}]}, ["message 1", "text"]),
     ({"messages": [{"role": "user", "content": "Hi"}]}, ["assistant"]),
     ({"messages": []}, ["assistant"]),
+    ({"messages": None}, ["messages", "null"]),
+    ({"prompt": None, "completion": "Yes"}, ["prompt", "null"]),
     ({"prompt": "Hi", "completion": None}, ["message 2", "None"]),
 ])
 def test_what_is_wrong_with_a_row_is_said_in_one_line(tmp_path, row, facts):
@@ -311,6 +314,42 @@ def test_a_published_tokenizer_that_reads_markers_in_texts_is_refused_for_docume
         write_dataset(tmp_path, documents, tokenizer, val_text=documents)
     says(str(error.value), "<|im_end|>", "with_markers")
     write_dataset(tmp_path, documents, tokenizer.with_markers(["<|im_end|>"]), val_text=documents)
+
+
+@pytest.mark.parametrize("join", [lambda marker: marker + "user", lambda marker: "\n" + marker])
+def test_a_marker_and_a_text_are_never_joined_to_a_text(join):
+    with pytest.raises(UserError) as error:
+        join(Marker("<|im_start|>"))
+    says(str(error.value), "<|im_start|>", "two parts")
+
+
+def test_what_is_done_to_a_string_says_how_it_is_done_to_parts(tmp_path):
+    path = rows_file(tmp_path / "chats.jsonl", [{"messages": ASKED}])
+    document, = read_documents(path, chat_layout="chatml")
+    for do, told in ((lambda: document.lower(), "p.lower(...)"), (lambda: "a" in document, "any(")):
+        with pytest.raises(UserError) as error:
+            do()
+        says(str(error.value), "parts (text, learned)", told)
+    assert document[0] in document and not hasattr(document, "no such attribute")
+    assert pickle.loads(pickle.dumps(document)) == copy.deepcopy(document) == document
+
+
+@pytest.mark.parametrize("edit", [
+    str.lower, str.strip, lambda text: unicodedata.normalize("NFC", text) + ""])
+def test_documents_whose_markers_an_edit_made_text_are_refused(tmp_path, edit):
+    tokenizer, layout = tokenizer_for("chatml", "bpe"), LAYOUTS["chatml"]
+    whole = [layout.parts(ASKED)] * 2
+    lost = [[(edit(str(text)), learned) for text, learned in parts] for parts in whole]
+    more = {"chat_layout": "chatml"}
+    with pytest.raises(UserError) as error:
+        write_dataset(tmp_path, lost, tokenizer, val_text=lost, more=more)
+    says(str(error.value), "<|im_end|>", "chatml", "isinstance(p, Marker)")
+    assert not list(tmp_path.glob("*.bin*"))
+    edited = [[(text if isinstance(text, Marker) else edit(text), learned)
+               for text, learned in parts] for parts in whole]
+    write_dataset(tmp_path, edited, tokenizer, val_text=edited, more=more)
+    ids = open_dataset(f"{tmp_path}/").tokens("train").tolist()
+    assert ids.count(tokenizer.markers["<|im_end|>"]) == 2 * len(ASKED)
 
 
 # ---- ids and masks
