@@ -31,9 +31,10 @@ import sample
 import train
 from pipeline.chats import LAYOUTS, BadChat, ids_of, messages_of, with_markers_of
 from pipeline.errors import UserError
+from pipeline.prepare.combine import combine
 from pipeline.prepare.encode import encode_unit
 from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
-from pipeline.prepare.inputs import read_documents
+from pipeline.prepare.inputs import TextFile, read_documents
 from pipeline.prepare.rows import BadRow
 from pipeline.prepare.templates import Template
 from pipeline.prepare.units import make_units, split_text
@@ -350,6 +351,37 @@ def test_documents_whose_markers_an_edit_made_text_are_refused(tmp_path, edit):
     write_dataset(tmp_path, edited, tokenizer, val_text=edited, more=more)
     ids = open_dataset(f"{tmp_path}/").tokens("train").tolist()
     assert ids.count(tokenizer.markers["<|im_end|>"]) == 2 * len(ASKED)
+
+
+def test_a_text_and_chats_that_end_with_different_tokens_are_not_combined(tmp_path):
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    chats = plain.with_markers(["<|im_end|>"])
+    plain.eot_token = plain.special_tokens["<|im_end|>"]  # as tokenizer_config.json may state
+    more, document = {"chat_layout": "chatml"}, LAYOUTS["chatml"].parts(ASKED)
+    for name in ("text", "chats", "again", "both"):
+        (tmp_path / name).mkdir()
+    write_dataset(tmp_path / "text", "The fox. " * 9, plain)
+    write_dataset(tmp_path / "chats", [document], chats, val_text=[document], more=more)
+    write_dataset(tmp_path / "again", "The fox. " * 9, chats)
+    text, chats, again = (f"{tmp_path / name}" for name in ("text", "chats", "again"))
+    for names in ([text, chats], [chats, text]):
+        with pytest.raises(UserError) as error:
+            combine(tmp_path / "both", names)
+        says(str(error.value), "different tokens", "text with --reuse_vocab_of chats")
+    both = combine(tmp_path / "both", [again, chats])
+    assert both["chat_layout"] == "chatml" and both["special_tokens"]["<|endoftext|>"] == both[
+        "eot_token"]
+
+
+def test_a_name_in_a_text_is_called_text_only_where_it_is(tmp_path, capsys):
+    path = tmp_path / "input.txt"
+    path.write_text("One.\n<|endoftext|>\nTwo.\n" * 9)
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    for tokenizer in (plain, plain.with_markers(["<|im_end|>"])):
+        write_dataset(tmp_path, TextFile(path), tokenizer)
+        ends = (open_dataset(f"{tmp_path}/").tokens("train") == tokenizer.eot_token).sum()
+        assert ("ordinary text" in capsys.readouterr().out) == (ends == 0)
+    assert not ends
 
 
 # ---- ids and masks

@@ -99,7 +99,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
     _print_learned(folder, meta, sum(counts["spanning"] for counts in journal.counts.values()))
     if end_of_text:
-        _note_end_of_text(inputs)
+        _note_end_of_text(tokenizer, inputs)
     return meta
 
 
@@ -328,8 +328,10 @@ def _print_learned(folder, meta, num_spanning):
         print(f"{folder.name}: {learned:,} tokens are learned, {share:.1%}{spanning}")
 
 
-def _note_end_of_text(inputs):
+def _note_end_of_text(tokenizer, inputs):
     """Say that a text holds what looks like the end of a document and is ordinary text."""
+    if not getattr(tokenizer, "names_are_text", True):  # that of a published model reads it
+        return
     for given in inputs:
         is_text = isinstance(given, TextFile) or {*getattr(given, "formats", ())} == {"text"}
         if is_text and given.has_end_of_text and getattr(given, "separator", None) is None:
