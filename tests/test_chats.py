@@ -40,7 +40,7 @@ from pipeline.prepare.templates import Template
 from pipeline.prepare.units import make_units, split_text
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
-from pipeline.read.mixture import Mixture
+from pipeline.read.mixture import Mixture, start_tokens
 from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -371,6 +371,23 @@ def test_a_text_and_chats_that_end_with_different_tokens_are_not_combined(tmp_pa
     both = combine(tmp_path / "both", [again, chats])
     assert both["chat_layout"] == "chatml" and both["special_tokens"]["<|endoftext|>"] == both[
         "eot_token"]
+
+
+def test_a_text_and_chats_of_one_published_tokenizer_talk_as_the_chats(tmp_path):
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    chats = plain.with_markers(["<|im_end|>"])
+    end = plain.eot_token = plain.special_tokens["<|im_end|>"]
+    for name in ("text", "chats"):
+        (tmp_path / name).mkdir()
+    write_dataset(tmp_path / "text", "The fox. <|im_end|> " * 90, plain)
+    document = LAYOUTS["chatml"].parts(ASKED)
+    write_dataset(tmp_path / "chats", [document] * 2, chats, val_text=[document],
+                  more={"chat_layout": "chatml"})
+    members = [[open_dataset(f"{tmp_path / name}")] for name in ("text", "chats")]
+    mixture = Mixture(members, block_size=8, batch_size=2, own_vocabularies=False)
+    tokenizer = tokenizer_from_meta(mixture.metas["text"])
+    assert end not in tokenizer.encode("a <|im_end|>") and tokenizer.eot_token == chats.eot_token
+    assert start_tokens(mixture) == {"text": chats.eot_token}
 
 
 def test_a_name_in_a_text_is_called_text_only_where_it_is(tmp_path, capsys):
