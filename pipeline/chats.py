@@ -67,7 +67,7 @@ class Layout:
     def template(self):
         """Jinja, as `chat_template` of transformers and llama.cpp has it."""
         start, after_role, end = map(_in_jinja, (self.start, self.after_role,
-                                                 self.end + self.after_end))
+                                                 f"{self.end}{self.after_end}"))
         return (f"{{% for message in messages %}}{{{{ {start} + message['role'] + {after_role} + "
                 f"message['content'] + {end} }}}}{{% endfor %}}{{% if add_generation_prompt %}}"
                 f"{{{{ {start} + 'assistant' + {after_role} }}}}{{% endif %}}")
@@ -161,6 +161,9 @@ def messages_of(row):
     elif row.get("prompt") is not None and "completion" in row:
         messages = [("user", row["prompt"]), ("assistant", row["completion"])]
     else:
+        if empty := [name for name in ("messages", "conversations", "prompt") if name in row
+                     and row[name] is None]:
+            raise BadChat(f"its column {empty[0]} holds nothing (null)")
         raise BadChat("it has no column messages, conversations, or prompt and completion (its "
                          f"columns: {printable(', '.join(map(str, row)), 200)})")
     for number, (role, content) in enumerate(messages, 1):

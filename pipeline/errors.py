@@ -178,6 +178,9 @@ def _in_one_line(error):
     if isinstance(error, TypeError) and re.search("'(TextFile|Documents)'", str(error)):
         return (f"{error}: inputs are read while they are written, so this is not a string yet. "
                 f"Edit each text as it is read: [... for t in text]")
+    if isinstance(error, TypeError) and "FileParts found" in str(error):  # by "".join(text)
+        return ("a document is a list of parts (text, learned) here, not a string. Its text is "
+                '"".join(p for p, learned in t)')
     if isinstance(error, MemoryError) or isinstance(error, (RuntimeError, ImportError)) and any(
             sign in str(error) for sign in NO_MEMORY):
         return f"{str(error) or 'out of memory'}. {SHORT_OF_MEMORY}"

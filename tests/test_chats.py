@@ -4,6 +4,7 @@ in chat layouts (pipeline/chats.py) and by --learn; sample.py --chat; what expor
 Run: python -m pytest tests/test_chats.py -m "long or not long"
 """
 import collections
+import copy
 import csv
 import functools
 import gzip
@@ -30,15 +31,16 @@ import sample
 import train
 from pipeline.chats import LAYOUTS, BadChat, ids_of, messages_of, with_markers_of
 from pipeline.errors import UserError
+from pipeline.prepare.combine import combine
 from pipeline.prepare.encode import encode_unit
 from pipeline.prepare.flags import parse_args, read_inputs, tokenizer_of, write_options
-from pipeline.prepare.inputs import read_documents
+from pipeline.prepare.inputs import TextFile, read_documents
 from pipeline.prepare.rows import BadRow
 from pipeline.prepare.templates import Template
 from pipeline.prepare.units import make_units, split_text
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
-from pipeline.read.mixture import Mixture
+from pipeline.read.mixture import Mixture, start_tokens
 from pipeline.tokenizers import (
     ByteTokenizer,
     CharTokenizer,
@@ -153,6 +155,8 @@ def test_a_conversation_may_stand_in_three_kinds_of_columns():
     ({"messages": [{"role": "assistant", "content": [{"text": "Hi"}]}]}, ["message 1", "text"]),
     ({"messages": [{"role": "user", "content": "Hi"}]}, ["assistant"]),
     ({"messages": []}, ["assistant"]),
+    ({"messages": None}, ["messages", "null"]),
+    ({"prompt": None, "completion": "Yes"}, ["prompt", "null"]),
     ({"prompt": "Hi", "completion": None}, ["message 2", "None"]),
 ])
 def test_what_is_wrong_with_a_row_is_said_in_one_line(tmp_path, row, facts):
@@ -224,6 +228,13 @@ def test_a_function_returns_a_string_or_parts(text):
     "a", [], [("a", True), (Marker("<|im_end|>"), False)], [["a", False]]])
 def test_a_string_and_parts_are_kept_as_they_are(text):
     assert Template(lambda row: text, "text").text_of({}, "jsonl") == text
+
+
+@pytest.mark.parametrize("text", [[], [["a", True]], [["a", True], ["b", False]]])
+@pytest.mark.parametrize("template", [None, "{text}"])
+def test_a_list_in_a_column_is_never_a_document(text, template):
+    found = Template(template, "text").text_of({"text": text}, "jsonl")
+    assert isinstance(found, BadRow) and json.dumps(text) in found
 
 
 def test_learn_all_learns_all(tmp_path):
@@ -304,6 +315,90 @@ def test_a_published_tokenizer_that_reads_markers_in_texts_is_refused_for_docume
         write_dataset(tmp_path, documents, tokenizer, val_text=documents)
     says(str(error.value), "<|im_end|>", "with_markers")
     write_dataset(tmp_path, documents, tokenizer.with_markers(["<|im_end|>"]), val_text=documents)
+
+
+@pytest.mark.parametrize("join", [lambda marker: marker + "user", lambda marker: "\n" + marker])
+def test_a_marker_and_a_text_are_never_joined_to_a_text(join):
+    with pytest.raises(UserError) as error:
+        join(Marker("<|im_start|>"))
+    says(str(error.value), "<|im_start|>", "two parts")
+
+
+def test_what_is_done_to_a_string_says_how_it_is_done_to_parts(tmp_path):
+    path = rows_file(tmp_path / "chats.jsonl", [{"messages": ASKED}])
+    document, = read_documents(path, chat_layout="chatml")
+    for do, told in ((lambda: document.lower(), "p.lower(...)"), (lambda: "a" in document, "any(")):
+        with pytest.raises(UserError) as error:
+            do()
+        says(str(error.value), "parts (text, learned)", told)
+    assert document[0] in document and not hasattr(document, "no such attribute")
+    assert pickle.loads(pickle.dumps(document)) == copy.deepcopy(document) == document
+
+
+@pytest.mark.parametrize("edit", [
+    str.lower, str.strip, lambda text: unicodedata.normalize("NFC", text) + ""])
+def test_documents_whose_markers_an_edit_made_text_are_refused(tmp_path, edit):
+    tokenizer, layout = tokenizer_for("chatml", "bpe"), LAYOUTS["chatml"]
+    whole = [layout.parts(ASKED)] * 2
+    lost = [[(edit(str(text)), learned) for text, learned in parts] for parts in whole]
+    more = {"chat_layout": "chatml"}
+    with pytest.raises(UserError) as error:
+        write_dataset(tmp_path, lost, tokenizer, val_text=lost, more=more)
+    says(str(error.value), "<|im_end|>", "chatml", "isinstance(p, Marker)")
+    assert not list(tmp_path.glob("*.bin*"))
+    edited = [[(text if isinstance(text, Marker) else edit(text), learned)
+               for text, learned in parts] for parts in whole]
+    write_dataset(tmp_path, edited, tokenizer, val_text=edited, more=more)
+    ids = open_dataset(f"{tmp_path}/").tokens("train").tolist()
+    assert ids.count(tokenizer.markers["<|im_end|>"]) == 2 * len(ASKED)
+
+
+def test_a_text_and_chats_that_end_with_different_tokens_are_not_combined(tmp_path):
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    chats = plain.with_markers(["<|im_end|>"])
+    plain.eot_token = plain.special_tokens["<|im_end|>"]  # as tokenizer_config.json may state
+    more, document = {"chat_layout": "chatml"}, LAYOUTS["chatml"].parts(ASKED)
+    for name in ("text", "chats", "again", "both"):
+        (tmp_path / name).mkdir()
+    write_dataset(tmp_path / "text", "The fox. " * 9, plain)
+    write_dataset(tmp_path / "chats", [document], chats, val_text=[document], more=more)
+    write_dataset(tmp_path / "again", "The fox. " * 9, chats)
+    text, chats, again = (f"{tmp_path / name}" for name in ("text", "chats", "again"))
+    for names in ([text, chats], [chats, text]):
+        with pytest.raises(UserError) as error:
+            combine(tmp_path / "both", names)
+        says(str(error.value), "different tokens", "text with --reuse_vocab_of chats")
+    both = combine(tmp_path / "both", [again, chats])
+    assert both["chat_layout"] == "chatml" and both["special_tokens"]["<|endoftext|>"] == both[
+        "eot_token"]
+
+
+def test_a_text_and_chats_of_one_published_tokenizer_talk_as_the_chats(tmp_path):
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    chats = plain.with_markers(["<|im_end|>"])
+    end = plain.eot_token = plain.special_tokens["<|im_end|>"]
+    for name in ("text", "chats"):
+        (tmp_path / name).mkdir()
+    write_dataset(tmp_path / "text", "The fox. <|im_end|> " * 90, plain)
+    document = LAYOUTS["chatml"].parts(ASKED)
+    write_dataset(tmp_path / "chats", [document] * 2, chats, val_text=[document],
+                  more={"chat_layout": "chatml"})
+    members = [[open_dataset(f"{tmp_path / name}")] for name in ("text", "chats")]
+    mixture = Mixture(members, block_size=8, batch_size=2, own_vocabularies=False)
+    tokenizer = tokenizer_from_meta(mixture.metas["text"])
+    assert end not in tokenizer.encode("a <|im_end|>") and tokenizer.eot_token == chats.eot_token
+    assert start_tokens(mixture) == {"text": chats.eot_token}
+
+
+def test_a_name_in_a_text_is_called_text_only_where_it_is(tmp_path, capsys):
+    path = tmp_path / "input.txt"
+    path.write_text("One.\n<|endoftext|>\nTwo.\n" * 9)
+    plain = PublishedTokenizer(train_tokenizer("qwen").to_str())
+    for tokenizer in (plain, plain.with_markers(["<|im_end|>"])):
+        write_dataset(tmp_path, TextFile(path), tokenizer)
+        ends = (open_dataset(f"{tmp_path}/").tokens("train") == tokenizer.eot_token).sum()
+        assert ("ordinary text" in capsys.readouterr().out) == (ends == 0)
+    assert not ends
 
 
 # ---- ids and masks

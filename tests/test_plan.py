@@ -24,8 +24,10 @@ from helpers import (  # noqa: F401
 
 import train
 from pipeline.prepare.streams import write_stream
+from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import open_dataset
 from pipeline.read.streams import STREAMS
+from pipeline.tokenizers import TokenList
 from training import plan
 
 
@@ -275,3 +277,15 @@ def test_a_run_that_compiles_is_timed_compiled_on_whole_micro_batches(data, caps
                    "--first_block_size=4", "--block_size=8")
     assert set(seen) == {((6, 4), True), ((3, 8), True), ((3, 8), False)}
     assert "without the time to compile" in told and "compiles first" in told
+
+
+def test_documents_of_which_there_is_one_are_said(tmp_path, capsys):
+    tokenizer = TokenList(["a", "b", "|"])
+    tokenizer.eot_token = 2
+    for name, text in (("one", "ab" * 100), ("many", ["ab" * i for i in range(1, 30)])):
+        val = "ab" * 50 if name == "one" else ["ab" * 50]
+        (tmp_path / name).mkdir()
+        write_dataset(tmp_path / name, text, tokenizer, val_text=val)
+        told = planned(capsys, f"--dataset={tmp_path / name}", "--documents", "--max_iters=2")
+        assert ("one: train is one document" in told) == (name == "one")
+        assert ("many: 29 documents in train" in told) == (name == "many")

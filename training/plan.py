@@ -75,6 +75,8 @@ def marks_lines(dataset, args):
         first = "" if dataset.meta["docs"]["ended"] else (
             "; the first token of each is not learned, because nothing of it comes before")
         yield f"{dataset.name}: {count:,} documents in train{first}"
+    elif args.documents and of_train.get("documents") in (0, 1):
+        yield f"{dataset.name}: train is one document, so that --documents changes nothing in it"
 
 
 def model_line(run):

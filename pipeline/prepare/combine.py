@@ -103,6 +103,7 @@ def refuse_mismatch(folder, members):
                             f"({_describe(first)}; {_describe(member)}). Prepare both with one "
                             f"tokenizer, for example {member.name} with --reuse_vocab_of "
                             f"{first.name}")
+    _refuse_other_ends(members)
     folders = [member.folder.resolve() for member in members]
     for member, path in zip(members, folders):
         if folders.count(path) > 1:
@@ -110,6 +111,22 @@ def refuse_mismatch(folder, members):
                             "train.py --training_mode=multidataset")
     if folder.resolve() in folders:
         raise UserError(f"{folder.name} cannot be a part of itself. Give another --output_name")
+
+
+def _refuse_other_ends(members):
+    """Raise UserError where members end documents with different tokens, as of one published
+    tokenizer a text and chats may, where its end token ends turns."""
+    by_end = {}
+    for member in members:
+        if (end := member.meta.get("eot_token")) is not None:
+            by_end.setdefault(end, []).append(member)
+    if len(by_end) > 1:
+        # that of chats is never the end of a turn, so it is the one to keep
+        (keep, *_), (other, *_) = sorted(by_end.values(),
+                                         key=lambda some: "chat_layout" not in some[0].meta)[:2]
+        raise UserError(f"{keep.name} and {other.name} end documents with different tokens, "
+                        f"{keep.meta['eot_token']:,} and {other.meta['eot_token']:,}. Prepare "
+                        f"{other.name} with --reuse_vocab_of {keep.name}")
 
 
 def _describe(dataset):

@@ -97,8 +97,23 @@ class FileText(str):
 
 
 class FileParts(list):
-    """A document of parts (see parts.py), and where it is from."""
+    """A document of parts (see parts.py), and where it is from. What edits or searches a string
+    raises an error that shows how it is done to parts."""
     __slots__ = "file", "row"
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name not in dir(str):
+            raise AttributeError(name)
+        raise _NoString(f"a document is a list of parts (text, learned) here, not a string. Edit "
+                        f"its texts: text = [[(p if isinstance(p, Marker) else p.{name}(...), "
+                        f"learned) for p, learned in t] for t in text], after: "
+                        f"from pipeline.prepare import Marker")
+
+    def __contains__(self, item):
+        if isinstance(item, str):
+            raise UserError(f"a document is a list of parts (text, learned) here, not a string. "
+                            f"Search its texts: any({item!r:.40} in p for p, learned in t)")
+        return super().__contains__(item)
 
 
 def from_file(document, file, row):

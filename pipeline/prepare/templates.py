@@ -18,6 +18,8 @@ class Template:
         """The arguments are those of read_documents(). Raises UserError for a format string that
         cannot be read or names no column, and for columns to learn that it does not name."""
         self.columns, self.learn_all, formatter = [column], learn_all, _StrictFormatter()
+        # a list in a column is no text, even where it looks like parts
+        self.gives_parts = bool(chat_layout or learn or callable(template))
         flags = dict(chat_layout=chat_layout, learn=learn, text_template=template)
         self.flag = next((flag for flag, given in flags.items() if given), None)  # that asks for it
         if chat_layout:
@@ -71,8 +73,9 @@ class Template:
             return BadRow(f"{error} in the text template")
         if text is None and self.columns is None:
             return None
-        if not (isinstance(text, str) or _are_parts(text)):
-            return BadRow(f"its text is {json.dumps(text, default=str)[:40]}, not a string")
+        if not (isinstance(text, str) or self.gives_parts and _are_parts(text)):
+            wanted = "a string" + " or a list of parts (text, True or False)" * self.gives_parts
+            return BadRow(f"its text is {json.dumps(text, default=str)[:40]}, not {wanted}")
         try:
             plain_text(text).encode("utf-8")
         except UnicodeEncodeError:

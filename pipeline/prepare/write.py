@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.chats import layout_named
 from pipeline.errors import UserError, printable, resumable
 from pipeline.files import lock
 from pipeline.prepare import units
@@ -79,12 +80,13 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     encode = functools.partial(encode_all, job=job, num_workers=num_workers, dask=dask)
     identity = _identity(meta, end_of_text)
     with lock(folder, "prepare.py"), Journal(folder, dtype, identity) as journal:
-        files = units.new_numbers()
+        files, markers = units.new_numbers(), set()
         pieces = units.split_text(text, val_text, percentage_train, split_seed, document_end,
                                   source=source, files=files, eot_token=meta["eot_token"])
         with _progress_bar(text, val_text) as show:
-            work = _units(pieces, tokenizer, unit_size)
+            work = _units(pieces, tokenizer, unit_size, markers)
             source_hash = _encode_into(journal, work, encode, meta["eot_token"], lengths, show)
+        _refuse_lost_markers(text, more or {}, markers)
         _refuse_empty(journal.counts, folder, text, val_text, percentage_train)
         names = [_name_in(folder, file) for file in files]
         meta |= _facts(journal, names, text, val_text, percentage_train)
@@ -97,7 +99,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
     _print_learned(folder, meta, sum(counts["spanning"] for counts in journal.counts.values()))
     if end_of_text:
-        _note_end_of_text(inputs)
+        _note_end_of_text(tokenizer, inputs)
     return meta
 
 
@@ -120,14 +122,16 @@ def _identity(meta, end_of_text):
     return None if is_own else hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-def _units(pieces, tokenizer, unit_size):
-    """The units of a text. A user's own tokenizer is tried on the first one."""
+def _units(pieces, tokenizer, unit_size, markers):
+    """The units of a text. A user's own tokenizer is tried on the first one. markers: a set that
+    receives the special tokens of the documents."""
     border = getattr(tokenizer, "border", lambda text: 0)  # without border(), text is never cut
     is_own = not hasattr(tokenizer, "to_meta")
     for number, unit in enumerate(units.make_units(pieces, border, unit_size)):
         texts = (piece.raw for piece in unit if not piece.is_marker)
         if is_own and not number and isinstance(raw := next(texts, None), bytes):
             _warn_if_lossy(tokenizer, raw)
+        markers.update(piece.raw.decode() for piece in unit if piece.is_marker)
         yield unit
 
 
@@ -234,6 +238,17 @@ def _refuse_glued(text, inputs):
                             'them by "\\n".join(text); or keep them apart: [... for t in text]')
 
 
+def _refuse_lost_markers(text, more, found):
+    """Refuse documents of a chat layout that lack its special tokens, because prepare.py has edited
+    their names, too, and a string that is made of a Marker is none."""
+    wanted = layout_named(more["chat_layout"]).markers if "chat_layout" in more else []
+    if units.is_documents(text) and (lost := {*wanted} - found):
+        raise UserError(f"no document has {min(lost)}, which the chat layout {more['chat_layout']} "
+                        f"needs. A prepare.py that edits texts must leave each Marker as it is: "
+                        f"[(p if isinstance(p, Marker) else p.lower(), learned) for p, learned in "
+                        f"t], after: from pipeline.prepare import Marker")
+
+
 def _refuse_unknown_end(tokenizer, document_end):
     try:
         tokenizer.encode(document_end)
@@ -313,8 +328,10 @@ def _print_learned(folder, meta, num_spanning):
         print(f"{folder.name}: {learned:,} tokens are learned, {share:.1%}{spanning}")
 
 
-def _note_end_of_text(inputs):
+def _note_end_of_text(tokenizer, inputs):
     """Say that a text holds what looks like the end of a document and is ordinary text."""
+    if not getattr(tokenizer, "names_are_text", True):  # that of a published model reads it
+        return
     for given in inputs:
         is_text = isinstance(given, TextFile) or {*getattr(given, "formats", ())} == {"text"}
         if is_text and given.has_end_of_text and getattr(given, "separator", None) is None:

@@ -73,10 +73,12 @@ class Mixture:
         vocabularies = self.datasets if own_vocabularies else self.datasets[:1]
         self.metas = {dataset.name: dataset.meta for dataset in vocabularies}
         if not own_vocabularies:  # and so that it can talk, if any of them are chats
-            layouts = {d.meta["chat_layout"] for d in self.datasets if "chat_layout" in d.meta}
-            if len(layouts) == 1:
-                self.metas = {name: {**meta, "chat_layout": next(iter(layouts))}
-                              for name, meta in self.metas.items()}
+            chats = [d.meta for d in self.datasets if "chat_layout" in d.meta]
+            if len({meta["chat_layout"] for meta in chats}) == 1:
+                # and reads names of special tokens, and ends documents, as in them
+                keys = "chat_layout", "eot_token", "names_are_text"
+                of_chats = {key: chats[0][key] for key in keys if key in chats[0]}
+                self.metas = {name: {**meta, **of_chats} for name, meta in self.metas.items()}
         self.vocab_sizes = [dataset.vocab_size for dataset in self.datasets]
         # each vocabulary begins where the one before it ends
         offsets = np.cumsum([0, *self.vocab_sizes]).tolist()
@@ -220,7 +222,8 @@ def start_tokens(mixture):
     for group in [mixture.members] if shared else [[member] for member in mixture.members]:
         firsts = [ids_of(member[0], LOOKED_AT // len(group)) for member in group]
         first, *others = group[0]
-        start = starts[first.name] = _start_of(first.meta, counts(np.concatenate(firsts), first))
+        start = starts[first.name] = _start_of(mixture.metas[first.name],
+                                               counts(np.concatenate(firsts), first))
         # a further stream starts with what stands beside the first one's start token
         for stream in others:
             ids = ids_of(stream, LOOKED_AT)[firsts[0] == start]

@@ -20,6 +20,13 @@ class Marker(str):
     """The name of a special token of the tokenizer. As the text of a part it becomes that token's
     id; the same characters in a plain string stay text."""
 
+    def __add__(self, other):
+        raise UserError(f"the special token {self!r} and a text are joined by +, which would make "
+                        f"text of both. Let them be two parts of the document: "
+                        f"(Marker({self!r}), False), ({other!r:.40}, False)")
+
+    __radd__ = __add__
+
 
 def plain_text(document):
     """The text of a document, a string or a list of parts (text, learned), without its markers."""
