@@ -231,7 +231,8 @@ def test_the_best_begins_anew_at_a_change_and_the_old_one_is_kept(texts, capsys)
     assert len(load_checkpoint(Path("x/ckpt.pt"))["history"]) == 2
 
 
-def test_a_plan_says_the_change_and_makes_none(texts, capsys):
+def test_a_plan_says_the_change_and_makes_none(texts, capsys, monkeypatch):
+    monkeypatch.setattr("training.plan.TIMED", 0.0)
     run(f"--dataset={texts['one']}", "--max_iters=2", "--out_dir=x")
     before = Path("x/ckpt.pt").read_bytes()
     resume("x", *several(texts, "one", "two"), "--max_iters=6", "--plan")

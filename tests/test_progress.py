@@ -144,6 +144,7 @@ def test_a_lower_val_loss_begins_the_count_anew(fox):
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] == 12
 
 
-def test_the_plan_warns_where_the_rate_falls(fox, capsys):
+def test_the_plan_warns_where_the_rate_falls(fox, capsys, monkeypatch):
+    monkeypatch.setattr("training.plan.TIMED", 0.0)
     run(f"--dataset={fox}", "--max_iters=40", "--patience=3", "--plan")
     assert "--patience 3" in capsys.readouterr().out
