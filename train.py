@@ -226,19 +226,17 @@ def train(run, argv, stack):
 
         stop.agreed()  # all ranks leave the loop at the same iteration, or none does
         evaluate = run.iter_num % args.eval_interval == 0 or run.iter_num == args.max_iters
-        if not (evaluate or run.iter_num % args.log_interval == 0 or stop.number):
-            if stop.saves:
-                clock.save(since)
-            continue
-
-        # this reads from the device and so waits for it; most iterations do not come here
-        row = since.row(log)
-        if evaluate:
-            evaluate_and_save(run, log, stop, row)
-            clock.saved()
-        else:
-            log.row(row)
-        since.restart()
+        if evaluate or run.iter_num % args.log_interval == 0 or stop.number:
+            # this reads from the device and so waits for it; most iterations do not come here
+            row = since.row(log)
+            if evaluate:
+                evaluate_and_save(run, log, stop, row)
+                clock.saved()
+            else:
+                log.row(row)
+            since.restart()
+        if stop.saves and not evaluate:
+            clock.save(since)
     finish(run, log, stop)
 
 
@@ -248,13 +246,13 @@ def begin(run, argv, stack):
     run.train_model = ranks.wrap(run.train_model)
     run.out_dir = run.out_dir or claim_out_dir(args, ranks, stack)
     ranks.out_dir, args.out_dir = run.out_dir, str(run.out_dir)
-    if run.is_changed:
-        changes.begin_change(run)
     trackers = ()
     if ranks.is_first:  # one process writes for all
         run.starts = start_tokens(run.mixture)
         describe_run(run, argv)
         trackers = open_trackers(run, stack)
+    if run.is_changed:
+        changes.begin_change(run)
     log = RunLog(run, trackers)
     ranks.say(f"run    iterations {run.iter_num:,} to {args.max_iters:,}, each of "
               f"{run.tokens_per_iter:,} tokens, {args.sampling_method}\n       on {ranks} in "

@@ -60,8 +60,8 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_clock_with_the_same_log(tmp_path
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert logged("x") == logged("whole")
-    assert {path.name for path in tmp_path.glob("at*")} == {f"at{i}" for i in (1, 2, 3, 5, 6, 7, 8)}
-    for number in (1, 6):
+    assert {path.name for path in tmp_path.glob("at*")} == {f"at{i}" for i in range(1, 9)}
+    for number in (1, 4, 6):  # 4 is just after a line
         resume(f"at{number}")
         assert_same_training("whole", f"at{number}")
         assert logged(f"at{number}") == logged("whole")
