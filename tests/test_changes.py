@@ -4,6 +4,7 @@ on, and the run stays exact.
 Run: python -m pytest tests/test_changes.py
 """
 import csv
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -266,6 +267,26 @@ def test_a_dataset_that_was_moved_and_renamed_goes_on_in_its_order(texts, tmp_pa
     resume("x", "--max_iters=6")  # it is known where it lies now
     assert_same_training("whole", "x")
     assert load_checkpoint(Path("x/ckpt.pt"))["data"].keys() == {"one"}
+
+
+def test_bins_of_another_program_are_known_by_their_hash_and_by_nothing_else(texts, tmp_path,
+                                                                             capsys, monkeypatch):
+    folder = Path(moved(texts["one"], tmp_path / "foreign"))
+    meta = pickle.loads((folder / "meta.pkl").read_bytes())
+    held = {key: meta[key] for key in ("vocab_size", "stoi", "itos")}  # as nanoGPT writes it
+    (folder / "meta.pkl").write_bytes(pickle.dumps(held))
+    run(f"--dataset={folder}/", "--max_iters=2", "--lr_decay_iters=4", "--out_dir=x")
+    place = moved(folder, tmp_path / "there")
+    resume("x", f"--dataset={place}", "--max_iters=3")
+    ids = np.fromfile(f"{place}train.bin", "<u2")
+    np.roll(ids, 1).tofile(f"{place}train.bin")  # as many tokens, in another order
+    line = one_line_error(capsys, lambda argv: resume("x", *argv), ["--max_iters=4"])
+    assert "there" in line and "sha256" in line
+    # too large to be hashed: nothing proves that it is the same
+    monkeypatch.setattr("pipeline.read.folder.SCAN_LIMIT", 1)
+    line = one_line_error(capsys, lambda argv: resume("x", *argv), [
+        f"--dataset={moved(folder, tmp_path / 'third')}", "--max_iters=4"])
+    assert "third" in line and "too large" in line
 
 
 @pytest.mark.parametrize("mode", ["multidataset", "multicontext"])

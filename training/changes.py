@@ -71,7 +71,7 @@ def refuse_other_data(mixture, saved, past):
     found, table = mixture.fingerprint(), hash_of_table(next(iter(saved["metas"].values())))
     for dataset in mixture.datasets:
         held, name = saved["data"].get(dataset.name), dataset.name
-        if held == found[name]:
+        if held and dataset.has_fingerprint(held, mixture.documents):
             continue
         has_other_tokens = hash_of_table(dataset.meta) != table
         if not held and past.change_at is not None:
@@ -86,6 +86,8 @@ def refuse_other_data(mixture, saved, past):
                             f"--dataset_list {name} NEW")
         else:
             apart = ("its tokenizer is another" if has_other_tokens else
+                     "it is too large to be hashed, and its meta.pkl states no hash by which it "
+                     "would be known" if " " in found[name]["train"] else
                      f"its train.bin has {dataset.num_tokens['train']:,} tokens, sha256 "
                      f"{found[name]['train'][:12]}")
             raise UserError(f"{dataset.folder} is not the data of this run "

@@ -3,7 +3,7 @@ import contextlib
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ class Dataset:
     files: dict  # part -> the open file
     num_tokens: dict  # split -> count
     written: dict  # part -> (bytes, time of the last change) of its file when it was opened
+    hashes: dict = field(default_factory=dict)  # split -> sha256, where meta.pkl states none
 
     def path(self, part):
         return self.folder / f"{part}.bin"
@@ -119,16 +120,19 @@ class Dataset:
         split, _, what = part.partition(".")
         stated = self.meta.get("splits", {}).get(split, {})
         stated = (stated.get(what, {}) if what else stated).get("sha256")
-        if stated:  # other programs state no hash
-            digest = hashlib.sha256()
-            for start in range(0, size, 1 << 24):  # mapped anew, so that it can leave the memory
-                digest.update(self._map(part, np.uint8, size)[start : start + (1 << 24)])
-            if digest.hexdigest() != stated:
-                raise UserError(f"{changed}: its {size:,} bytes differ (sha256 "
-                                f"{digest.hexdigest()[:12]}, and {stated[:12]} in meta.pkl). "
-                                f"{restore}")
+        stated = stated or self.hashes.get(part)  # other programs state none
+        if stated and (found := self._sha256(part, size)) != stated:
+            where = "in meta.pkl" if part not in self.hashes else "before"
+            raise UserError(f"{changed}: its {size:,} bytes differ (sha256 {found[:12]}, and "
+                            f"{stated[:12]} {where}). {restore}")
         # a copy, a network file system or `touch` may set a new time on the same bytes
         self.written[part] = now
+
+    def _sha256(self, part, size):
+        digest = hashlib.sha256()
+        for start in range(0, size, 1 << 24):  # mapped anew, so that it can leave the memory
+            digest.update(self._map(part, np.uint8, size)[start : start + (1 << 24)])
+        return digest.hexdigest()
 
     def chunks(self, split, size=1 << 20):
         """Yield the ids of a split in arrays of up to `size`, checked against vocab_size. What has
@@ -140,16 +144,37 @@ class Dataset:
             yield ids
 
     def fingerprint(self, documents=False):
-        """{part: sha256, or the number of tokens where meta.pkl states no hash}: a checkpoint
-        keeps it, so that a resumed run recognises its data. documents: the index counts, too."""
+        """{part: sha256; or, of a bin over SCAN_LIMIT without a hash in meta.pkl, its number of
+        tokens}: a checkpoint keeps it, so that a resumed run recognises its data. documents: the
+        index counts, too."""
         stated, found = self.meta.get("splits", {}), {}
         for part in self.files:
             split, _, what = part.partition(".")
             held = stated.get(split, {})
             if what != "docs" or documents:
                 held = held.get(what, {}) if what else held
-                found[part] = held.get("sha256") or f"{self.num_tokens[split]} tokens"
+                found[part] = held.get("sha256") or self._own_hash(split)
         return found
+
+    def _own_hash(self, split):
+        """The sha256 of a bin that another program wrote, or its number of tokens."""
+        if self.num_tokens[split] * self.dtype.itemsize >= SCAN_LIMIT:
+            return self._count(split)
+        if split not in self.hashes:
+            self.hashes[split] = self._sha256(split, self.written[split][0])
+        return self.hashes[split]
+
+    def _count(self, split):
+        return f"{self.num_tokens[split]} tokens"
+
+    def has_fingerprint(self, held, documents=False):
+        """Whether `held` is its fingerprint. Earlier checkpoints count the tokens of bins that
+        other programs wrote, and have no hash of them."""
+        stated, own = self.meta.get("splits", {}), self.fingerprint(documents)
+        for part in SPLITS:
+            if "sha256" not in stated.get(part, {}) and held.get(part) == self._count(part):
+                own[part] = held[part]
+        return own == held
 
 
 def dataset_folder(name):

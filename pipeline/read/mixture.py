@@ -351,7 +351,7 @@ def refuse_unaligned(streams):
     for stream in streams:
         made_of = stream.meta.get("stream", {})
         text = texts.get(made_of.get("text"))
-        if text and made_of.get("text_sha256") != text.fingerprint():
+        if text and not text.has_fingerprint(made_of.get("text_sha256", {})):
             raise UserError(
                 f"{stream.folder} was made from another version of {text.name} than the one that "
                 f"is there now. Run: python {stream.folder}/prepare.py")
