@@ -15,7 +15,8 @@ get, to download its BPE merge file.
 A batch takes four files of read/, in the order of the data: folder.py opens a dataset, mixture.py
 decides which datasets a run reads, sampler.py which windows in which order, and batches.py reads
 them as tensors. train.py is the fifth, and computes the loss. meta.py checks what meta.pkl holds;
-audit.py goes the same way backwards, from a token to the iterations that read it.
+history.py has the shares of a mixture's members, documents.py where documents begin; audit.py goes
+the same way backwards, from a token to the iterations that read it.
 
 One word, one meaning:
 
@@ -35,6 +36,8 @@ One word, one meaning:
     provenance           where a text came from
     turn                 what one role says in a chat; a layout says what stands around it
     marker               a special token that no text becomes
+    document, index      a text that stands for itself; where each one of a split begins
+    mask                 of a split: which of its tokens are learned
     learned              of a token: predicted, so that it counts in the loss
     generated tokens     what a model writes
     block                a layer of the model
