@@ -430,6 +430,8 @@ BAD = {
     "a mask of one split": (lambda f: edit_meta(f, lambda m: m["splits"]["val"].pop("mask")),
                             "meta.pkl", "splits"),
     "no width": (lambda f: edit_meta(f, lambda m: m.pop("docs")), "meta.pkl", "docs"),
+    "no counts": (lambda f: edit_meta(f, lambda m: [m["splits"][split].pop("docs")
+                                                     for split in SPLITS]), "meta.pkl", "splits"),
     "an odd width": (lambda f: edit_meta(f, lambda m: m["docs"].update(width=17)), "meta.pkl",
                      "docs"),
     "a count that is text": (

@@ -98,7 +98,7 @@ def refuse_other_data(mixture, saved, past):
 def batch_line(args, saved):
     """A line where a resumed run divides its iterations otherwise than before, else None."""
     now, before = ((held["batch_size"], held["gradient_accumulation_steps"])
-                   for held in (vars(args), saved["args"]))
+                   for held in (vars(args), {**vars(args), **saved["args"]}))
     if now == before:
         return None
     masks = ", and dropout draws other masks" if args.dropout else ""

@@ -272,9 +272,10 @@ def check_meta(meta, path, again="Prepare the dataset again"):
     if differs or (meta.get("eot_token") or 0) >= size:
         raise UserError(f"{path} says vocab_size {size:,}, and the ids in its itos and eot_token "
                         f"go up to {largest:,}. {again}")
-    if "docs" not in meta and "splits" in meta and "docs" in meta["splits"]["train"]:
-        raise UserError(f"{path} counts documents, and lacks the width of their records, docs. "
-                        f"{again}")
+    counts_documents = "docs" in meta.get("splits", {}).get("train", {})
+    if ("docs" in meta) != counts_documents:
+        lacking = "their width, docs" if counts_documents else "their number in splits"
+        raise UserError(f"{path} is about an index of documents, and lacks {lacking}. {again}")
     if "table_sha256" in meta and not (
             dict_of({int}, {str, bytes})(itos) and table_hash(itos) == meta["table_sha256"]):
         raise UserError(f"{path} holds another table of tokens than was written: the sha256 of its "
