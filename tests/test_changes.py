@@ -232,6 +232,17 @@ def test_the_best_begins_anew_at_a_change_and_the_old_one_is_kept(texts, capsys)
     assert len(load_checkpoint(Path("x/ckpt.pt"))["history"]) == 2
 
 
+def test_a_run_that_was_stopped_before_its_first_iteration_may_change(texts, capsys):
+    run(*several(texts, "one", "two"), "--max_iters=2", "--out_dir=x")
+    held = torch.load("x/ckpt.pt", weights_only=True)
+    for state in held["optimizer"]["state"].values():
+        [tensor.zero_() for tensor in state.values()]
+    torch.save({**held, "iter_num": 0, "evaluated": {}}, "x/ckpt.pt")
+    resume("x", "--dataset_sampling_probs", "1", "3", "--max_iters=2", "--learning_rate=1e-3")
+    assert "change from iteration 0 on" in capsys.readouterr().out
+    assert len(load_checkpoint(Path("x/ckpt.pt"))["history"]) == 1
+
+
 def test_a_plan_says_the_change_and_makes_none(texts, capsys, monkeypatch):
     monkeypatch.setattr("training.plan.TIMED", 0.0)
     run(f"--dataset={texts['one']}", "--max_iters=2", "--out_dir=x")

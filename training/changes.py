@@ -112,7 +112,7 @@ def change_lines(mixture):
     its epochs so far."""
     first, steps = mixture.history[-1]["first"], mixture.steps
     before, after = (dict(zip(mixture.columns, fractions_over(history, steps)([first * steps])[0]))
-                     for history in (mixture.history[:-1], mixture.history))
+                     for history in (mixture.history[:-1] or mixture.history, mixture.history))
     consumed = mixture.consumed(first * steps)
     yield f"change from iteration {first:,} on:"
     for name in mixture.columns:
