@@ -31,7 +31,7 @@ AT_ONCE = 8  # jobs side by side
 PLACES = {  # where a fault may strike: before a call of this
     "open_data": (train, "open_data"), "begin": (train, "begin"), "step": (train, "train_step"),
     "backward": (torch.Tensor, "backward"), "talk": (ranks.Ranks, "largest"),
-    "evaluation": (evaluation, "cut"), "sample": (train, "speak"),
+    "evaluation": (evaluation, "to_xy"), "sample": (train, "speak"),
     "save": (checkpoint, "save_checkpoint"),
 }
 

@@ -289,7 +289,7 @@ def wait_for_line(stream, start):
 @pytest.mark.skipif(not shutil.which("timeout"), reason="needs GNU timeout")
 @pytest.mark.parametrize("number", ["TERM", "INT", "HUP"])
 def test_timeout_which_signals_the_process_and_then_its_group_loses_no_state(fox, number):
-    child = endless_run(fox, "timeout", f"--signal={number}", "10", sys.executable)
+    child = endless_run(fox, "timeout", f"--signal={number}", "15", sys.executable)
     out, err = child.communicate(timeout=60)
     assert "stopped at iteration " in out and err == "", err
     assert load_checkpoint(Path("x/ckpt.pt"))["iter_num"] > 1
