@@ -1,5 +1,4 @@
 """Several prepared datasets -> one dataset that holds them one after another."""
-import bisect
 import functools
 
 import numpy as np
@@ -7,7 +6,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.prepare.inputs import Ids
 from pipeline.prepare.write import write_dataset
-from pipeline.read.documents import file_names, require_index
+from pipeline.read.documents import file_names, positions_in, require_index
 from pipeline.read.folder import open_dataset
 from pipeline.tokenizers import hash_of_table, tokenizer_from_meta
 
@@ -90,7 +89,7 @@ def _docs(member, names, split, start, stop):
     if names is None:
         return [(0, member.name, 1)] if not start else []
     records = member.documents(split)
-    first, last = (bisect.bisect_left(records["start"], at) for at in (start, stop))
+    first, last = positions_in(records["start"], np.array([start, stop]))
     return [(at - start, names[file], row) for at, file, row in records[first:last].tolist()]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.read import sampler
+from pipeline.read.documents import require_index
 from pipeline.read.folder import SPLITS, open_dataset, token_dtype
 from pipeline.read.history import columns_of, fractions_over, segment_of, with_change
 from pipeline.read.sampler import ORDER_VERSION, windows_per_epoch
@@ -263,10 +264,7 @@ def knows_documents(dataset):
     token. Raises UserError where nothing tells documents apart."""
     if dataset.has_index:
         return dataset.meta["docs"]["ended"]
-    if "docs" in dataset.meta:
-        raise FileNotFoundError(f"--documents: {dataset.path('train.docs')} or "
-                                f"{dataset.path('val.docs')} not found. Run: python "
-                                f"{dataset.folder}/prepare.py")
+    require_index(dataset)
     if dataset.meta.get("eot_token") is None:
         raise UserError(f"--documents: {dataset.name} is one text, and nothing in it tells where a "
                         f"document ends. Prepare it as documents (--document_separator of its "
