@@ -7,6 +7,7 @@ import threading
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.tokenizers.borders import last_border
 from pipeline.tokenizers.fast_bpe import PRETOKENIZER, fast_encoder
 from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, table_of, tables, to_utf8
 
@@ -16,9 +17,6 @@ PATTERNS = ("bf51d578af571878 bb958e5e1894a73a ce1b78ffb1073964 "  # gpt2, r50k,
             "f021c3d976978e62 a4bb8cc38b305a24 d98f9631be1e9607 "  # cl100k
             "2d1b8dc11e89af71").split()  # o200k
 BORDERS_KNOWN = {*PRETOKENIZER, "p50k_base", "p50k_edit"}
-# between a letter or digit and a newline, or before one space and an ASCII letter: no pattern of
-# tiktoken's makes a word that extends over such a place
-BORDER = re.compile(r"(?<=[^\W_])(?=\n)|(?<=\S)(?= [A-Za-z])")
 
 
 class TiktokenTokenizer:
@@ -95,13 +93,7 @@ class TiktokenTokenizer:
     def border(self, text):
         if self.name not in BORDERS_KNOWN:
             return 0
-        tokens = self.additional_tokens
-        # the text may end within an additional token, so stay the longest one away from the end
-        at = last_border(text, len(text) - max(map(len, tokens), default=1) + 1)
-        while at and any(token in text[max(0, at - len(token) + 1) : at + len(token) - 1]
-                         for token in tokens):
-            at = last_border(text, at)
-        return at
+        return last_border(text, self.additional_tokens)
 
     def decode(self, ids):
         """Ids that spell no UTF-8 become U+FFFD; UserError for ids in a gap of the vocabulary."""
@@ -180,17 +172,3 @@ def _with_special(encoding, name, special_tokens):
     import tiktoken
     return tiktoken.Encoding(name, pat_str=encoding._pat_str, special_tokens=special_tokens,
                              mergeable_ranks=encoding._mergeable_ranks)
-
-
-def last_border(text, end):
-    """The last border in text[1:end]; 0 where there is none. It is usually near the end, so ever
-    larger pieces are searched from there."""
-    size = 256
-    while end > 0:
-        start = max(0, end - size)
-        # a match at `start` looks one character to the left of it
-        found = [match.start() for match in BORDER.finditer(text, start, end)]
-        if (found := [at for at in found if 0 < at < end]) or not start:
-            return found[-1] if found else 0
-        end, size = start + 1, size * 8
-    return 0

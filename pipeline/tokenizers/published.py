@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from pipeline.errors import UserError, optional, printable
-from pipeline.tokenizers.bpe import last_border
+from pipeline.tokenizers.borders import last_border
 from pipeline.tokenizers.sentencepiece_model import SPACE
 from pipeline.tokenizers.tables import (
     BYTE_LETTERS,
@@ -49,8 +49,9 @@ class PublishedTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = self.names_are_text = names_are_text
-        self.special_tokens = {token.content: i for i, token in
-                               self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_tokens = {token.content: i for i, token in added.items() if token.special}
+        self._added = [token.content for token in added.values()]  # which no border may cut
         if eot_token is None:
             eot_token = next((self.special_tokens[name] for name in ENDS
                               if name in self.special_tokens), None)
@@ -82,7 +83,7 @@ class PublishedTokenizer:
                            text.index(what))
 
     def border(self, text):
-        return last_border(text, len(text)) if self._has_borders else 0
+        return last_border(text, self._added) if self._has_borders else 0
 
     def token_spans(self, raw, ids):
         """(starts, ends), (len(ids),) int64: the bytes of raw, a text in UTF-8, for which each of

@@ -1,13 +1,16 @@
 """SentencePiece models, by the optional package sentencepiece."""
 import os
 import re
+from functools import cached_property
 
 import numpy as np
 
 from pipeline.errors import UserError, optional
+from pipeline.tokenizers.borders import last_apart, neighbours
 from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, tables, to_utf8
 
 SPACE = "\u2581"  # the character that a model writes for a space
+BPE = 2  # the model_type of a model that merges pairs; others are Unigram (1), words and characters
 
 
 class SentencePieceTokenizer:
@@ -34,6 +37,7 @@ class SentencePieceTokenizer:
         self.eot_token = self._sp.eos_id() if self._sp.eos_id() >= 0 else None
         self._bytes = [self._sp.piece_to_id(f"<0x{i:02X}>") for i in range(256)]
         self._has_bytes = self._sp.unk_id() not in self._bytes
+        self._is_bpe = _model_type(self.model) == BPE
         self._raw = [as_bytes(token) for token in self._table.values()]
 
     def _token(self, i):
@@ -65,7 +69,13 @@ class SentencePieceTokenizer:
         return ids
 
     def border(self, text):
-        return text.rfind("\n") + 1
+        # merges of a BPE do not reach over a place that is in no token; Unigram adds up the scores
+        # of a whole line, and rounds them
+        return max(text.rfind("\n") + 1, self._is_bpe and last_apart(text, self._neighbours))
+
+    @cached_property
+    def _neighbours(self):
+        return neighbours(filter(None, self._table.values()))
 
     def decode(self, ids):
         """Bytes that are not UTF-8 become U+FFFD."""
@@ -81,6 +91,36 @@ class SentencePieceTokenizer:
     def to_meta(self):
         return {"tokenizer": "sentencepiece", "sentencepiece_model": self.model,
                 **tables(self._table)}
+
+
+def _model_type(model):
+    """trainer_spec.model_type of a model's bytes: Unigram where none is stated."""
+    trainer_spec = dict(_fields(model)).get(2, b"")
+    return dict(_fields(trainer_spec)).get(3, 1)
+
+
+def _fields(message):
+    """(number, value) of the fields of a protobuf message: integers, and bytes for all others."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = message[at], at + 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+
+    while at < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+            continue
+        size = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        yield number, message[at : at + size]
+        at += size
 
 
 def pieces_from_meta(itos):

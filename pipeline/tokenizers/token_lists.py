@@ -5,6 +5,7 @@ import numpy as np
 
 from pipeline.errors import UserError, typed
 from pipeline.files import read_text
+from pipeline.tokenizers.borders import last_apart, neighbours
 from pipeline.tokenizers.tables import UnknownText, as_bytes, as_token, read_json, tables, to_utf8
 
 
@@ -21,14 +22,11 @@ class TableTokenizer:
         self.itos = tables(itos)["itos"]
         self.vocab_size = max(self.itos) + 1
         self._id_of, lengths = {}, collections.defaultdict(set)
-        # (256, 256): whether the second byte follows the first inside some token
-        self._inside = np.zeros((256, 256), dtype=bool)
         for i, token in self.itos.items():
             raw = as_bytes(token)
             if i != eot_token:
                 self._id_of.setdefault(raw, i)
-            codes = np.frombuffer(raw, dtype=np.uint8)
-            self._inside[codes[:-1], codes[1:]] = True
+        self._neighbours = neighbours(map(as_token, map(as_bytes, self.itos.values())))
         # first byte -> the lengths of the tokens that begin with it, longest first
         for raw in filter(None, self._id_of):
             lengths[raw[0]].add(len(raw))
@@ -50,13 +48,7 @@ class TableTokenizer:
         return np.array(ids, dtype=np.int64)
 
     def border(self, text):
-        """The last place between two characters whose bytes follow one another in no token."""
-        raw = np.frombuffer(to_utf8(text), dtype=np.uint8)
-        is_border = ~self._inside[raw[:-1], raw[1:]] & (raw[1:] & 0xC0 != 0x80)
-        if not is_border.any():
-            return 0
-        last = len(raw) - 1 - int(is_border[::-1].argmax())
-        return len(raw[:last].tobytes().decode("utf-8"))
+        return last_apart(text, self._neighbours)
 
     def decode(self, ids):
         try:
