@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from helpers import (  # noqa: F401
     python,
     resume,
 )
+from published_models import train_tokenizer
 
 import sample
 import train
@@ -31,8 +33,14 @@ from pipeline.get.merge_files import get_encoding
 from pipeline.prepare.write import write_dataset
 from pipeline.read.folder import Dataset, open_dataset
 from pipeline.read.mixture import Mixture, start_tokens
-from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TiktokenTokenizer, table_hash
-from pipeline.tokenizers.trained import PATTERN
+from pipeline.tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    PublishedTokenizer,
+    TiktokenTokenizer,
+    table_hash,
+)
+from pipeline.tokenizers.trained import PATTERN, train_sentencepiece
 from training import samples
 from training.checkpoint import load_checkpoint
 from training.run_folder import newest_run
@@ -511,3 +519,33 @@ def test_a_sample_ends_at_the_end_of_its_document_and_the_others_go_on(capsys):
     out = spoken(capsys, tokenizer, "x", [list(b"ab\0cd"), list(b"efghi")])
     assert out == "xab\n---------------\nxefghi\n"
     assert spoken(capsys, tokenizer, "x", [list(b"ab\0cd")]) == "xab\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "random ids", "halves of characters"])
+@pytest.mark.parametrize("of", ["byte", "gpt2", "sentencepiece", "llama", "char"])
+def test_a_text_that_grows_is_that_of_all_its_ids_and_few_are_decoded_again(of, kind):
+    text = "Hello world, ünï 中文字。 😀 \n" * 60
+    tokenizer = {"byte": ByteTokenizer, "char": lambda: CharTokenizer.from_text(text),
+                 "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken"),
+                 "sentencepiece": lambda: train_sentencepiece([text], 300),
+                 "llama": lambda: PublishedTokenizer(train_tokenizer("llama").to_str())}[of]()
+    ids = {"text": tokenizer.encode(text).tolist() * 30,
+           "random ids": random.Random(0).choices(sorted(tokenizer.to_meta()["itos"]), k=1000),
+           "halves of characters": [min(200, tokenizer.vocab_size - 1)] * 1000}[kind][:1000]
+    growing = samples.GrowingText(tokenizer, ids[:10])
+    for number, token in enumerate(ids[10:], 11):
+        growing.add(token)
+        assert str(growing) == tokenizer.decode(ids[:number]) or number % 29
+        assert len(growing._ids) < 100
+
+
+@pytest.mark.long
+def test_a_long_sample_takes_as_long_for_each_token_as_a_short_one(fox_run, capsys, num_samples=8):
+    def seconds(length):
+        start = time.process_time()
+        sample.main([f"--out_dir={fox_run}", f"--num_samples={num_samples}", "--stop=no such",
+                     f"--max_new_tokens={length}"])
+        return time.process_time() - start
+    seconds(500)
+    short = min(seconds(1000) for _ in range(3))
+    assert seconds(16_000) < 1.2 * 16 * short

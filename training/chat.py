@@ -12,7 +12,13 @@ import torch
 from pipeline.chats import ids_of, layout_of
 from pipeline.errors import UserError
 from pipeline.tokenizers import Marker
-from training.samples import choose_vocabulary, note, vocabularies_of, without_cudnn_attention
+from training.samples import (
+    GrowingText,
+    choose_vocabulary,
+    note,
+    vocabularies_of,
+    without_cudnn_attention,
+)
 
 
 def lines_of_user():
@@ -92,12 +98,13 @@ def answer_to(prompt, model, vocabulary, layout, options, args):
     def choose(logits):
         return vocabulary.sample(logits, options)[:, None] + vocabulary.first
     idx = torch.tensor([prompt], device=options["generator"].device) + vocabulary.first
-    ids, text, shown = [], "", 0
+    growing, text, shown = GrowingText(tokenizer), "", 0
     for new in model.generate_tokens(idx, most, choose):
-        ids.append(new.item() - vocabulary.first)
-        if ids[-1] in ends:
+        token = new.item() - vocabulary.first
+        if token in ends:
             break
-        text = tokenizer.decode(ids)
+        growing.add(token)
+        text = str(growing)
         if stop and (at := text.find(stop)) >= 0:
             yield text[shown:at]
             return

@@ -108,6 +108,39 @@ def choose_vocabulary(vocabularies, dataset, what):
     return vocabulary
 
 
+class GrowingText:
+    """The text of a list of ids that grows: str() costs the same however long it has become.
+
+    Only the last ids are decoded again, with some before them: several tokens may spell a
+    character, and a published tokenizer drops the space that its first token begins with.
+    """
+    AGAIN, BEFORE = 64, 8  # ids
+
+    def __init__(self, tokenizer, ids=()):
+        self._tokenizer, self._ids = tokenizer, list(ids)
+        self._settled, self._skip = "", 0  # the text of ids that are left out; how much of ids' is
+
+    def add(self, token):
+        self._ids.append(token)
+
+    def __str__(self):
+        last = self._tokenizer.decode(self._ids)
+        text = self._settled + last[self._skip :]
+        if len(self._ids) > self.AGAIN:
+            self._settle(last)
+        return text
+
+    def _settle(self, last):
+        """Leave out all but the last ids, if that changes no character; else wait for more."""
+        cut = len(self._ids) - self.AGAIN // 2
+        later = self._ids[cut - self.BEFORE :]
+        before, again = self._tokenizer.decode(self._ids[:cut]), self._tokenizer.decode(later)
+        after = last[len(before) :]
+        if last.startswith(before) and again.endswith(after):
+            self._settled += before[self._skip :]
+            self._ids, self._skip = later, len(again) - len(after)
+
+
 @contextlib.contextmanager
 def without_cudnn_attention():
     """cuDNN's attention prepares itself anew for each number of keys, which each new token
@@ -162,11 +195,11 @@ def note_if_long(prompt, block_size):
 def speak_text(model, vocabulary, prompt, options, args, device):
     """Print samples that continue prompt, a list of ids. A single one is printed as it comes."""
     tokenizer, alone = vocabulary.tokenizer, args.num_samples == 1
-    rows = [list(prompt) for _ in range(args.num_samples)]
-    texts = [None] * len(rows)  # each once its sample has ended
-    prompt_length = len(tokenizer.decode(prompt))  # characters
+    growing = [GrowingText(tokenizer, prompt) for _ in range(args.num_samples)]
+    texts = [None] * len(growing)  # each once its sample has ended
+    prompt_length = len(str(growing[0]))  # characters
     shown = 0 if args.start else prompt_length  # without a prompt, the first token is not shown
-    idx = torch.tensor(rows, device=device) + vocabulary.first
+    idx = torch.tensor([prompt] * args.num_samples, device=device) + vocabulary.first
 
     def choose(logits):
         return vocabulary.sample(logits, options)[:, None] + vocabulary.first
@@ -176,12 +209,12 @@ def speak_text(model, vocabulary, prompt, options, args, device):
             if texts[i] is not None:
                 continue
             if token == tokenizer.eot_token:
-                texts[i] = tokenizer.decode(rows[i])
+                texts[i] = str(growing[i])
                 continue
-            rows[i].append(token)
+            growing[i].add(token)
             if not args.stop and not alone:
                 continue
-            text = tokenizer.decode(rows[i])
+            text = str(growing[i])
             if args.stop and (end := text.find(args.stop, prompt_length)) >= 0:
                 texts[i] = text[:end]
             elif alone:  # hold back half a character, and what may yet become the stop text
@@ -190,7 +223,7 @@ def speak_text(model, vocabulary, prompt, options, args, device):
                 shown = ready
         if None not in texts:
             break
-    texts = [tokenizer.decode(row) if text is None else text for row, text in zip(rows, texts)]
+    texts = [str(grown) if text is None else text for grown, text in zip(growing, texts)]
     print(BETWEEN.join(text[shown:] for text in texts))
 
 
