@@ -123,7 +123,7 @@ def share_of(document):
 def shared(share, row, text):
     """(rows, their texts): some rows of train, the last one still of train, the first of val."""
     at = [share_of(text(row(n))) for n in range(5_000)]
-    numbers = [*range(5), max((n for n, x in enumerate(at) if x < share), key=at.__getitem__),
+    numbers = [*range(20), max((n for n, x in enumerate(at) if x < share), key=at.__getitem__),
                min((n for n, x in enumerate(at) if x >= share), key=at.__getitem__)]
     return [row(n) for n in numbers], [text(row(n)) for n in numbers]
 

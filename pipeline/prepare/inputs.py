@@ -276,7 +276,7 @@ class Documents(_Files):
                  encoding=None, quoting=None, delimiter=None, columns=None,
                  document_separator=None):
         super().__init__(paths, encoding)
-        self.max_bad_rows, self._notes_shown = max_bad_rows, False
+        self.max_bad_rows, self._notes = max_bad_rows, set()
         self._template = template
         self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns)
         self.separator = document_separator
@@ -342,7 +342,6 @@ class Documents(_Files):
                     yield from_file(text, file, where.number)
         if self.num_bad:
             self._note(f"note: {self.num_bad:,} bad rows were left out")
-        self._notes_shown = True
 
     def _rows(self, path, format):
         if format != "parquet":
@@ -371,7 +370,8 @@ class Documents(_Files):
             self._note(f"note: left out: {message}")
 
     def _note(self, line):
-        if not self._notes_shown:  # they are printed in the first reading alone
+        if line not in self._notes:  # each is printed once, however often the files are read
+            self._notes.add(line)
             print(line, file=sys.stderr)
 
 

@@ -21,6 +21,7 @@ from pipeline.prepare.parts import Marker
 from pipeline.tokenizers import to_utf8
 
 UNIT = 1 << 19  # bytes of text; larger buffers leave the processor's caches and take longer
+FEW = 20  # documents; fewer are split by their sizes, of which all choices are tried
 # how a piece ends: its text goes on; what follows is encoded apart from it, in the same document;
 # its text ends; its document ends, and only a document is followed by <|endoftext|>
 GOES_ON, ENDS_PART, ENDS_TEXT, ENDS_DOCUMENT = range(4)
@@ -37,17 +38,18 @@ class Piece(NamedTuple):
     is_marker: bool = False  # raw is the name of a special token, and stands for it
 
 
-def split_text(text, val_text, percentage_train, seed=0, document_end="", *, source="", files=None,
-               eot_token=None):
+def split_text(text, val_text, percentage_train, seed=0, document_end="", *, chosen=(), source="",
+               files=None, eot_token=None):
     """The pieces of the text, in order; write_dataset() explains the arguments.
+
+    chosen: what choose_splits() gives, by which some documents have their split.
 
     Empty documents are left out. document_end is added to each document that does not end with it.
     source: the file of a document that knows of none. files: receives the number of each file.
     eot_token: ends documents among ids. If one of the texts is documents, both have docs.
     """
     files, document_end = new_numbers() if files is None else files, document_end.encode()
-    empty = hashlib.blake2b(digest_size=8, salt=seed.to_bytes(8, "little"))
-    texts = checked_text(text, val_text), val_text
+    texts, fraction_of = (checked_text(text, val_text), val_text), hash_fraction(seed)
 
     def has_own_docs(given):
         return isinstance(given, Ids) and given.has_docs(eot_token)
@@ -63,21 +65,61 @@ def split_text(text, val_text, percentage_train, seed=0, document_end="", *, sou
             yield from _split_one_text(split, pieces, cut, doc)
         elif given is not None:
             for number, document in enumerate(given, 1):
-                if not (is_string := isinstance(document, str)):
-                    _check_parts(document, number)
-                texts = () if is_string else _texts_of(document)
-                whole = to_utf8(document) if is_string else b"".join([raw for raw, _, _ in texts])
+                whole, texts = _whole_and_texts(document, number)
                 if not whole:
                     continue
                 if val_text is None:  # hashed without document_end, which then changes no split
-                    split = "train" if _hash_fraction(whole, empty) < percentage_train else "val"
+                    fraction = fraction_of(whole)
+                    split = "train" if fraction < percentage_train else "val"
+                    split = chosen[fraction] if chosen and fraction in chosen else split
                 file, row = getattr(document, "file", source), getattr(document, "row", number)
                 end = b"" if whole.endswith(document_end) else document_end
                 docs = ((0, files[file], row),)
-                if is_string:
+                if texts is None:
                     yield Piece(split, whole + end, ENDS_DOCUMENT, None, docs)
                 else:
                     yield from _pieces_of_parts(split, texts, end, docs)
+
+
+def choose_splits(text, val_text, percentage_train, seed=0):
+    """(text, {hash_fraction() of a document: its split}) for those that the hash does not split.
+
+    Fewer than FEW documents are split so that the bytes of train come nearest to their share. Of
+    more, the one with the nearest hash is moved where a split would be empty. The text comes back
+    because a generator of documents is read, and kept, up to the place where that is known.
+    """
+    if val_text is not None or not is_documents(text):
+        return text, {}
+    fraction_of, sizes, lowest, highest, read = hash_fraction(seed), {}, 1, 0, []
+    comes_once = iter(text) is text
+    for number, document in enumerate(text, 1):
+        if comes_once:
+            read.append(document)
+        whole, _ = _whole_and_texts(document, number)
+        if not whole:
+            continue
+        fraction = fraction_of(whole)
+        lowest, highest = min(lowest, fraction), max(highest, fraction)
+        if fraction in sizes or len(sizes) < FEW:
+            sizes[fraction] = sizes.get(fraction, 0) + len(whole)
+        if len(sizes) == FEW and lowest < percentage_train <= highest:
+            return itertools.chain(read, text) if comes_once else text, {}
+    if len(sizes) < FEW:
+        chosen = _nearest_splits(sizes, percentage_train)
+    else:
+        chosen = {highest: "val"} if highest < percentage_train else {lowest: "train"}
+    return read if comes_once else text, chosen
+
+
+def _nearest_splits(sizes, percentage_train):
+    """{key: split} by {key: bytes}, where train comes nearest to its share, and none is empty."""
+    if len(sizes) < 2:
+        return {}
+    keys, sums = sorted(sizes), np.zeros(1, np.int64)  # bit k of a place in sums: key k is in train
+    for key in keys:
+        sums = np.concatenate([sums, sums + sizes[key]])
+    best = 1 + int(np.abs(sums[1:-1] - percentage_train * sums[-1]).argmin())
+    return {key: "train" if best >> k & 1 else "val" for k, key in enumerate(keys)}
 
 
 def new_numbers():
@@ -94,7 +136,8 @@ def train_text(text, val_text, percentage_train, seed=0, document_end=""):
     """The strings that split_text() gives to train, without markers. Raises UserError at once for a
     bad fraction."""
     check_fraction(percentage_train, val_text)
-    pieces = split_text(text, val_text, percentage_train, seed, document_end)
+    text, chosen = choose_splits(checked_text(text, val_text), val_text, percentage_train, seed)
+    pieces = split_text(text, val_text, percentage_train, seed, document_end, chosen=chosen)
     return (piece.raw.decode() for piece in pieces
             if piece.split == "train" and not piece.is_marker)
 
@@ -174,15 +217,19 @@ def _split_one_text(split, pieces, cut, doc):
     yield Piece(split, raw[:0], ENDS_TEXT)
 
 
-def _texts_of(document):
-    """The texts of a document, [raw, learned, is_marker] each; those between markers are one."""
+def _whole_and_texts(document, number):
+    """(the document in UTF-8; of one of parts its texts, [raw, learned, is_marker] each, where
+    those between markers are one). number: the document's, for messages."""
+    if isinstance(document, str):
+        return to_utf8(document), None
+    _check_parts(document, number)
     texts, parts = [], [(text, learned) for text, learned in document if text]
     for is_marker, some in itertools.groupby(parts, lambda part: isinstance(part[0], Marker)):
         some = [(to_utf8(text), learned) for text, learned in some]
         found = [(raw, (LEARNED if learned else UNLEARNED) * len(raw)) for raw, learned in some]
         texts += [[*part, is_marker] for part in
                   (found if is_marker else [map(b"".join, zip(*found))])]
-    return texts
+    return b"".join([raw for raw, _, _ in texts]), texts
 
 
 def _pieces_of_parts(split, texts, end, docs):
@@ -205,14 +252,16 @@ def raw_length(raw):
     return num_characters(raw) if isinstance(raw, bytes) else len(raw)
 
 
-def _hash_fraction(raw, empty):
-    """A hash of a document as a number from 0 to 1, so that equal documents are in one split.
+def hash_fraction(seed):
+    """A function: the UTF-8 of a document -> a hash of it as a number from 0 to 1, so that equal
+    documents are in one split."""
+    empty = hashlib.blake2b(digest_size=8, salt=seed.to_bytes(8, "little"))
 
-    empty: the hash of nothing, with the seed as its salt; to copy it is faster than to make it.
-    """
-    digest = empty.copy()
-    digest.update(raw)
-    return int.from_bytes(digest.digest()) / 2**64
+    def fraction_of(raw):
+        digest = empty.copy()  # which is faster than to make one
+        digest.update(raw)
+        return int.from_bytes(digest.digest()) / 2**64
+    return fraction_of
 
 
 def make_units(pieces, border, size=UNIT):

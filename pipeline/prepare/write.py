@@ -81,15 +81,17 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     identity = _identity(meta, end_of_text)
     with lock(folder, "prepare.py"), Journal(folder, dtype, identity) as journal:
         files, markers = units.new_numbers(), set()
+        text, chosen = units.choose_splits(text, val_text, percentage_train, split_seed)
         pieces = units.split_text(text, val_text, percentage_train, split_seed, document_end,
-                                  source=source, files=files, eot_token=meta["eot_token"])
+                                  chosen=chosen, source=source, files=files,
+                                  eot_token=meta["eot_token"])
         with _progress_bar(text, val_text) as show:
             work = _units(pieces, tokenizer, unit_size, markers)
             source_hash = _encode_into(journal, work, encode, meta["eot_token"], lengths, show)
         _refuse_lost_markers(text, more or {}, markers)
         _refuse_empty(journal.counts, folder, text, val_text, percentage_train)
         names = [_name_in(folder, file) for file in files]
-        meta |= _facts(journal, names, text, val_text, percentage_train)
+        meta |= _facts(journal, names, text, val_text, percentage_train, chosen)
         if "docs" in meta:
             meta["docs"]["ended"] = _are_ended(text, val_text, eot_token, document_end)
         meta |= {"source": source, "source_sha256": source_hash, **(more or {})}
@@ -204,13 +206,14 @@ def _name_in(folder, file):
         return file
 
 
-def _facts(journal, names, text, val_text, percentage_train):
-    """What meta.pkl says of the bins. names: of the files that documents are from."""
+def _facts(journal, names, text, val_text, percentage_train, chosen):
+    """What meta.pkl says of the bins. names: of the files that documents are from. chosen: see
+    units.choose_splits()."""
     (splits, docs), rule = journal.close(names), "ids" if isinstance(text, Ids) else "characters"
     if val_text is not None:
         rule, percentage_train = "given", None
     elif units.is_documents(text):
-        rule = "documents by hash"
+        rule = "documents by size" if chosen else "documents by hash"
     for split, given in zip(SPLITS, (text, val_text)):
         if getattr(given, "documents", None) is not None:
             splits[split]["documents"] = given.documents
@@ -310,10 +313,20 @@ def _print_counts(folder, meta, inputs, seconds):
     density = f"{num_bytes / tokens:.2f} bytes per token, " if num_bytes else ""
     print(f"{folder.name}: {counts}, vocab_size {meta['vocab_size']:,} "
           f"({printable(meta['source'], 1000)}{_count_rows(inputs)}); {density}{seconds:.1f} s")
-    wanted, val = 1 - (meta["percentage_train"] or 1), splits["val"]["tokens"] / tokens
-    is_far = abs(val - wanted) > min(wanted, 1 - wanted) / 2
-    if meta["split_rule"] == "documents by hash" and is_far:
-        documents = sum(splits[split]["documents"] for split in SPLITS)
+    if meta["split_rule"].startswith("documents"):
+        _print_split(meta, splits["val"]["tokens"] / tokens)
+
+
+def _print_split(meta, val):
+    """Say how documents were split, where that needs saying. val: its fraction of the tokens."""
+    wanted, by_size = 1 - meta["percentage_train"], meta["split_rule"] == "documents by size"
+    in_val, documents = meta["splits"]["val"]["documents"], sum(
+        meta["splits"][split]["documents"] for split in SPLITS)
+    if by_size:
+        print(f"note: {documents:,} documents are too few for a split by their hashes. Val has "
+              f"those whose sizes come nearest to the {wanted:.1%} asked for: {in_val:,} of them, "
+              f"{val:.1%} of the tokens")
+    elif abs(val - wanted) > min(wanted, 1 - wanted) / 2:
         print(f"note: val has {val:.1%} of the tokens, and {wanted:.1%} were asked for. No "
               f"document is cut, and the {documents:,} there are come no closer. Try another "
               "--split_seed, more documents, or a validation text (-v)")
