@@ -25,13 +25,17 @@ class UserError(ValueError):
     """Something that the user can correct; the message says how."""
 
 
+class MissingPackage(UserError):
+    """An optional package is not installed: a fault of no input."""
+
+
 def optional(package, needed_for, install=None):
     """Import a package that not everybody needs; without it, UserError says how to get it."""
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise UserError(f"{needed_for} needs the package {package}. "
-                        f"Run: pip install {install or package}") from None
+        raise MissingPackage(f"{needed_for} needs the package {package}. "
+                             f"Run: pip install {install or package}") from None
 
 
 def typed(text):

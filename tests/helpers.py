@@ -2,11 +2,14 @@
 errors."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import types
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +188,20 @@ def assert_same_training(out_dir, other):
 def log_rows(out_dir):
     with open(Path(out_dir) / "log.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def archive(kind, members):
+    """An archive's bytes. kind: "zip", or a mode of tarfile. members: {name: text or bytes}."""
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as packed:
+            for name, text in members.items():
+                packed.writestr(name, text)
+        return file.getvalue()
+    with tarfile.open(fileobj=file, mode=kind) as packed:
+        for name, text in members.items():
+            member = tarfile.TarInfo(name)
+            raw = text if isinstance(text, bytes) else text.encode()
+            member.size = len(raw)
+            packed.addfile(member, io.BytesIO(raw))
+    return file.getvalue()

@@ -86,7 +86,8 @@ def test_what_was_done_is_said_and_stands_in_meta(tmp_path, capsys):
     meta = written(tmp_path / "few", text)
     assert meta["split_rule"] == "documents by size"
     assert meta["splits"]["val"]["bytes"] == 91  # and a newline
-    says(capsys.readouterr().out.splitlines()[1], "3 documents", "1 of them", "7.0%", "10.0% asked for")
+    note = capsys.readouterr().out.splitlines()[1]
+    says(note, "3 documents", "1 of them", "7.0%", "10.0% asked for")
     meta = written(tmp_path / "many", [str(n) for n in range(40)])
     assert meta["split_rule"] == "documents by hash"
     # 25 documents, of which by their hashes none would be in val

@@ -2,7 +2,8 @@
 
     inputs.py       files -> text, documents, or ids
       compression.py  .gz, .zst, .xz, .bz2: one table          formats.py    text or rows: one table
-      rows.py         JSON, CSV, TSV, Parquet -> rows          templates.py  a row -> its text
+      containers.py   the files in a .zip or .tar              templates.py  a row -> its text
+      rows.py         JSON, CSV, TSV -> rows                   columns.py    Parquet, Arrow -> rows
       separators.py   a text -> its documents                  parts.py      what of one is learned
     units.py        text -> pieces, each with its split -> units of work
     encode.py       units -> ids, and which of them are learned, on every core

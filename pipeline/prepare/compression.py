@@ -12,6 +12,8 @@ import gzip
 import lzma
 import re
 import sys
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def unpacked(file, path):
     """Yield the bytes of an open file without its compression, in chunks of about CHUNK."""
     name = compression_of(file.read(16), path)
     file.seek(0)
-    with _damage_in_one_line(path):
+    with damage_in_one_line(path):
         yield from COMPRESSIONS[name][2](file, path) if name else _plain(file)
 
 
@@ -96,14 +98,15 @@ SUFFIXES = {suffix: name for name, (suffixes, _, _) in COMPRESSIONS.items() for 
 
 
 @contextlib.contextmanager
-def _damage_in_one_line(path):
+def damage_in_one_line(path):
     """A damaged file of any compression becomes a UserError."""
     def zstd_error():  # called after a failure, because the first .zst imports zstandard
         return getattr(sys.modules.get("zstandard"), "ZstdError", EOFError)
 
     try:
         yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd_error()) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
+            zstd_error()) as error:
         if getattr(error, "errno", None) is not None:  # an error of the disk has one
             raise
         raise UserError(f"{path} is damaged or cut short ({error}). Get it again") from None

@@ -19,8 +19,8 @@ from pipeline.read.folder import dataset_folder, read_meta
 from pipeline.threads import cores
 from pipeline.tokenizers import METHODS, make_tokenizer, tokenizer_from_meta
 
-OF_TEXT = ("text_template learn chat_layout max_bad_rows format encoding quoting delimiter columns "
-           "document_separator").split()
+OF_TEXT = ("text_template learn chat_layout missing max_bad_rows max_bad_files format encoding "
+           "quoting delimiter columns no_header rows_in document_separator").split()
 OF_METHOD = {  # --method: the flags that it reads
     "tiktoken": ("tiktoken_encoding", "additional_tokens_file", "backend"),
     "custom": ("tokens_file", "byte_fallback"),
@@ -28,7 +28,8 @@ OF_METHOD = {  # --method: the flags that it reads
 TOKENIZER_OF = ("use the tokenizer of a published model: the owner/name of one of the Hugging Face "
                 "hub, such as Qwen/Qwen3-0.6B, a folder, or a tokenizer.json")
 # flag: its least value, the bits of its largest
-RANGES = dict(num_workers=(1, 31), vocab_size=(1, 31), max_bad_rows=(0, 63), split_seed=(0, 64))
+RANGES = dict(num_workers=(1, 31), vocab_size=(1, 31), max_bad_rows=(0, 63), max_bad_files=(0, 63),
+              split_seed=(0, 64))
 
 
 def parse_args(doc, here, argv=None):
@@ -54,9 +55,9 @@ def parse_args(doc, here, argv=None):
 
 def _add_text(add, here):
     add("-t", "--train_input", nargs="+", default=[here / "input.txt"],
-        help="files or globs: text, .jsonl, .json, .csv, .tsv, .parquet, also compressed "
-        f"({', '.join(COMPRESSED)}); .bin shards of llm.c; - is standard input "
-        "(default: input.txt)")
+        help="files or globs: text, .jsonl, .json, .csv, .tsv, .parquet, .arrow, also compressed "
+        f"({', '.join(COMPRESSED)}) or in archives (.zip, .tar); .bin shards of llm.c; - is "
+        "standard input (default: input.txt)")
     add("-v", "--val_input", nargs="+", help="validation text; then all of -t is used to train")
     add("-p", "--percentage_train", type=float, help="fraction of text to train on (default: 0.9)")
     add("--split_seed", type=int, default=0, help="seed that picks val documents (default: 0)")
@@ -69,12 +70,20 @@ def _add_text(add, here):
         "comma in .csv, a tab in .tsv)")
     add("--columns", type=lambda names: names.split(","), metavar="NAMES", help="column "
         "names of .csv and .tsv files without a header line: id,language,text")
+    add("--no_header", action="store_true", help="the first line of .csv and .tsv files is a row; "
+        'the columns are 1, 2, 3, ...: --text_template "{2}"')
+    add("--rows_in", metavar="KEY", help="the key under which a .json file has its array of rows, "
+        'such as data for {"data": [...]}')
     add("--text_template", type=typed, help='a row as text: "Q: {q}\\nA: {a}" (default: "{text}")')
     add("--learn", type=lambda names: names.split(","), metavar="COLUMNS", help="the columns of "
         "--text_template whose text is learned, such as: answer (default: all text is learned)")
     add("--chat_layout", choices=LAYOUTS, help="rows are conversations (messages, conversations, "
         "or prompt and completion): write them in this layout, and learn what the assistant says")
+    add("--missing", type=typed, metavar="TEXT", help="text of the cells that are missing: null, "
+        "NaN, columns that a row lacks (default: such a row is bad)")
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
+    add("--max_bad_files", type=int, default=0, help="files that cannot be read, or not to their "
+        "end, that may be left out from there on (default: 0)")
     add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
     add("--document_separator", type=typed, metavar="TEXT", help="what stands between the "
         "documents in a file of text: lines (each is a document), blank_lines, re:PATTERN, or the "

@@ -5,26 +5,36 @@
 import csv
 import json
 import re
-import tarfile
+import shlex
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.prepare.compression import SUFFIXES as COMPRESSED
 from pipeline.prepare.compression import compression_of
+from pipeline.prepare.containers import kind_of
 
 HEAD = 1 << 16  # bytes that a file's format is told by
 FORMATS = {  # format: the suffixes of its files; rows.py reads all but text
     "text": "", "jsonl": ".jsonl .ndjson .jsonlines .jl", "json": ".json", "csv": ".csv",
-    "tsv": ".tsv .tab", "parquet": ".parquet .pq"}
+    "tsv": ".tsv .tab", "parquet": ".parquet .pq", "arrow": ".arrow .feather"}
+TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}  # by their first bytes
 # a kind of file that holds neither text nor rows: a regular expression of its first bytes
 MAGIC = r"""
-    zip: PK(\x03\x04|\x05\x06); PDF: %PDF-; MIDI: MThd; PNG: \x89PNG; JPEG: \xff\xd8\xff; GIF: GIF8;
+    PDF: %PDF-; MIDI: MThd; PNG: \x89PNG; JPEG: \xff\xd8\xff; GIF: GIF8;
     RIFF (sound or pictures): RIFF; Ogg: OggS; MP3: ID3; FLAC: fLaC; ELF: \x7fELF; GGUF: GGUF;
-    SQLite: SQLite format 3\0; NumPy: \x93NUMPY; HDF5: \x89HDF; Arrow: ARROW1; Avro: Obj\x01;
+    SQLite: SQLite format 3\0; NumPy: \x93NUMPY; HDF5: \x89HDF; Avro: Obj\x01;
     old Microsoft Office: \xd0\xcf\x11\xe0; RTF: {\\rtf; pickle: \x80[\x04\x05]\x95; RAR: Rar!\x1a;
     LZ4: \x04\x22\x4d\x18; compress (.Z): \x1f\x9d; 7-Zip: 7z\xbc\xaf; ar (.deb, .a): !<arch>\n;
     Java class: \xca\xfe\xba\xbe"""
 MAGIC = {kind: pattern.encode() for kind, pattern in re.findall(r"([^\s;][^:;]*): ([^;]+)", MAGIC)}
+# what makes text of some of them, beside "Convert it to text first"; {0}: the file, as in a shell
+WAYS = {
+    "PDF": "Make text of it: pdftotext {0}", "Office or e-book": "Save it as text or CSV first",
+    "SQLite": "Make CSV of it: sqlite3 -header -csv {0} 'SELECT * FROM name_of_table' > rows.csv",
+    "RAR": "Unpack it: unrar x {0}", "7-Zip": "Unpack it: 7z x {0}", "LZ4": "Unpack it: lz4 -d {0}",
+    "compress (.Z)": "Unpack it: gzip -d {0}", "ar (.deb, .a)": "Unpack it: ar x {0}",
+    **dict.fromkeys(["NumPy or PyTorch", "NumPy", "HDF5", "pickle", "Avro"],
+                    "Read it in prepare.py, or write its rows as .jsonl or .parquet")}
 
 
 def format_of(path, head, stated=None, encoding="utf-8"):
@@ -42,10 +52,11 @@ def format_of(path, head, stated=None, encoding="utf-8"):
     suffix = next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), "")
     named = next((name for name, known in FORMATS.items() if suffix in known.split()), "text")
     _refuse_binary(path, head)
-    if named == "parquet":
+    if named in ("parquet", "arrow"):
         return named
     text = head.decode(encoding, errors="replace").removeprefix("\ufeff")
-    found = "parquet" if head.startswith(b"PAR1") else _rows_in(text, len(head) < HEAD)
+    found = next((name for magic, name in TABLES.items() if head.startswith(magic)), None)
+    found = found or _rows_in(text, len(head) < HEAD)
     agree = {("json", "jsonl"), ("csv", "tsv"), ("tsv", "csv")}  # rows.py looks closer at these
     if found and found != named and (named, found) not in agree:
         other = "text to take it as one text" if named == "text" else f"{named} if it is that"
@@ -55,36 +66,17 @@ def format_of(path, head, stated=None, encoding="utf-8"):
 
 
 def _refuse_binary(path, head):
-    kind = next((kind for kind, magic in MAGIC.items() if re.match(magic, head)), None)
-    kind = "tar" if _is_tar(head) else _kind_of_zip(head) if kind == "zip" else kind
-    if kind in ("zip", "tar"):
-        folder = str(path).removesuffix("".join(Path(path).suffixes)) + "-files"
-        command = f"python -m {kind}file -e {path} {folder}"  # every Python has it
-        raise UserError(f"{path} is a {kind} archive. Unpack it: {command}; then name its files: "
-                        f'-t "{folder}/*"')
+    kind = next((kind for kind, magic in MAGIC.items() if re.match(magic, head)), kind_of(head))
+    if kind in ("zip", "tar"):  # inputs.py opens those that lie in a folder, as files of their own
+        raise UserError(f"{path} is a {kind} archive that cannot be read from here. Unpack it, and "
+                        f"name its files: tar -xf, or unzip")
     if head.startswith(b"version https://git-lfs.github.com/"):
         raise UserError(f"{path} is a pointer of Git LFS. Get the file itself: git lfs pull")
     if compression := compression_of(head, ""):
         kind = f"{compression}, compressed twice"
     if kind:
-        raise UserError(f"{path} is of the kind {kind}. Convert it to text first")
-
-
-def _is_tar(head):
-    """Whether the checksum of a tar header is right: old tar files have no magic bytes."""
-    try:
-        tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape")
-        return True
-    except tarfile.HeaderError:
-        return False
-
-
-def _kind_of_zip(head):
-    """"zip", or what is packed in a zip file without texts: its first member's name tells."""
-    name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-    if re.match(rb"\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/|mimetype", name):
-        return "Office or e-book"
-    return "NumPy or PyTorch" if name.endswith((b".npy", b"/data.pkl")) else "zip"
+        way = WAYS.get(kind, "Convert it to text first").format(shlex.quote(str(path)))
+        raise UserError(f"{path} is of the kind {kind}. {way}")
 
 
 # ---- rows under the name of a text

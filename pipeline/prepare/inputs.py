@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.encodings import check_encoding, encoding_of_mark, utf8_chunks
-from pipeline.errors import UserError
+from pipeline.errors import MissingPackage, UserError
 from pipeline.files import give_memory_back, num_characters, open_input
-from pipeline.prepare.compression import CHUNK, compression_of, unpacked
+from pipeline.prepare.columns import arrow_rows, parquet_rows
+from pipeline.prepare.compression import CHUNK, compression_of, damage_in_one_line, unpacked
+from pipeline.prepare.containers import members_of
 from pipeline.prepare.formats import HEAD, format_of
-from pipeline.prepare.rows import QUOTINGS, SHOWN, BadRow, parquet_rows, rows_of
+from pipeline.prepare.rows import QUOTINGS, SHOWN, BadRow, rows_of
 from pipeline.prepare.separators import END_OF_TEXT, pattern_of, separated
 from pipeline.prepare.templates import Template
 
@@ -31,43 +33,46 @@ MARKED = 32  # the first chunks of a file, which are looked through for <|endoft
 
 
 def read_documents(paths, *, text_template=None, column="text", learn=None, chat_layout=None,
-                   learn_all=False, max_bad_rows=0, **stated):
+                   learn_all=False, missing=None, max_bad_rows=0, max_bad_files=0, **stated):
     """The documents of files: an iterable of strings that can be read several times.
 
     paths: a path or glob, or a list of them, read in the order given; the matches of a glob are
         sorted. A file of text is one document, or several if document_separator="blank_lines" or
-        another is given (see separators.py); so is each row of a .jsonl, .json, .csv, .tsv or
-        .parquet file.
+        another is given (see separators.py); so is each row of a .jsonl, .json, .csv, .tsv,
+        .parquet or .arrow file. An archive, .zip or .tar, stands for the files in it.
     text_template: a format string ("Q: {question}"; "{a[b]}" reaches into a row), or a function of
         the row, a dict, that returns the text, or None to leave the row out. Default: the text in
         `column`. A function may also return a list of parts, (text, learned): see parts.py.
+    missing: the text of a cell that is missing: null, NaN, a column that a row lacks. None: such a
+        row is bad.
     learn: the columns of the format string whose text is learned: learn=["answer"]. Documents are
         then lists of parts; default: all text is learned.
     chat_layout: the name of a layout of chats.py, in the place of a template, for rows that hold
         conversations. learn_all: of these and of lists of parts, learn all.
     max_bad_rows: how many rows that cannot be read are left out, the first of them printed. One
         more is a UserError with file and line.
+    max_bad_files: how many files that cannot be read, or not to their end, are left out from there.
     stated: what names and contents do not tell: format="jsonl", encoding="cp1252", quoting="none",
-        delimiter=";", columns=["id", "text"].
+        delimiter=";", columns=["id", "text"], no_header=True, rows_in="data".
     """
-    template = Template(text_template, column, learn, chat_layout, learn_all)
-    return Documents(expand(paths), template, max_bad_rows, **stated)
+    template = Template(text_template, column, learn, chat_layout, learn_all, missing)
+    return Documents(expand(paths), template, max_bad_rows, max_bad_files, **stated)
 
 
-def open_inputs(paths, *, text_template=None, learn=None, chat_layout=None, max_bad_rows=0,
-                **stated):
+def open_inputs(paths, *, text_template=None, learn=None, chat_layout=None, missing=None,
+                max_bad_rows=0, max_bad_files=0, **stated):
     """A TextFile for a single file of text, Shards for .bin files, otherwise Documents.
 
     The arguments are those of read_documents().
     """
     paths = expand(paths)
-    template = Template(text_template, "text", learn, chat_layout)
+    template = Template(text_template, "text", learn, chat_layout, missing=missing)
     if Path(paths[0]).suffix == ".bin" and not stated.get("format"):
         if template.flag:
             raise UserError(f"--{template.flag} is for rows, and {paths[0]} holds ids. Leave the "
                             f"flag out")
         return Shards(paths)
-    found = Documents(paths, template, max_bad_rows, **stated)
+    found = Documents(paths, template, max_bad_rows, max_bad_files, **stated)
     return TextFile(found) if found.formats == ["text"] and not found.separator else found
 
 
@@ -149,22 +154,35 @@ class _NotAString:
 
 
 class _Files(_NotAString):
-    """Some files. size, position: their bytes on the disk, and how many of them are read."""
+    """Some files. size, position: their bytes, and how many of them are read. num_bad_files: how
+    many are left out because they cannot be read."""
 
-    def __init__(self, paths, encoding=None):
-        self.paths, self.position, self._spools, self.size = [], 0, {}, 0
-        self.encoding, self.has_end_of_text = encoding, False
+    def __init__(self, paths, encoding=None, max_bad_files=0):
+        self.position, self.num_bad_files, self.max_bad_files = 0, 0, max_bad_files
+        self.encoding, self.has_end_of_text, self._notes = encoding, False, set()
+        self._sizes, self._opened = {}, {}  # _opened: a function for each that is no file itself
         if encoding:
             check_encoding(encoding)
+        self.num_paths = len(paths)
         for path in paths:
-            comes_once = path == "-" or Path(path).is_fifo()
-            self.paths.append(self._spooled(path) if comes_once else Path(path))
-        for path in self.paths:
-            with self.open(path) as file:
-                self.size += os.fstat(file.fileno()).st_size
-        self.name = _name_of(self.paths)
+            with self._leaving_out_bad_files():
+                self._add(path)
+        self.paths = list(self._sizes)
+        if not self.paths:
+            raise UserError("no file is left that can be read")
+        self.size, self.name = sum(self._sizes.values()), _name_of(self.paths)
 
-    def _spooled(self, path):
+    def _add(self, path):
+        if path == "-" or Path(path).is_fifo():
+            self._spool(path)
+        elif members := members_of(path):
+            for member, (size, opens) in members.items():
+                self._sizes[member], self._opened[member] = size, opens
+        else:
+            with open_input(path) as file:
+                self._sizes[Path(path)] = os.fstat(file.fileno()).st_size
+
+    def _spool(self, path):
         """Copy a pipe or standard input (-) to a nameless file, which ends with this process."""
         if path == "-" and sys.stdin is None:
             raise UserError("- stands for standard input, which is closed")
@@ -173,16 +191,42 @@ class _Files(_NotAString):
         with contextlib.nullcontext(sys.stdin.buffer) if stdin else open(path, "rb") as stream:
             shutil.copyfileobj(stream, spool)
         spool.flush()
+
+        def opened():
+            file = os.fdopen(os.dup(spool.fileno()), "rb")
+            file.seek(0)
+            return file
         path = Path("standard input") if stdin else Path(path)
-        self._spools[path] = spool
-        return path
+        self._sizes[path], self._opened[path] = spool.tell(), opened
 
     def open(self, path):
-        if path not in self._spools:
-            return open_input(path)
-        file = os.fdopen(os.dup(self._spools[path].fileno()), "rb")
-        file.seek(0)
-        return file
+        with damage_in_one_line(path):
+            return self._opened[path]() if path in self._opened else open_input(path)
+
+    @contextlib.contextmanager
+    def _leaving_out_bad_files(self):
+        """A file that cannot be read is left out from there on, if max_bad_files allows one more.
+        In the block, _num_kept counts the documents that it gave before."""
+        self._num_kept = 0
+        try:
+            yield
+        except (MissingPackage, TooManyBadRows):
+            raise
+        except UserError as error:
+            self.num_bad_files += 1
+            if self.num_bad_files > self.max_bad_files:
+                how = (f". Bad files so far: {self.num_bad_files:,}; --max_bad_files allows "
+                       f"{self.max_bad_files:,}") if self.max_bad_files else ""
+                if not self.max_bad_files and self.num_paths > 1:
+                    how = ". Or leave out such files: --max_bad_files 1"
+                raise UserError(f"{error}{how}") from None
+            after = f", after its first {self._num_kept:,} documents" if self._num_kept else ""
+            self._note(f"note: left out{after}: {error}")
+
+    def _note(self, line):
+        if line not in self._notes:  # each is printed once, however often the files are read
+            self._notes.add(line)
+            print(line, file=sys.stderr)
 
     def head(self, path):
         """The first HEAD bytes of a file, unpacked."""
@@ -214,6 +258,10 @@ class _Files(_NotAString):
 
 def _name_of(paths):
     return Path(paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+
+class TooManyBadRows(UserError):
+    """More than --max_bad_rows allows."""
 
 
 class TextFile(_NotAString):
@@ -272,15 +320,22 @@ class TextFile(_NotAString):
 class Documents(_Files):
     """The documents of files, one string each. See read_documents()."""
 
-    def __init__(self, paths, template, max_bad_rows=0, *, format=None,
-                 encoding=None, quoting=None, delimiter=None, columns=None,
-                 document_separator=None):
-        super().__init__(paths, encoding)
-        self.max_bad_rows, self._notes = max_bad_rows, set()
-        self._template = template
-        self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns)
-        self.separator = document_separator
-        self.formats = [self._format(path, format) for path in self.paths]
+    def __init__(self, paths, template, max_bad_rows=0, max_bad_files=0, *, format=None,
+                 encoding=None, quoting=None, delimiter=None, columns=None, no_header=False,
+                 rows_in=None, document_separator=None):
+        super().__init__(paths, encoding, max_bad_files)
+        self.max_bad_rows, self._template = max_bad_rows, template
+        self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns,
+                           no_header=no_header)
+        self._rows_in, self.separator = rows_in, document_separator
+        formats = {}
+        for path in self.paths:
+            with self._leaving_out_bad_files():
+                formats[path] = self._format(path, format)
+        self.paths, self.formats = list(formats), list(formats.values())
+        if not formats:
+            raise UserError("no file is left that can be read")
+        self._num_left_out = self.num_bad_files
         self._refuse_unused()
         self.num_rows = self.num_bad = self.num_empty = 0  # of the last reading
         self.joints = []  # places where a document would run into the next if they were joined
@@ -292,16 +347,22 @@ class Documents(_Files):
 
     def _refuse_unused(self):
         """Raise UserError for an option that is wrong or would do nothing with these files."""
-        formats, (quoting, delimiter, _) = set(self.formats), self._table.values()
+        formats, (quoting, delimiter, columns, no_header) = {*self.formats}, self._table.values()
         if quoting not in (None, *QUOTINGS):
             raise UserError(f"--quoting {quoting!r} is unknown; it must be {' or '.join(QUOTINGS)}")
         if delimiter is not None and (not delimiter or set(delimiter) & set('"\r\n')):
             raise UserError(f"--delimiter {delimiter!r} must be characters, no quotes or line ends")
         if any(self._table.values()) and not {"csv", "tsv"} & formats:
-            raise UserError("--quoting, --delimiter and --columns are for CSV and TSV, and "
-                            f"{self.name} is {self.formats[0]}")
-        if self.encoding and formats == {"parquet"}:
-            raise UserError(f"--encoding is for text, {self.name} is Parquet. Leave the flag out")
+            raise UserError("--quoting, --delimiter, --columns and --no_header are for CSV and "
+                            f"TSV, and {self.name} is {self.formats[0]}")
+        if columns and no_header:
+            raise UserError("--columns already says that there is no header. Leave --no_header out")
+        if self._rows_in and "json" not in formats:
+            raise UserError(f"--rows_in is for JSON, and {self.name} is {self.formats[0]}. Leave "
+                            "the flag out, or add --format json")
+        if self.encoding and formats <= {"parquet", "arrow"}:
+            raise UserError(f"--encoding is for text, {self.name} is {self.formats[0]}. Leave the "
+                            f"flag out")
         if self.separator is not None:
             pattern_of(self.separator)
             if rows := formats - {"text"}:
@@ -323,56 +384,65 @@ class Documents(_Files):
 
     def _texts(self):
         self.position = self.num_rows = self.num_bad = self.num_empty = 0
+        self.num_bad_files = self._num_left_out
         for path, format in zip(self.paths, self.formats):
-            file = str(path)
-            if format == "text":
-                texts = map(bytes.decode, self.utf8(path))
-                texts = separated(texts, self.separator) if self.separator else ["".join(texts)]
-                yield from (from_file(text, file, row) for row, text in enumerate(texts, 1))
-                continue
-            for where, row in self._rows(path, format):
-                text = row if isinstance(row, BadRow) else self._template.text_of(row, format)
-                if isinstance(text, BadRow):
-                    self._count_bad(text, f"{path} {where}: {text}")
-                    continue
-                self.num_rows += 1
-                if text is not None:
-                    is_empty = not (text if isinstance(text, str) else any(t for t, *_ in text))
-                    self.num_empty += is_empty
-                    yield from_file(text, file, where.number)
+            with self._leaving_out_bad_files():
+                for document in self._texts_of(path, format):
+                    self._num_kept += 1
+                    yield document
+        if self.num_rows and (unseen := self._template.unseen):
+            raise UserError(f"no row of {self.name} has the column {min(unseen)!r} that "
+                            f"--text_template names")
         if self.num_bad:
             self._note(f"note: {self.num_bad:,} bad rows were left out")
 
-    def _rows(self, path, format):
-        if format != "parquet":
+    def _texts_of(self, path, format):
+        """The documents of one file."""
+        file = str(path)
+        if format == "text":
             texts = map(bytes.decode, self.utf8(path))
-            yield from rows_of(format, texts, path, note=self._note, **self._table)
+            texts = separated(texts, self.separator) if self.separator else ["".join(texts)]
+            yield from (from_file(text, file, row) for row, text in enumerate(texts, 1))
+            return
+        for where, row in self._rows(path, format):
+            text = row if isinstance(row, BadRow) else self._template.text_of(row, format)
+            if isinstance(text, BadRow):
+                self._count_bad(text, f"{path} {where}: {text}")
+                continue
+            self.num_rows += 1
+            if text is not None:
+                is_empty = not (text if isinstance(text, str) else any(t for t, *_ in text))
+                self.num_empty += is_empty
+                yield from_file(text, file, where.number)
+
+    def _rows(self, path, format):
+        if format not in ("parquet", "arrow"):
+            texts = map(bytes.decode, self.utf8(path))
+            yield from rows_of(format, texts, path, note=self._note, rows_in=self._rows_in,
+                               short=self._template.missing is not None, **self._table)
             return
         with contextlib.ExitStack() as stack:
             file, before = stack.enter_context(self.open(path)), self.position
-            if compression_of(file.read(16), path):  # its table of contents is at the end
+            # its table of contents is at the end
+            if path in self._opened or compression_of(file.read(16), path):
                 file = stack.enter_context(tempfile.TemporaryFile())
                 for chunk in self.chunks(path):
                     file.write(chunk)
-            with self.open(path) as original:
-                size = os.fstat(original.fileno()).st_size
+            file.seek(0)
 
             def progress(fraction):
-                self.position = before + int(size * fraction)
-            yield from parquet_rows(file, path, self._template.columns, progress)
+                self.position = before + int(self._sizes[path] * fraction)
+            columns = self._template.columns
+            yield from (arrow_rows(file, path, columns) if format == "arrow" else
+                        parquet_rows(file, path, columns, progress))
 
     def _count_bad(self, bad_row, message):
         self.num_bad += bad_row.num_rows
         if self.num_bad > self.max_bad_rows:
-            raise UserError(f"{message}. Bad rows so far: {self.num_bad:,}; --max_bad_rows "
-                            f"allows {self.max_bad_rows:,}")
+            raise TooManyBadRows(f"{message}. Bad rows so far: {self.num_bad:,}; --max_bad_rows "
+                                 f"allows {self.max_bad_rows:,}")
         if self.num_bad <= SHOWN:
             self._note(f"note: left out: {message}")
-
-    def _note(self, line):
-        if line not in self._notes:  # each is printed once, however often the files are read
-            self._notes.add(line)
-            print(line, file=sys.stderr)
 
 
 # ---- token ids

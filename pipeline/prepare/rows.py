@@ -1,7 +1,6 @@
-"""The rows of a table, one at a time, in bounded memory: JSON lines, JSON, CSV, TSV, Parquet.
+"""The rows of a table that is text, one at a time, in bounded memory: JSON lines, JSON, CSV, TSV.
 
     rows_of(format, texts, ...)   (Place, row) pairs; a row is a dict, a JSON value, or a BadRow
-    parquet_rows(file, ...)       the same of a Parquet file
 
 CSV follows RFC 4180: a cell in quotes may hold commas, doubled quotes and line ends. TSV follows
 IANA's text/tab-separated-values: no quotes, a row a line. Some programs write tabs and quotes
@@ -15,13 +14,11 @@ import re
 import sys
 from typing import NamedTuple
 
-from pipeline.errors import UserError, optional
+from pipeline.errors import UserError, printable
 
 QUOTINGS = ("csv", "none", "backslash")
 LONG_CELL = 50  # lines; a longer cell may have swallowed rows, so a note mentions it
 SHOWN = 3  # notes of each kind
-# what pyarrow raises for a value that Python cannot hold, beside its own exceptions
-UNREADABLE = (ValueError, OverflowError, KeyError, TypeError, ImportError)
 
 
 class BadRow(str):
@@ -43,15 +40,19 @@ class Place(NamedTuple):
         return f"{self.what} {self.number:,}" + (f" to {self.last:,}" if self.last else "")
 
 
-def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, note=print):
+def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, no_header=False,
+            short=False, rows_in=None, note=print):
     """Yield (Place, row) for each row.
 
     texts: the text of the file in consecutive strings. columns: the names of the columns, if the
-    first line is a row already. note: a function that prints a line. See QUOTINGS for quoting.
+    first line is a row already; no_header: it is one, and their names are 1, 2, 3, ... short: a row
+    may lack its last cells, which are None. rows_in: the keys, with dots between, under which a
+    JSON object has its array of rows. note: a function that prints a line. See QUOTINGS for
+    quoting.
     """
     texts = iter(texts)
     if format == "json":
-        return _json(texts, path)
+        return _json(texts, path, rows_in.split(".") if rows_in else [])
     first = next(texts, "")
     line_end = "\r" if "\r" in first and "\n" not in first else "\n"  # old Macs wrote "\r"
     lines = _lines(itertools.chain([first], texts), line_end)
@@ -63,12 +64,13 @@ def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, 
     if by_excel := re.fullmatch("sep=(.)\r?", head):
         delimiter, head = delimiter or by_excel[1], ""  # an empty line is skipped
     default = "," if format == "csv" else "\t"
-    if not delimiter and not columns:
+    if not delimiter and not columns and not no_header:
         _refuse_other_delimiter(head, default, path)
     delimiter, lines = delimiter or default, itertools.chain([head], lines)
+    header = _Header(path, columns, no_header, short)
     if quoting == "csv" or format == "csv" and quoting != "none":
-        return _quoted(lines, line_end, delimiter, columns, path, note, quoting == "backslash")
-    return _unquoted(lines, delimiter, columns, path, quoting)
+        return _quoted(lines, line_end, delimiter, header, path, note, quoting == "backslash")
+    return _unquoted(lines, delimiter, header, path, quoting)
 
 
 def _refuse_other_delimiter(head, default, path):
@@ -107,10 +109,15 @@ def _jsonl(lines):
 # ---- JSON
 
 
-def _json(texts, path):
-    """The elements of an array, or values one after another. One of them is in memory at a time."""
+def _json(texts, path, keys=()):
+    """The elements of an array, or values one after another. One of them is in memory at a time.
+    keys: of the objects around the array, the outermost first."""
     reader, number = _JsonReader(texts), 0
+    for key in keys:
+        _enter(reader, key, path)
     in_array = reader.skip("[")
+    if keys and not in_array:
+        raise UserError(f"{path}: there is no array of rows under the key {keys[-1]!r}")
     while reader.next_character() and not (in_array and reader.next_character() == "]"):
         number += 1
         yield Place("element", number), reader.next_value(f"{path}: element {number:,}")
@@ -119,8 +126,35 @@ def _json(texts, path):
                             f"{number:,}")
     if in_array and not reader.skip("]"):
         raise UserError(f"{path} is cut short: its array has no end")
+    for _ in keys:
+        while reader.skip(","):
+            _next_key(reader, path)
+            reader.next_value(f"{path}: a value after the rows")
+        if not reader.skip("}"):
+            raise UserError(f"{path} is cut short after its rows: an object has no end")
     if reader.next_character():
         raise UserError(f"{path} continues after the end of its array")
+
+
+def _enter(reader, key, path):
+    """Go to the value of a key of the next object. Raises UserError where there is none."""
+    found = []
+    if reader.skip("{"):
+        while reader.next_character() == '"':
+            found.append(_next_key(reader, path))
+            if found[-1] == key:
+                return
+            reader.next_value(f"{path}: the value of {found[-1]!r}")
+            reader.skip(",")
+    has = printable(", ".join(found), 200) or "none"
+    raise UserError(f"{path} has no key {key!r} (its keys: {has}), which --rows_in names")
+
+
+def _next_key(reader, path):
+    key = reader.next_value(f"{path}: a key")
+    if not isinstance(key, str) or not reader.skip(":"):
+        raise UserError(f"{path} is not JSON: a string and : must follow {{ or , in an object")
+    return key
 
 
 class _JsonReader:
@@ -154,6 +188,7 @@ class _JsonReader:
         return found
 
     def next_value(self, where):
+        self.next_character()  # blanks go before a value
         while True:
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
@@ -171,19 +206,37 @@ class _JsonReader:
 # ---- CSV, TSV
 
 
-def _header(cells, path):
-    """The names of the columns. Raises UserError for a name that occurs twice."""
-    names = [name for name in cells if name]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path}: its header has the column {twice[0]!r} twice. Rename one of them")
-    return cells
+class _Header:
+    """The names of the columns, from the first line or given."""
 
+    def __init__(self, path, names, is_numbered, may_be_short):
+        self.path, self.names, self.is_numbered = path, names, is_numbered
+        self.may_be_short = may_be_short
 
-def _row(cells, header, how):
-    """The dict of a row; a BadRow with the advice `how` for a wrong number of cells."""
-    if len(cells) == len(header):
-        return dict(zip(header, cells))
-    return BadRow(f"it has {len(cells)} fields, but the header has {len(header)}{how}")
+    def takes(self, cells):
+        """Whether these cells of the first line are the header. Raises UserError for a name that
+        occurs twice."""
+        if self.names:
+            return False
+        if self.is_numbered:
+            self.names = [str(number) for number in range(1, len(cells) + 1)]
+            return False
+        self.names, names = cells, [name for name in cells if name]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{self.path}: its header has the column {twice[0]!r} twice. Rename "
+                            f"one of them; or, if it is a row, add --no_header")
+        return True
+
+    def row(self, cells, how):
+        """The dict of a row; a BadRow with the advice `how` for a wrong number of cells."""
+        missing = len(self.names) - len(cells)
+        if missing > 0 and self.may_be_short:
+            cells = [*cells, *[None] * missing]
+        if len(cells) == len(self.names):
+            return dict(zip(self.names, cells))
+        if missing > 0:
+            how += ". If the last cells are missing on purpose, add --missing ''"
+        return BadRow(f"it has {len(cells)} fields, but the header has {len(self.names)}{how}")
 
 
 def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
@@ -216,11 +269,9 @@ def _quoted(lines, line_end, delimiter, header, path, note, has_escapes):
             where = Place("lines", before + 1, reader.line_num)
         if isinstance(cells, csv.Error):
             yield where, _bad_quote(cells, num_lines, line)
-        elif cells and header is None:
-            header = _header(cells, path)
-        elif cells:  # not an empty line
+        elif cells and not header.takes(cells):  # an empty line is no row
             how = ". If backslashes stand before special characters, add --quoting backslash"
-            row = _row(cells, header, how if "\\" in line else "")
+            row = header.row(cells, how if "\\" in line else "")
             is_long = num_lines > LONG_CELL or num_lines > 1 and _holds_rows(cells, delimiter)
             if is_long and not isinstance(row, BadRow) and (notes := notes + 1) <= SHOWN:
                 note(f"note: {path} {where} are one row by their quotes. If often: --quoting none")
@@ -256,14 +307,13 @@ def _unquoted(lines, delimiter, header, path, quoting):
             continue
         cells = line.split(delimiter)
         if not quoting and ('"' in line or "\\N" in cells):
-            _refuse_special(cells, header is None, f"{path} line {number:,}")
+            _refuse_special(cells, not header.names, f"{path} line {number:,}")
         if quoting == "backslash":
             cells = list(map(_unescape_cell, cells))
-        if header is None:
-            header = _header(cells, path)
+        if header.takes(cells):
             continue
         how = ". If quotes hold tabs or line ends together, add --quoting csv"
-        yield Place("line", number), _row(cells, header, how if '"' in line else "")
+        yield Place("line", number), header.row(cells, how if '"' in line else "")
 
 
 def _refuse_special(cells, is_header, where):
@@ -282,102 +332,3 @@ def _unescape_cell(cell):
     if cell == "\\N":
         return None
     return re.sub(r"\\(.)", lambda match: named.get(match[1], match[1]), cell)
-
-
-# ---- Parquet
-
-
-def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
-    """Yield (Place, row) for each row. columns: the only ones read, as others may hold anything.
-
-    A row has None in columns that are not read, so that it has all names. A value that Python
-    cannot hold (a date beyond the year 9999, text that is not UTF-8) makes a BadRow of its row if
-    its column was asked for, and is left out of the row otherwise.
-    """
-    pyarrow, parquet = optional("pyarrow", path), optional("pyarrow.parquet", path)
-    unreadable = (*UNREADABLE, pyarrow.ArrowException)
-    try:
-        metadata = parquet.ParquetFile(file).metadata
-        schema = metadata.schema.to_arrow_schema()
-        read = _columns_to_read(schema, columns, path)
-        at_once, large = _sizes(parquet, file, metadata, read)
-        table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
-        rest = dict.fromkeys(schema.names) if columns else {}
-        number = 0
-        for batch in table.iter_batches(batch_size=at_once, columns=read):
-            names = batch.schema.names
-            pairs = zip(names, batch.columns)
-            values = [_values(column, name, name in large, unreadable) for name, column in pairs]
-            for row in zip(*values):
-                number += 1
-                bad = next((value for value in row if isinstance(value, BadRow)), None)
-                row = {**rest, **dict(zip(names, row))}
-                if bad and not columns:  # a function may not need the columns that are bad
-                    row = {k: value for k, value in row.items() if not isinstance(value, BadRow)}
-                yield Place("row", number), bad if bad and columns else row
-            progress(number / metadata.num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:  # an error of the disk; pyarrow's have none
-            raise
-        raise UserError(f"{path} is not a Parquet file, or is damaged "
-                        f"({str(error).splitlines()[0][:100]})") from None
-
-
-def _columns_to_read(schema, columns, path):
-    """The names of the columns to read, all of them where columns is None. Raises UserError."""
-    read = [name for name in schema.names if columns is None or name in columns]
-    if twice := [name for name in read if schema.names.count(name) > 1]:
-        raise UserError(f"{path} has the column {twice[0]!r} twice. Rename one of them")
-    if not read:
-        names = " ".join(", ".join(schema.names)[:200].splitlines())  # a name may hold a newline
-        told = f"{path} has no column {columns[0]} (there are: {names})"
-        for field in schema:
-            if str(field.type).endswith("string") and "\n" not in field.name:
-                told += f'. Say which holds the text: --text_template "{{{field.name}}}"'
-                break
-        raise UserError(told)
-    return read
-
-
-def _values(column, name, one_by_one, unreadable):
-    """The values of a column of a batch, with a BadRow for each that Python cannot hold."""
-    if not one_by_one:
-        try:
-            return column.to_pylist()
-        except unreadable:
-            pass
-
-    def value(i):
-        try:
-            return column[i].as_py()
-        except unreadable as error:
-            return BadRow(f"its {name} cannot be read ({str(error).splitlines()[0][:80]})")
-    return map(value, range(len(column)))
-
-
-def _sizes(parquet, file, metadata, read, limit=1 << 25):
-    """(rows to read at once, columns to read as dictionaries), so that the rows take `limit` bytes.
-
-    A column that stores its values in a dictionary may stand for many times its size: there the
-    longest value of the dictionary counts.
-    """
-    compute = optional("pyarrow.compute", "a Parquet file", install="pyarrow")
-    at_once, large = 256, set()
-    leaves = map(metadata.schema.column, range(metadata.num_columns))
-    flat = {column.path for column in leaves} & {*read}
-    table = parquet.ParquetFile(file, read_dictionary=sorted(flat))
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            path, size = column.path_in_schema, column.total_uncompressed_size
-            is_read = path in read or path.split(".")[0] in read
-            if not is_read or size <= limit / 256 or not group.num_rows:
-                continue
-            at_once = max(1, min(at_once, limit * group.num_rows // size))
-            if path in flat and column.has_dictionary_page and column.physical_type == "BYTE_ARRAY":
-                batch = next(table.iter_batches(1, row_groups=[number], columns=[path]))
-                values = getattr(batch.columns[0], "dictionary", batch.columns[0])
-                longest = compute.max(compute.binary_length(values)).as_py()
-                if (longest or 0) > limit / 256:
-                    large.add(path)
-    return at_once, sorted(large)

@@ -10,18 +10,27 @@ from pipeline.errors import UserError
 from pipeline.prepare.rows import BadRow
 from pipeline.tokenizers import plain_text
 
+# of a format string: a doubled brace, a field, or a brace that belongs to neither
+BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
 
 class Template:
     """text_of(row, format) is the text of a row. columns: those that it reads, None for all."""
 
-    def __init__(self, template, column, learn=None, chat_layout=None, learn_all=False):
+    def __init__(self, template, column, learn=None, chat_layout=None, learn_all=False,
+                 missing=None):
         """The arguments are those of read_documents(). Raises UserError for a format string that
         cannot be read or names no column, and for columns to learn that it does not name."""
-        self.columns, self.learn_all, formatter = [column], learn_all, _StrictFormatter()
+        self.columns, self.learn_all, self.missing = [column], learn_all, missing
+        self.unseen = set()  # fields of which no row has had the column so far
         # a list in a column is no text, even where it looks like parts
         self.gives_parts = bool(chat_layout or learn or callable(template))
-        flags = dict(chat_layout=chat_layout, learn=learn, text_template=template)
-        self.flag = next((flag for flag, given in flags.items() if given), None)  # that asks for it
+        flags = dict(chat_layout=chat_layout, learn=learn, text_template=template, missing=missing)
+        # the one that asks for rows
+        self.flag = next((flag for flag, given in flags.items() if given is not None), None)
+        if missing is not None and (callable(template) or not template):
+            raise UserError("--missing is for the columns of --text_template: give one, or leave "
+                            "--missing out")
         if chat_layout:
             if template or learn:
                 raise UserError("leave out --text_template and --learn: --chat_layout already "
@@ -39,21 +48,37 @@ class Template:
             _refuse_unnamed(learn, [column], f"{{{column}}}")
             self.function = lambda row: row[column]
             return
-        try:
-            pieces = list(formatter.parse(template))
-        except ValueError as error:
-            raise UserError(f"text_template {template!r} cannot be read: {error}. A brace that is "
-                            f"text is written {{{{ or }}}}") from None
-        fields = [field for _, field, _, _ in pieces if field is not None]
+        pieces = list(_pieces_of(template))
+        fields = [field for _, field in pieces if field is not None]
         if not fields or not all(fields):
             raise UserError(f"text_template {template!r} names no column; write one as {{column}}")
+        self.unseen = {*fields}
         self.columns = [name for field in fields for name in (_head(field), field)]
         _refuse_unnamed(learn, self.columns, template)
-        self.function = lambda row: formatter.vformat(template, (), row)
         if learn:
-            parts = list(_parts_of(pieces, learn))
-            self.function = lambda row: [(formatter.vformat(part, (), row), learned)
-                                         for part, learned in parts]
+            self.function = lambda row: [
+                (text if field is None else self._value(field, row), field is not None
+                 and (field in learn or _head(field) in learn)) for text, field in pieces]
+        else:
+            self.function = lambda row: "".join([
+                text if field is None else self._value(field, row) for text, field in pieces])
+
+    def _value(self, field, row):
+        """The text of a field in a row. Raises KeyError, or what str.format() raises."""
+        if field in row or _head(field) in row:
+            self.unseen.discard(field)
+        elif self.missing is None:
+            raise KeyError(field)
+        else:
+            return self.missing
+        try:
+            # the name of a column may be "a.b", or "text:en"
+            return FORMAT.format_field(row[field], "") if field in row else FORMAT.vformat(
+                f"{{{field}}}", (), row)
+        except _Missing:
+            if self.missing is None:
+                raise
+            return self.missing
 
     def text_of(self, row, format):
         """The text of a row; None if a function leaves the row out; a BadRow with what is wrong."""
@@ -65,17 +90,18 @@ class Template:
             text = self.function(row)
         except KeyError as error:
             columns = " ".join(", ".join(map(str, row))[:200].splitlines())
-            how = _where_text_is(row, format, error.args[0])
+            how = _where_text_is(row, format, str(error.args[0]))
             return BadRow(f"it has no column {error} (its columns: {columns}){how}")
         except BadChat as error:
             return BadRow(str(error))
         except (AttributeError, IndexError, TypeError, ValueError) as error:
-            return BadRow(f"{error} in the text template")
+            return BadRow(f"{error} in the text template{_if_a_chat(row)}")
         if text is None and self.columns is None:
             return None
         if not (isinstance(text, str) or self.gives_parts and _are_parts(text)):
             wanted = "a string" + " or a list of parts (text, True or False)" * self.gives_parts
-            return BadRow(f"its text is {json.dumps(text, default=str)[:40]}, not {wanted}")
+            return BadRow(f"its text is {json.dumps(text, default=str)[:40]}, not {wanted}"
+                          + _if_a_chat(row))
         try:
             plain_text(text).encode("utf-8")
         except UnicodeEncodeError:
@@ -85,9 +111,27 @@ class Template:
         return text
 
 
+def _pieces_of(template):
+    """(text, None) and ("", field) of a format string, in order. Raises UserError."""
+    end, text = 0, ""
+    for found in BRACES.finditer(template):
+        text, end = text + template[end : found.start()], found.end()
+        if found[0] in ("{{", "}}"):
+            text += found[0][0]
+        elif found[1] is None:
+            raise UserError(f"text_template {template!r} cannot be read: its {found[0]} at "
+                            f"position {found.start():,} has no partner. A brace that is text is "
+                            f"written {{{{ or }}}}")
+        else:
+            yield text, None
+            yield "", found[1]
+            text = ""
+    yield text + template[end:], None
+
+
 def _head(field):
-    """a of {a.b} and {a[0]}."""
-    return re.match(r"[^.\[]*", field)[0]
+    """The column of a field: a of {a.b}, {a[0]}, {a:>5} and {a!r}."""
+    return re.match(r"[^.\[:!]*", field)[0]
 
 
 def _refuse_unnamed(learn, columns, template):
@@ -96,48 +140,58 @@ def _refuse_unnamed(learn, columns, template):
                         f"{{{missing[0]}}}. It has {', '.join(dict.fromkeys(columns))}")
 
 
-def _parts_of(pieces, learn):
-    """What a format string consists of, as (format string, learned), from what parse() gives."""
-    for text, field, spec, conversion in pieces:
-        if text:
-            yield text.replace("{", "{{").replace("}", "}}"), False
-        if field is not None:
-            conversion = f"!{conversion}" if conversion else ""
-            spec = f":{spec}" if spec else ""
-            yield f"{{{field}{conversion}{spec}}}", field in learn or _head(field) in learn
-
-
 def _are_parts(text):
     return isinstance(text, list) and all(
         isinstance(part, (tuple, list)) and len(part) == 2
         and isinstance(part[0], str) and isinstance(part[1], bool) for part in text)
 
 
+class _Missing(ValueError):
+    """None, or NaN, which tables have in the place of a value."""
+
+
 class _StrictFormatter(string.Formatter):
     """str.format for strings and numbers; None and NaN are errors and do not become words."""
 
-    def get_field(self, name, args, row):  # the name of a column may be "a.b"
-        return (row[name], name) if name in row else super().get_field(name, args, row)
-
     def format_field(self, value, spec):
+        if value is None or isinstance(value, float) and math.isnan(value):
+            raise _Missing(f"{json.dumps(value)} stands for a text")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not isinstance(value, str) and not (is_number and math.isfinite(value)):
-            raise ValueError(f"{json.dumps(value, default=str)[:40]} stands for a text")
+            what, reach = {list: ("a list", "[0]"), dict: ("an object", "[key]")}.get(
+                type(value), ("a value", ""))
+            shown = json.dumps(value, default=str)
+            reach = f", into which {{column{reach}}} reaches" if reach else ""
+            raise ValueError(f"{shown if len(shown) <= 40 else what} stands for a text{reach}")
         return super().format_field(value, spec)
+
+
+FORMAT = _StrictFormatter()
+
+
+def _if_a_chat(row):
+    """The flag that helps a user whose rows hold conversations."""
+    is_chat = any(isinstance(row.get(name), list) for name in ("messages", "conversations"))
+    return ". For conversations use --chat_layout plain or chatml, and no template" * is_chat
 
 
 def _where_text_is(row, format, column):
     """The flags that help a user whose rows lack a column. They name the column that differs from
     it only in blanks and capitals; if there is none, the column with the longest text."""
     texts = {k: v for k, v in row.items() if k and isinstance(k, str) and isinstance(v, str)}
+    tables = [k for k, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if chat := _if_a_chat(row):
+        return chat
+    if format == "json" and tables:
+        return f". If the rows are in {tables[0]!r}: --rows_in {tables[0]}"
     if not texts:
         return ""
     alike = [name for name in texts if name.strip().lower() == column.strip().lower()]
     best = alike[0] if alike else max(texts, key=lambda name: len(texts[name]))
     how = ""
-    if re.fullmatch(r"[\w -]+", best):
+    if best.isprintable() and not set(best) & set('{}"$`\\!'):  # as it is typed in a shell
         how = f'. Say which holds the text: --text_template "{{{best}}}"'
     if format in ("csv", "tsv") and not alike:
-        names = ",".join("text" if name == best else f"c{i}" for i, name in enumerate(row, 1))
-        how += f". If its first line is a row, name the columns: --columns {names}"
+        how += (f'. If its first line is a row: --no_header --text_template '
+                f'"{{{list(row).index(best) + 1}}}"')
     return how

@@ -63,7 +63,7 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
     meta.pkl, and the same call continues after the last finished unit. Raises UserError.
     """
     folder, start_time, inputs = Path(folder), time.perf_counter(), inputs or [text, val_text]
-    source = printable(source or _source_of(text, inputs), 10_000)
+    source, more = printable(source or _source_of(text, inputs), 10_000), more or {}
     text = units.checked_text(text, val_text)
     units.check_fraction(percentage_train, val_text)
     _refuse_glued(text, inputs)
@@ -72,31 +72,28 @@ def write_dataset(folder, text, tokenizer, *, val_text=None, percentage_train=0.
         document_end = "\n" if meta["eot_token"] is None or not end_of_text else ""
     if document_end and any(map(units.is_documents, (text, val_text))):
         _refuse_unknown_end(tokenizer, document_end)
-    # hours of work should not end with a meta.pkl that cannot be read
-    load_plain(pickle.dumps({**meta, **(more or {})}, protocol=4), "the new meta.pkl")
-    dtype, eot_token = token_dtype(meta["vocab_size"]), meta["eot_token"] if end_of_text else None
-    lengths = _token_lengths(meta)
+    _refuse_unreadable({**meta, **more})
+    dtype, lengths = token_dtype(meta["vocab_size"]), _token_lengths(meta)
+    eot_token = meta["eot_token"] if end_of_text else None
     job = tokenizer, meta["vocab_size"], dtype, eot_token, lengths
     encode = functools.partial(encode_all, job=job, num_workers=num_workers, dask=dask)
     identity = _identity(meta, end_of_text)
     with lock(folder, "prepare.py"), Journal(folder, dtype, identity) as journal:
         files, markers = units.new_numbers(), set()
         text, chosen = units.choose_splits(text, val_text, percentage_train, split_seed)
-        pieces = units.split_text(text, val_text, percentage_train, split_seed, document_end,
-                                  chosen=chosen, source=source, files=files,
-                                  eot_token=meta["eot_token"])
+        pieces = units.split_text(
+            text, val_text, percentage_train, split_seed, document_end, chosen=chosen,
+            source=source, files=files, eot_token=meta["eot_token"])
         with _progress_bar(text, val_text) as show:
             work = _units(pieces, tokenizer, unit_size, markers)
             source_hash = _encode_into(journal, work, encode, meta["eot_token"], lengths, show)
-        _refuse_lost_markers(text, more or {}, markers)
+        _refuse_lost_markers(text, more, markers)
         _refuse_empty(journal.counts, folder, text, val_text, percentage_train)
         names = [_name_in(folder, file) for file in files]
         meta |= _facts(journal, names, text, val_text, percentage_train, chosen)
         if "docs" in meta:
             meta["docs"]["ended"] = _are_ended(text, val_text, eot_token, document_end)
-        meta |= {"source": source, "source_sha256": source_hash, **(more or {})}
-        if hasattr(tokenizer, "backend"):
-            meta["backend"] = tokenizer.backend
+        meta |= {"source": source, "source_sha256": source_hash, **_backend_of(tokenizer), **more}
         commit(folder, meta, journal.renames(), journal.stale())
     _print_counts(folder, meta, inputs, time.perf_counter() - start_time)
     _print_learned(folder, meta, sum(counts["spanning"] for counts in journal.counts.values()))
@@ -114,6 +111,10 @@ def _meta_of(tokenizer):
     dtype, eot_token = token_dtype(meta["vocab_size"]), getattr(tokenizer, "eot_token", None)
     more = dict(dtype=dtype.name, eot_token=eot_token, table_sha256=table_hash(meta["itos"]))
     return {**meta, **more}
+
+
+def _backend_of(tokenizer):
+    return {"backend": tokenizer.backend} if hasattr(tokenizer, "backend") else {}
 
 
 def _identity(meta, end_of_text):
@@ -230,6 +231,11 @@ def _are_ended(text, val_text, eot_token, document_end):
 
 
 # ---- what is refused
+
+
+def _refuse_unreadable(meta):
+    """Hours of work should not end with a meta.pkl that cannot be read."""
+    load_plain(pickle.dumps(meta, protocol=4), "the new meta.pkl")
 
 
 def _refuse_glued(text, inputs):
@@ -357,7 +363,9 @@ def _count_rows(inputs):
     """", 5 rows, 1 bad left out", summed over all inputs; "" where the inputs have no rows."""
     def count(what, after=""):
         number = sum(getattr(given, f"num_{what}", 0) for given in inputs)
-        return f", {number:,} {what}{after}" if number else ""
+        return f", {number:,} {what.replace('_', ' ')}{after}" if number else ""
 
+    files = count("bad_files", " left out")
     bad, empty = count("bad", " left out"), count("empty", " left out")
-    return f"{count('rows') or ', 0 rows'}{bad}{empty}" if count("rows") or bad else ""
+    rows = f"{count('rows') or ', 0 rows'}{bad}{empty}" if count("rows") or bad else ""
+    return files + rows
