@@ -12,7 +12,10 @@ import collections
 import itertools
 import random
 import re
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from pipeline.prepare.units import GOES_ON, Piece, make_units
 from pipeline.tokenizers import PublishedTokenizer, TiktokenTokenizer, TokenList, borders
 from pipeline.tokenizers.trained import train_bpe, train_sentencepiece
 
+ROOT = Path(__file__).resolve().parents[1]
 END = "<|endoftext|>"
 CHARACTERS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 ASSIGNED = [c for c in CHARACTERS if unicodedata.category(c) not in ("Cn", "Co")]
@@ -202,3 +206,31 @@ def test_this_file_would_see_a_border_that_is_none(monkeypatch, looser):
         for tried in (encoding, of_any_two_bytes(encoding._pat_str)):
             found += differing(tried, neighbourhoods(["a", "。", "1", "/", "s", "\n"]))[1]
     assert found
+
+
+# ---- memory
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method, workers", [("gigatoken", 2), ("sentencepiece", 1)])
+def test_other_scripts_take_the_memory_of_english(tmp_path, method, workers):
+    draw, peaks = random.Random(4), {}
+    letters = {"english": "etaoinshrdlu", "chinese": "的一是不了人我在有他这为之大来以个中上们",
+               "thai": "กขคงจฉชซญดตถทนบป", "russian": "оеаинтсрвлкмдпуя", "emoji": "😀😂🔥🎉東京ok"}
+    for script, alphabet in letters.items():
+        gap = "，" if script == "chinese" else " "
+        block = gap.join("".join(draw.choices(alphabet, k=draw.randint(2, 9)))
+                         for _ in range(100_000))
+        size = 30_000_000 if method != "sentencepiece" else 4_000_000  # bytes
+        (tmp_path / "input.txt").write_text(block * (size // len(block.encode()) + 1))
+        backend = f'TiktokenTokenizer("gpt2", backend="{method}")'
+        code = ("import resource, sys; from pipeline.prepare import *; from pipeline.tokenizers."
+                "trained import train_sentencepiece; text = TextFile(sys.argv[1] + '/input.txt'); "
+                + ("t = train_sentencepiece([next(text.utf8()).decode()], 500)"
+                   if method == "sentencepiece" else f"t = {backend}") +
+                f"; write_dataset(sys.argv[1], text, t, num_workers={workers}); "
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+        run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True,
+                             capture_output=True, text=True)
+        peaks[script] = int(run.stdout.splitlines()[-1])
+    assert max(peaks.values()) < 1.3 * peaks["english"], peaks

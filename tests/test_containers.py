@@ -181,6 +181,13 @@ def test_null_of_parquet_is_missing_too(tmp_path):
     assert list(found) == ["a-", "-b"]
 
 
+@pytest.mark.parametrize("raw, texts", [
+    ('text,n\r"a\nb",1\rc,2\r', ["a\nb", "c"]), ('text\r"a\rb"\r', ["a\rb"]),
+    ('text,n\n"a\rb",1\nc,2\n', ["a\rb", "c"]), ('text,n\r\n"a\nb",1\r\nc,2', ["a\nb", "c"])])
+def test_line_ends_within_quotes_are_text_whatever_ends_the_lines(tmp_path, raw, texts):
+    assert list(open_inputs(put(tmp_path / "a.csv", raw))) == texts
+
+
 # ---- names of columns
 
 

@@ -8,6 +8,8 @@ import base64
 import hashlib
 import pickle
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -594,3 +596,16 @@ def test_the_characters_of_a_generator_are_refused_for_it_could_not_be_written_a
 def test_the_end_of_a_document_of_a_tokenizer_of_ones_own_is_known_from_meta_alone():
     meta = {"tokenizer": "custom", "eot_token": 0, **tables(["<end>", "a", "b"])}
     assert tokenizer_from_meta(meta).eot_token == 0
+
+
+@pytest.mark.parametrize("kind", ["byte", "gpt2", "char"])
+def test_the_line_that_the_docs_give_to_nanogpts_sample_decodes_any_ids(kind):
+    line = re.search(r"^decode = .*$", (Path(__file__).parents[1] / "docs/format.md").read_text(), re.MULTILINE)[0]
+    text = "héllo 中文 😀\n"
+    tokenizer = {"byte": ByteTokenizer, "char": lambda: CharTokenizer.from_text(text),
+                 "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken")}[kind]()
+    names = {"itos": tokenizer.to_meta()["itos"]}
+    exec(line, names)
+    ids = ids_of(tokenizer, text)
+    assert names["decode"](ids) == text
+    assert names["decode"](ids[:3]) == tokenizer.decode(ids[:3])

@@ -54,7 +54,8 @@ def rows_of(format, texts, path, *, quoting=None, delimiter=None, columns=None, 
     if format == "json":
         return _json(texts, path, rows_in.split(".") if rows_in else [])
     first = next(texts, "")
-    line_end = "\r" if "\r" in first and "\n" not in first else "\n"  # old Macs wrote "\r"
+    unquoted = re.sub('"[^"]*"', "", first)
+    line_end = "\r" if "\r" in unquoted and "\n" not in unquoted else "\n"  # old Macs wrote "\r"
     lines = _lines(itertools.chain([first], texts), line_end)
     if format == "jsonl":
         return _jsonl(lines)
