@@ -98,7 +98,7 @@ if [ -z "$text" ]; then
 fi
 
 refuse_odd "$text"
-python=$(command -v python || command -v python3)
+python=$(command -v python || command -v python3 || echo python)
 made=""
 for stream in cvp in_word_position since_newline ${tagged:+part_of_speech}; do
     new=${name}_$stream
