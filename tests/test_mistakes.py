@@ -81,6 +81,10 @@ MISTAKES = [
      "python data/raw/prepare.py «--method»=char"),
     ("python data/bare/prepare.py -t data/texts", "data/texts",
      "python data/bare/prepare.py -t «\"data/texts/*.txt\"»"),
+    ("python data/bare/prepare.py -t data/raw/input.text", "data/raw/input.text",
+     "python data/bare/prepare.py -t «data/raw/input.txt»"),
+    ("python data/bare/prepare.py -t data/spaced/my text.txt", "data/spaced/my not found",
+     "python data/bare/prepare.py -t «'data/spaced/my text.txt'»"),
     ("python data/bare/prepare.py --tokenizer byte", "--tokenizer",
      "python data/bare/prepare.py «--method» byte -t data/raw/input.txt"),
     ("bash data/create_new_dataset.sh fox", "data/fox",
@@ -167,6 +171,8 @@ def first_afternoon(tmp_path_factory):
     (root / "data/gpt2_bins").mkdir()
     for split in ("train", "val"):
         np.arange(100, dtype="<u2").tofile(root / f"data/gpt2_bins/{split}.bin")
+    (root / "data/spaced").mkdir()
+    (root / "data/spaced/my text.txt").write_text("the quick brown fox\n" * 100)
     (root / "data/texts").mkdir()
     for i in range(40):
         (root / f"data/texts/{i}.txt").write_text(f"the quick brown fox number {i}\n" * 9)
