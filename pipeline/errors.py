@@ -114,6 +114,7 @@ class Parser(argparse.ArgumentParser):
 
     def no_flags(self, words):
         """What to say of each of words that are not flags."""
+        words = [word for word in words if word != "--"] or words  # of "-- flag=value"
         # a word after an unknown flag is taken for its value, which needs no message of its own
         return [self._no_flag(word) for before, word in zip(["", *words], words)
                 if word.startswith("-") or not before.startswith("-") or "=" in before]
@@ -121,6 +122,10 @@ class Parser(argparse.ArgumentParser):
     def _no_flag(self, word):
         name, flags = word.split("=")[0], list(self._option_string_actions)
         near = [f"--{name}"] if f"--{name}" in flags else []
+        if os.path.exists(word):  # a run, or a text
+            near = [f"{flag}={shlex.quote(word)}" for flag, is_meant in (
+                ("--out_dir", os.path.exists(os.path.join(word, "ckpt.pt"))),
+                ("--train_input", os.path.isfile(word))) if is_meant and flag in flags]
         if word.startswith("-"):
             asked = name.lstrip("-").replace("-", "_").lower()
             near = [meant for words, meant in MEANT if asked in words.split()
@@ -131,7 +136,8 @@ class Parser(argparse.ArgumentParser):
         return f"{program} has no flag {word}" + (f" (did you mean {near[0]}?)" if near else "")
 
     def error(self, message):
-        raise UserError(f"{message}. See {self.prog} --help")
+        usage = f". {' '.join(self.format_usage().split())}" if "are required" in message else ""
+        raise UserError(f"{message}{usage}. See {self.prog} --help")
 
 
 @contextlib.contextmanager
