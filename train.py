@@ -39,7 +39,7 @@ from pipeline.read.batches import TrainBatches, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, start_tokens
 from pipeline.read.sampler import seed_of
 from training import changes, checkpoint, plan, plots
-from training.device import memory_errors, settle_precision, settle_threads
+from training.device import compile_errors, memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
 from training.progress import SaveClock, Since
 from training.published import open_source
@@ -331,6 +331,7 @@ def main(argv=None):
         stack.callback(torch.set_num_threads, torch.get_num_threads())  # a notebook keeps its own
         ranks = stack.enter_context(Ranks(args.device))
         stack.enter_context(memory_errors(ranks.device))
+        stack.enter_context(compile_errors())
         run = set_up(args, argv, ranks, stack)
         args = run.args
         trains = args.plan or not args.eval_only

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import Parser, UserError, optional, printable
+from pipeline.files import read_text
 from pipeline.read.folder import DATA, shown
 from pipeline.read.sampler import SAMPLING_METHODS, TRANSITIONS
 
@@ -89,6 +90,8 @@ def init_from(text):
     if "/" not in text and os.sep not in text:
         if not os.path.exists(text):
             near = difflib.get_close_matches(text.lower(), words, n=1)
+            if os.path.exists(os.path.join("out", text, "ckpt.pt")):
+                near = [f"out/{text}"]
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise argparse.ArgumentTypeError(
                 f"must be one of {', '.join(words)}, a folder, a checkpoint, or the owner/name of "
@@ -300,6 +303,9 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
         _check_mode(args, given, problems)
     if args.overwrite and args.init_from == "resume":
         problems.append("--overwrite and --init_from resume contradict each other")
+    elif args.overwrite and not args.out_dir:
+        problems.append("--overwrite needs --out_dir, the run to replace (without it, a new run "
+                        "gets a folder of its own)")
     if problems:
         raise UserError("; ".join(problems) + ". See python train.py --help")
     _fill_in(args)
@@ -371,16 +377,39 @@ def _with_files(argv):
             words.append(word)
             continue
         try:
-            words += shlex.split(Path(word[1:]).read_text(encoding="utf-8"), comments=True)
+            lines = read_text(word[1:]).splitlines()  # without a byte order mark or carriage return
+            words += shlex.split("\n".join(lines), comments=True)
         except OSError:
-            there = sorted(str(shown(path)) for path in DATA.parent.glob("configs/*.args"))
-            near = difflib.get_close_matches(word[1:], there, n=1, cutoff=0.4) or there
             raise UserError(f"the file of flags {word[1:]} could not be read. Did you mean "
-                            f"{' or '.join(f'@{path}' for path in near)}?") from None
+                            f"{_near_file(word[1:])}?") from None
         except ValueError as error:  # a quotation mark without its twin, or not UTF-8
             raise UserError(f"{word[1:]} could not be read as a file of flags, such as "
                             f"--max_iters=500: {error}") from None
     return words
+
+
+def _near_file(name):
+    """@ and the file in configs/ whose name is nearest, or all of them."""
+    there = {path.stem: f"@{shown(path)}" for path in sorted(DATA.parent.glob("configs/*.args"))}
+    name = Path(name.replace("\\", "/")).stem.removeprefix("train_")
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
+    return there[near[0]] if near else " or ".join(there.values())
+
+
+def _meant(word):
+    """What somebody means by a word that is no flag: a dataset, a run, a file of flags; or None."""
+    path = Path(word)
+    if (DATA / word).is_dir() and word not in (".", ".."):
+        return f"--dataset={word}"
+    if any((path / name).exists() for name in ("meta.pkl", "prepare.py")):
+        return f"--dataset={shlex.quote(word if '/' in word else f'./{word}')}"
+    if (path / "ckpt.pt").exists():
+        return f"--init_from=resume --out_dir={shlex.quote(word)}"
+    if path.suffix == ".args" and path.is_file():
+        return f"@{word}"
+    if path.suffix in (".args", ".py", ".yaml", ".yml", ".json", ".toml", ".cfg"):
+        return f"{_near_file(word)}, a file of flags, with @ before its name"
+    return None
 
 
 def _parser(problems):
@@ -411,6 +440,8 @@ def _parser(problems):
             options = {"nargs": "+"} if f"--{name}" in LISTS else {}
             if kind is boolean:  # --flag alone means --flag=true
                 options = {"nargs": "?", "const": True}
+            if name == "compile":
+                options = {"nargs": "?", "const": "true"}
             default = False if default is None and kind is boolean else default
             shown_as = METAVARS.get(kind, "X") if default is None else str(default).lower()
             group.add_argument(f"--{name}", type=type_of(name, kind), default=argparse.SUPPRESS,
@@ -425,8 +456,9 @@ def _given(argv, problems):
     argv = [part for word in argv
             for part in (word.split("=", 1) if word.split("=")[0] in LISTS else [word])]
     given, unknown = parser.parse_known_args(argv)
-    meant = [word for word in unknown if not word.startswith("-") and (DATA / word).is_dir()]
-    problems += [f"train.py has no flag {word} (did you mean --dataset={word}?)" for word in meant]
+    meant = {word: _meant(word) for word in unknown if not word.startswith("-") and _meant(word)}
+    problems += [f"train.py has no flag {word} (did you mean {flag}?)"
+                 for word, flag in meant.items()]
     problems += parser.no_flags([word for word in unknown if word not in meant])
     for value in vars(given).values():
         if isinstance(value, list):  # of lists, or of None for a bad one
@@ -456,6 +488,11 @@ def _refuse_damaged(saved):
                         f"Resume another run, or train anew")
 
 
+DERIVED = """n_kv_head bias exact_gelu tied_head multidataset_wte learning_rate muon_learning_rate
+    muon_momentum dataset_sampling_probs_transition_method
+    dataset_sampling_probs_transition_iters""".split()
+
+
 def _fill_in(args):
     """Replace None, in flags whose default depends on other flags, by its value."""
     def fill(name, value):
@@ -480,6 +517,18 @@ def _fill_in(args):
         fill("dataset_sampling_probs_transition_iters", args.max_iters)
     if args.training_mode != "single":
         args.dataset = None
+
+
+def own_settings(args):
+    """The arguments of a run, a dict, without those that follow from others, such as the learning
+    rates that an optimizer has by default."""
+    derived = argparse.Namespace(**{**DEFAULTS, **args})
+    for name in DERIVED:
+        setattr(derived, name, None)
+    with contextlib.suppress(TypeError, AttributeError):  # what a stranger's file may cause
+        _fill_in(derived)
+    return {name: value for name, value in args.items()
+            if name not in DERIVED or value != getattr(derived, name)}
 
 
 # ---- flags that do not fit together: each function appends what is wrong to problems
@@ -522,7 +571,8 @@ def _check_combinations(args, given, problems):
     first, full = args.first_block_size, args.block_size
     if first and full and (full % first or (full // first).bit_count() > 1):
         halves = [str(full >> k) for k in range(1, full.bit_length()) if full % (1 << k) == 0]
-        remedy = f"choose one of {', '.join(halves)}" if halves else "it is odd, so no value fits"
+        remedy = f"choose one of {', '.join(halves)}" if halves else (
+            "it is odd, so no value fits. Leave --first_block_size out")
         problems.append(f"--first_block_size {first} cannot be doubled up to --block_size {full}: "
                         f"{remedy}")
     if args.sample_every_eval and args.max_sample_tokens == 0:

@@ -19,9 +19,12 @@ import pickle
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
+import pipeline  # noqa: F401  before numpy, so that a Python without it is told in one line
+
+# isort: split
 import numpy as np
 
-sys.path.insert(0, str(Path(os.path.abspath(__file__)).parents[1]))
 from pipeline.encodings import signs_of_another_encoding
 from pipeline.errors import Parser, UserError, one_line_errors, printable
 from pipeline.files import lock, open_regular, replacing

@@ -8,6 +8,7 @@
 #   bash data/create_new_dataset.sh NAME --streams_of TEXT [--part_of_speech]
 #       the aligned streams of data/TEXT, prepared: NAME_cvp, NAME_in_word_position,
 #       NAME_since_newline, and with --part_of_speech also NAME_part_of_speech
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # typed as: sh data/create_new_dataset.sh
 set -euo pipefail
 data=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$data")
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
         --streams_of) [ -n "${2:-}" ] || fail "--streams_of needs the name of a prepared dataset"
             text=$2; shift ;;
         --part_of_speech) tagged=yes ;;
-        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+        -h | --help) sed -n '2,/^\[/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
         --hub) hub=${2:-}; shift
             case $hub in *[!A-Za-z0-9._/-]* | */*/* | /* | */ | "") hub=- ;; */*) ;; *) hub=- ;; esac
             [ "$hub" != - ] || fail "--hub needs a repository of the hub, such as --hub roneneldan/TinyStories" ;;
@@ -98,7 +99,7 @@ if [ -z "$text" ]; then
 fi
 
 refuse_odd "$text"
-python=$(command -v python || command -v python3)
+python=$(command -v python || command -v python3 || echo python)
 made=""
 for stream in cvp in_word_position since_newline ${tagged:+part_of_speech}; do
     new=${name}_$stream

@@ -42,3 +42,13 @@ One word, one meaning:
     generated tokens     what a model writes
     block                a layer of the model
 """
+import sys
+
+from pipeline import errors
+
+# every script imports from here before numpy or torch, which a Python without them cannot find
+sys.excepthook = errors.tell_in_one_line(sys.excepthook)
+if sys.version_info < (3, 11):  # noqa: UP036  told here, since older ones fail anywhere
+    raise errors.UserError(
+        f"Python 3.11 to 3.13 is needed, and this is {sys.version.split()[0]} ({sys.executable}). "
+        f"Make an environment with one of those, such as: python3.12 -m venv .venv")

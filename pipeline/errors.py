@@ -7,14 +7,62 @@ import argparse
 import contextlib
 import difflib
 import errno
+import glob
 import importlib
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
 
 REQUIRED = ("numpy", "requests", "tiktoken", "torch", "tqdm")  # requirements.txt
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# words of the field that are no flags, and what is meant by them where a program has that flag;
+# after a comma, how the meaning differs
+MEANT = (
+    ("data dataset_name data_dir dataset_path corpus", "--dataset"),
+    ("input input_file file text text_file train train_file data data_path", "--train_input"),
+    ("val val_file validation test", "--val_input"),
+    ("val_split val_ratio test_size split", "--percentage_train, the fraction for train"),
+    ("output output_dir outdir save_dir checkpoint ckpt run run_dir log_dir model_dir",
+     "--out_dir, the folder of a run"),
+    ("datasets data_list", "--dataset_list"),
+    ("multicontext", "--training_mode=multicontext"),
+    ("multidataset mixture", "--training_mode=multidataset"),
+    ("mode", "--training_mode"), ("resume resume_from continue", "--init_from=resume"),
+    ("model pretrained model_name model_type", "--init_from"),
+    ("lr max_lr adam_lr", "--learning_rate"),
+    ("min_lr lr_min", "--min_lr_share, a fraction of the highest rate"),
+    ("decay_lr", "--lr_schedule, constant or one that falls"), ("scheduler", "--lr_schedule"),
+    ("warmup warmup_steps", "--warmup_iters"), ("wd", "--weight_decay"),
+    ("clip max_grad_norm gradient_clip", "--grad_clip"),
+    ("epochs num_epochs epoch n_epochs num_train_epochs",
+     "--max_iters, which counts iterations"),
+    ("iters steps max_steps num_steps num_iters iterations n_iters train_steps", "--max_iters"),
+    ("bs batch per_device_train_batch_size", "--batch_size"),
+    ("grad_accum gradient_accumulation accumulate", "--gradient_accumulation_steps"),
+    ("context context_length ctx_len seq_len sequence_length max_seq_len max_length n_ctx",
+     "--block_size"),
+    ("layers num_layers depth num_hidden_layers", "--n_layer"),
+    ("heads num_heads num_attention_heads", "--n_head"),
+    ("hidden_size d_model dim width embd embedding_dim hidden_dim", "--n_embd"),
+    ("gpu cuda gpus", "--device=cuda"), ("cpu", "--device=cpu"), ("mps", "--device=mps"),
+    ("fp16 half", "--dtype=float16"), ("bf16 amp", "--dtype=bfloat16"),
+    ("precision", "--dtype"), ("workers threads num_workers", "--num_threads"),
+    ("workers threads num_threads", "--num_workers"), ("random_seed", "--seed"),
+    ("seed random_seed", "--split_seed"),
+    ("wandb_log", "--wandb"), ("eval_steps eval_every", "--eval_interval"),
+    ("save_steps save_interval", "--eval_interval, at which checkpoints are saved"),
+    ("log_every logging_steps", "--log_interval"), ("force clean", "--overwrite"),
+    ("dry_run", "--plan"), ("prompt input text", "--start"),
+    ("length max_length max_tokens num_tokens n_tokens tokens n", "--max_new_tokens"),
+    ("topk", "--top_k"), ("topp", "--top_p"), ("samples n_samples num", "--num_samples"),
+    ("tokenizer tokenizer_type", "--method, such as --method=tiktoken"),
+    ("encoding_name", "--tiktoken_encoding"),
+    ("tokenizer_name tokenizer_path", "--tokenizer_of"), ("split_on", "--document_separator"),
+    ("template", "--text_template"), ("iteration step", "--iter"),
+)
 SHORT_OF_MEMORY = ("This process may have no more memory or threads (ulimit -a shows its limits). "
                    "Stop other programs, raise the limit, or use fewer workers; then run the same "
                    "command again")
@@ -70,6 +118,7 @@ class Parser(argparse.ArgumentParser):
 
     def no_flags(self, words):
         """What to say of each of words that are not flags."""
+        words = [word for word in words if word != "--"] or words  # of "-- flag=value"
         # a word after an unknown flag is taken for its value, which needs no message of its own
         return [self._no_flag(word) for before, word in zip(["", *words], words)
                 if word.startswith("-") or not before.startswith("-") or "=" in before]
@@ -77,14 +126,22 @@ class Parser(argparse.ArgumentParser):
     def _no_flag(self, word):
         name, flags = word.split("=")[0], list(self._option_string_actions)
         near = [f"--{name}"] if f"--{name}" in flags else []
+        if os.path.exists(word):  # a run, or a text
+            near = [f"{flag}={shlex.quote(word)}" for flag, is_meant in (
+                ("--out_dir", os.path.exists(os.path.join(word, "ckpt.pt"))),
+                ("--train_input", os.path.isfile(word))) if is_meant and flag in flags]
         if word.startswith("-"):
-            near = [flag for flag in flags if flag.startswith(name)] or (
+            asked = name.lstrip("-").replace("-", "_").lower()
+            near = [meant for words, meant in MEANT if asked in words.split()
+                    and re.split("[=,]", meant)[0] in flags] or [
+                flag for flag in flags if len(asked) > 1 and flag.startswith(name)] or (
                 difflib.get_close_matches(name, flags, n=1))
         program = self.prog.split("/")[-1].removeprefix("python ")
         return f"{program} has no flag {word}" + (f" (did you mean {near[0]}?)" if near else "")
 
     def error(self, message):
-        raise UserError(f"{message}. See {self.prog} --help")
+        usage = f". {' '.join(self.format_usage().split())}" if "are required" in message else ""
+        raise UserError(f"{message}{usage}. See {self.prog} --help")
 
 
 @contextlib.contextmanager
@@ -169,8 +226,7 @@ def _in_one_line(error):
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
-        return (f"this Python ({sys.executable}) has no package {error.name}. Activate the "
-                f"environment that has it, or run: pip install -r requirements.txt")
+        return _no_package(error.name)
     if isinstance(error, OSError):
         message = str(error)
         if error.strerror:  # without its number
@@ -189,3 +245,37 @@ def _in_one_line(error):
             sign in str(error) for sign in NO_MEMORY):
         return f"{str(error) or 'out of memory'}. {SHORT_OF_MEMORY}"
     return None
+
+
+def _no_package(name):
+    """What to do where this Python lacks one of the REQUIRED packages. An environment in the repo
+    root, as the README makes it, is named."""
+    found = [os.path.dirname(path) for hidden in ("", ".") for path in glob.glob(
+        os.path.join(ROOT, f"{hidden}*", "pyvenv.cfg"))]
+    others = [shown_path(folder) for folder in found if not os.path.samefile(folder, sys.prefix)]
+    command = ""
+    if others:
+        script = ("bin", "activate") if os.name == "posix" else ("Scripts", "activate")
+        path = shlex.quote(os.path.join(others[0], *script))
+        command = f": source {path}" if os.name == "posix" else f": {path}"
+    python, wanted = (shlex.quote(path) for path in (
+        sys.executable, shown_path(os.path.join(ROOT, "requirements.txt"))))
+    return (f"this Python has no package {name}. Activate the environment that has it{command}; or "
+            f"run: {python} -m pip install -r {wanted}")
+
+
+def shown_path(path):
+    """A path as it can be typed here: relative to the working directory if it lies below it."""
+    below = os.path.join(os.getcwd(), "")
+    return path[len(below):] if path.startswith(below) else path
+
+
+def tell_in_one_line(earlier):
+    """The sys.excepthook for errors while modules are imported, before one_line_errors() is
+    entered; for errors of ours it calls the earlier one."""
+    def hook(kind, error, trace):
+        if not isinstance(error, Exception) or _in_one_line(error) is None:
+            return earlier(kind, error, trace)
+        with one_line_errors():
+            raise error
+    return hook

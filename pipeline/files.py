@@ -1,6 +1,7 @@
 """Text in, files out: strict decoding, all-or-nothing writes, one process in a folder."""
 import contextlib
 import ctypes
+import difflib
 import errno
 import os
 import shlex
@@ -34,7 +35,17 @@ def open_input(path, instead="name the file that holds it"):
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a text file") from None
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found. Put the text there, or {instead}") from None
+        raise FileNotFoundError(f"{path} not found. Put the text there, or "
+                                f"{instead}{_near_file_of(Path(path))}") from None
+
+
+def _near_file_of(path):
+    """Which file beside a missing one may be meant: the whole of a name with blanks, of which a
+    shell has passed the first word, or a name spelt like it."""
+    there = [entry.name for entry in os.scandir(path.parent)] if path.parent.is_dir() else []
+    near = [name for name in there if name.startswith(f"{path.name} ")] or (
+        difflib.get_close_matches(path.name, there, n=1, cutoff=0.75))
+    return f" (did you mean {shlex.quote(str(path.with_name(near[0])))}?)" if near else ""
 
 
 def open_regular(path):

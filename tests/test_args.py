@@ -124,12 +124,23 @@ def test_flags_come_from_a_file_and_those_behind_it_win(tmp_path):
     assert (args.batch_size, args.n_layer, Path(args.dataset).name) == (5, 2, "a b")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_a_file_of_flags_may_be_of_any_editor(tmp_path, encoding, end):
+    file = tmp_path / "my.args"
+    text = end.join(["--batch_size=3  # small", "--dataset='a/é b'", ""])
+    file.write_bytes(text.encode(encoding))
+    args = parse_args([f"@{file}"])
+    assert (args.batch_size, Path(args.dataset).name) == (3, "é b")
+
+
 # ---- values
 
 
 @pytest.mark.parametrize("argv, compile", [
     (["--compile=False"], "false"), (["--compile=True"], "true"), (["--compile", "false"], "false"),
-    (["--compile=auto"], "auto"), ([], "auto")])
+    (["--compile=auto"], "auto"), ([], "auto"), (["--compile"], "true"),
+    (["--compile", "--n_layer=2"], "true"), (["--compile", "true"], "true")])
 def test_compile_takes_what_nanogpt_users_type(argv, compile):
     assert parse_args(argv).compile == compile
 
@@ -177,6 +188,7 @@ def test_flags_that_contradict_each_other_are_named_together():
                  ("--muon_momentum", "--optimizer muon"))
     assert_facts(refused("--overwrite", "--init_from=resume"),
                  ("--overwrite", "--init_from resume"))
+    assert_facts(refused("--overwrite"), ("--overwrite", "--out_dir"))
 
 
 @pytest.mark.parametrize("first", [3, 24, 128])
@@ -206,8 +218,16 @@ def test_a_value_that_is_not_a_number_above_0_is_refused(value):
 @pytest.mark.parametrize("word, meant", [
     ("--max_iter=5", "--max_iters"), ("--eval-interval=5", "--eval_interval"),
     ("shakespeare_char", "--dataset=shakespeare_char"),
-    ("--batch=4", "--batch_size"), ("--zzzzzzzz", None), ("config/train.py", None),
-    ("batch_size=4", "--batch_size")])
+    ("--batch=4", "--batch_size"), ("--zzzzzzzz", None),
+    ("batch_size=4", "--batch_size"), ("config/train_gpt2.py", "@configs/gpt2_124m.args"),
+    ("configs/shakespeare_cpu.args", "@configs/shakespeare_cpu.args"),
+    ("finetune_shakespeare.yaml", "@configs/finetune_shakespeare.args"),
+    (r"configs\gpt2_124m.args", "@configs/gpt2_124m.args"),
+    ("data/template", "--dataset=data/template"),
+    ("--multicontext", "--training_mode=multicontext"), ("--dataset_name=x", "--dataset?"),
+    ("--data=x", "--dataset?"), ("--lr=1", "--learning_rate"), ("--epochs=2", "--max_iters"),
+    ("--batchsize=2", "--batch_size"), ("--gpu", "--device=cuda"), ("--max-steps=2", "--max_iters"),
+    ("--min_lr=1e-4", "--min_lr_share"), ("--resume", "--init_from=resume")])
 def test_unknown_flags_are_errors_and_the_nearest_one_is_suggested(word, meant):
     told = refused(word)
     assert_facts(told, (word, "train.py", meant or ""))

@@ -18,7 +18,7 @@ from pipeline.errors import UserError, one_line_errors
 from pipeline.prepare.write import write_dataset
 from pipeline.read.batches import Batch, TrainBatches, eval_batches, split_iteration, to_xy
 from pipeline.read.folder import Dataset, open_dataset
-from pipeline.read.mixture import Mixture, check_split
+from pipeline.read.mixture import Mixture, refuse_short
 from pipeline.read.sampler import SAMPLING_METHODS, window_starts
 
 T = 8
@@ -364,9 +364,8 @@ def test_a_bin_that_is_cut_after_it_was_looked_at_is_one_line_too(dataset, monke
 def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, split, remedy):
     folder = arange_dataset(tmp_path / "numbers", *((8, 9) if split == "train" else (9, 8)))
     dataset = open_dataset(f"{folder}/")
-    check_split(dataset, "val" if split == "train" else "train", T)  # 9 tokens are one window
     with pytest.raises(UserError) as error:
-        check_split(dataset, split, T)
+        refuse_short([dataset], T)
     says(str(error.value), f"{folder}/{split}.bin has 8 tokens", "block_size 8 needs 9",
          "--block_size 7", remedy)
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from conftest import copy_program
-from helpers import ROOT, TINY, char_dataset, child_env, python
+from helpers import ROOT, TINY, char_dataset, child_env, only_line, python, says
 
 FILES = sorted(path for path in (*ROOT.glob("*.py"), *ROOT.glob("*/**/*.py"))
                if not path.relative_to(ROOT).parts[0].startswith(".") and "out" not in path.parts)
@@ -170,6 +170,33 @@ def test_training_and_sampling_our_own_folder_load_neither_get_nor_prepare(
 @pytest.mark.long
 def test_checking_our_own_folder_loads_neither_get_nor_prepare(read_only_checkout):
     assert read_only_checkout["data/check_dataset.py"] == []
+
+
+# ---- a Python without the packages
+
+
+SCRIPTS = [name for name in LIBRARY if 'if __name__ == "__main__"' in
+           (ROOT / name).read_text(encoding="utf-8")]
+
+
+def test_every_script_imports_from_pipeline_first():
+    """Which tells in one line that numpy, torch or another package is missing."""
+    assert len(SCRIPTS) > 40
+    for name in SCRIPTS:
+        nodes = [node for node in ast.walk(tree_of(name))
+                 if isinstance(node, ast.Import | ast.ImportFrom)]
+        found = [getattr(node, "module", node.names[0].name) for node in nodes]
+        others = [module for module in found if module.split(".")[0] not in sys.stdlib_module_names]
+        # of what lies in data/ and in train_args.py, the first import is of pipeline, too
+        assert others[0].split(".")[0] in ("pipeline", "data"), (name, others[0])
+
+
+@pytest.mark.parametrize("name", ["train.py", "data/check_dataset.py", "data/template/prepare.py"])
+def test_a_python_without_packages_is_told_in_one_line(name):
+    child = python("-S", name)  # -S: without those that are installed
+    assert child.returncode == 2
+    says(only_line(child.stderr), "has no package numpy", "ctivate", sys.executable,
+         "-m pip install -r requirements.txt")
 
 
 # ---- where data may lie

@@ -57,6 +57,11 @@ MISTAKES = [
      "train.py --block_size=24 --first_block_size=«12»"),
     ("train.py @configs/tinny.args", "configs/tinny.args",
      "train.py «@configs/tiny.args»"),
+    ("train.py config/train_tiny.py", "config/train_tiny.py", "train.py «@configs/tiny.args»"),
+    ("train.py configs/tiny.args", "configs/tiny.args", "train.py «@configs/tiny.args»"),
+    ("train.py --overwrite", "--overwrite", "train.py --overwrite «--out_dir»=out/done"),
+    ("train.py --gpu", "--gpu", "train.py «--device»=cpu"),
+    ("train.py --documents", "--documents | shakespeare_char", "train.py"),
     ("train.py --device=cuda:7", "--device cuda:7", "train.py --device=«cpu»"),
     ("train.py --dtype=float16", "--dtype float16 | CUDA", "train.py --dtype=«float32»"),
     ("sample.py --num_sample=2", "--num_sample | sample.py",
@@ -74,6 +79,14 @@ MISTAKES = [
      "python data/bare/prepare.py -t data/raw/input.txt"),
     ("python data/raw/prepare.py --metod=char", "--metod | prepare.py",
      "python data/raw/prepare.py «--method»=char"),
+    ("python data/bare/prepare.py -t data/texts", "data/texts",
+     "python data/bare/prepare.py -t «\"data/texts/*.txt\"»"),
+    ("python data/bare/prepare.py -t data/raw/input.text", "data/raw/input.text",
+     "python data/bare/prepare.py -t «data/raw/input.txt»"),
+    ("python data/bare/prepare.py -t data/spaced/my text.txt", "data/spaced/my not found",
+     "python data/bare/prepare.py -t «'data/spaced/my text.txt'»"),
+    ("python data/bare/prepare.py --tokenizer byte", "--tokenizer",
+     "python data/bare/prepare.py «--method» byte -t data/raw/input.txt"),
     ("bash data/create_new_dataset.sh fox", "data/fox",
      "bash data/create_new_dataset.sh fox3"),
     ("train.py --block_size=5000",
@@ -116,12 +129,27 @@ MISTAKES = [
      "sample.py --out_dir=«out/done»"),
     ("sample.py --out_dir=out/damaged", "out/damaged/best.pt",
      "sample.py «--out_dir=out/done»"),
+    ("sample.py --out_dir=out/done/last.pt", "out/done/last.pt", "sample.py «--out_dir=out/done»"),
+    ("sample.py --out_dir=done", "done/ckpt.pt", "sample.py «--out_dir=out/done»"),
+    ("sample.py --out_dir=out/done/log.csv", "log.csv", "sample.py «--out_dir=out/done»"),
+    ("sample.py --out_dir=out/torn", "out/torn/best.pt | out/torn/ckpt.pt",
+     "sample.py --out_dir=out/torn/ckpt.pt"),
+    ("train.py --init_from=resume --out_dir=out/half/best.pt", "out/half/best.pt",
+     "train.py --init_from=resume «--out_dir=out/half»"),
+    ("train.py --init_from=done --dataset=fox", "--init_from done",
+     "train.py --init_from=«out/done» --dataset=fox --n_layer=2"),
+    ("sample.py out/done", "out/done", "sample.py «--out_dir=out/done»"),
+    ("python data/bare/prepare.py data/raw/input.txt", "data/raw/input.txt",
+     "python data/bare/prepare.py «--train_input=data/raw/input.txt»"),
+    ("plot_runs.py", "out_dirs | out/RUN", "plot_runs.py out/done"),
+    ("train.py -- n_layer=1", "n_layer=1", "train.py «--n_layer»=1"),
     ("sample.py --start=Über", "--start | 'Ü'", "sample.py --start=the"),
     ("sample.py --start=FILE:prompt", "prompt",
      "sample.py --start=FILE:data/raw/input.txt"),
     ("sample.py --temperature=hot", "--temperature | 0 or more",
      "sample.py --temperature=0"),
     ("plot_runs.py out/dome", "out/dome | log.csv", "plot_runs.py «out/done»"),
+    ("plot_runs.py out/done/log.csv", "log.csv", "plot_runs.py «out/done»"),
 ]
 
 
@@ -148,17 +176,23 @@ def first_afternoon(tmp_path_factory):
     (root / "data/gpt2_bins").mkdir()
     for split in ("train", "val"):
         np.arange(100, dtype="<u2").tofile(root / f"data/gpt2_bins/{split}.bin")
+    (root / "data/spaced").mkdir()
+    (root / "data/spaced/my text.txt").write_text("the quick brown fox\n" * 100)
+    (root / "data/texts").mkdir()
+    for i in range(40):
+        (root / f"data/texts/{i}.txt").write_text(f"the quick brown fox number {i}\n" * 9)
     (root / "configs").mkdir()
     (root / "configs/tiny.args").write_text("--n_embd=16")
     run(f"--dataset={root}/data/fox/", "--max_iters=2", f"--out_dir={root}/out/done")
-    for name in ("half", "damaged"):
+    for name in ("half", "damaged", "torn"):
         shutil.copytree(root / "out/done", root / "out" / name)
     checkpoint = torch.load(root / "out/half/ckpt.pt")
     checkpoint["args"]["max_iters"] = 3
     torch.save(checkpoint, root / "out/half/ckpt.pt")
-    for name in ("ckpt.pt", "best.pt"):
-        os.truncate(root / "out/damaged" / name, 1000)
-    os.utime(root / "out/damaged/ckpt.pt", (0, 0))  # so that it isn't the newest
+    for name in ("damaged/ckpt.pt", "damaged/best.pt", "torn/best.pt"):
+        os.truncate(root / "out" / name, 1000)
+    for name in ("damaged", "torn"):
+        os.utime(root / "out" / name / "ckpt.pt", (0, 0))  # so that it isn't the newest
     (root / "out/file").touch()
     return root
 

@@ -227,6 +227,7 @@ def test_no_note_says_to_lower_a_flag_to_nothing_or_to_what_it_is(data, capsys):
             capsys,
             f"--dataset={data}/text/",
             "--max_iters=1",
+            "--warmup_iters=0",
             "--eval_iters=1",
             "--batch_size=400", "--gradient_accumulation_steps=10",
         )
@@ -289,3 +290,14 @@ def test_documents_of_which_there_is_one_are_said(tmp_path, capsys):
         told = planned(capsys, f"--dataset={tmp_path / name}", "--documents", "--max_iters=2")
         assert ("one: train is one document" in told) == (name == "one")
         assert ("many: 29 documents in train" in told) == (name == "many")
+
+
+def test_the_plan_notes_a_warm_up_longer_than_the_run_and_iterations_that_learn_nothing(
+        data, capsys):
+    told = notes(planned(capsys, f"--dataset={data}/text/", "--max_iters=5", "--warmup_iters=9"))
+    assert all(fact in told for fact in ("--warmup_iters 9", "--max_iters 5", "50%"))
+    told = notes(planned(capsys, f"--dataset={data}/text/", "--max_iters=9", "--lr_decay_iters=4"))
+    assert "rate is 0" in told and "--lr_decay_iters" in told and "4" in told
+    for fine in ("--warmup_iters=4", "--lr_decay_iters=5", "--lr_schedule=constant"):
+        told = notes(planned(capsys, f"--dataset={data}/text/", "--max_iters=5", fine))
+        assert "learning rate" not in told

@@ -12,6 +12,7 @@ import torch
 from helpers import char_dataset, one_line_error, one_thread, resume, run  # noqa: F401
 
 import plot_runs
+from train_args import parse_args
 from training.plots import labels_of, plot, plot_or_say_why, read_log
 
 HEADER = ("iter,tokens,train_loss,val_loss,batch_loss,learning_rate,tokens_per_s,seconds,"
@@ -72,6 +73,28 @@ def test_runs_are_labelled_by_what_differs_in_their_arguments():
     assert labels_of([*runs, same])[1:] == ["b: learning_rate=0.2", "c: learning_rate=0.2"]
     Path("b/args.json").unlink()
     assert labels_of(runs) == ["seed=1, learning_rate=0.1, muon_learning_rate=0.3", "b"]
+
+
+def test_labels_leave_out_what_follows_from_others_and_what_changes_no_curve():
+    """Settings as train.py writes them into args.json."""
+    same = ["--out_dir=x"]
+    other = ["--eval_interval=7", "--log_interval=3", "--device=cpu", "--out_dir=y", "--plan",
+             "--max_sample_tokens=5", "--save_minutes=0", "--eval_iters=9", "--patience=4"]
+    for i, (one, two, labels) in enumerate((
+            (["--optimizer=adamw"], [], ["optimizer=adamw", "optimizer=muon"]),
+            (["--arch=gpt2"], [], ["arch=gpt2", "arch=modern"]),
+            (["--n_head=8"], [], ["n_head=8", "n_head=4"]),
+            (["--learning_rate=0.1"], ["--learning_rate=0.3"],
+             ["learning_rate=0.1", "learning_rate=0.3"]),
+            (["--init_from=gpt2", "--seed=3"], ["--seed=4"], ["init_from=gpt2, seed=3", "seed=4"]),
+            ([], [], [f"a{6}", f"b{6}"]),
+    ), 1):
+        runs = []
+        for name, argv in ((f"a{i}", [*one, *same]), (f"b{i}", [*two, *other])):
+            runs.append(a_run(name, ROWS, **vars(parse_args(argv))))
+        found = labels_of(runs)
+        assert [set(label.split(", ")) for label in found] == [
+            set(label.split(", ")) for label in labels], found
 
 
 def test_a_run_still_going_is_read_up_to_its_last_whole_line():

@@ -600,7 +600,8 @@ def test_the_end_of_a_document_of_a_tokenizer_of_ones_own_is_known_from_meta_alo
 
 @pytest.mark.parametrize("kind", ["byte", "gpt2", "char"])
 def test_the_line_that_the_docs_give_to_nanogpts_sample_decodes_any_ids(kind):
-    line = re.search(r"^decode = .*$", (Path(__file__).parents[1] / "docs/format.md").read_text(), re.MULTILINE)[0]
+    page = (Path(__file__).parents[1] / "docs/format.md").read_text(encoding="utf-8")
+    line = re.search(r"^decode = .*$", page, re.MULTILINE)[0]
     text = "héllo 中文 😀\n"
     tokenizer = {"byte": ByteTokenizer, "char": lambda: CharTokenizer.from_text(text),
                  "gpt2": lambda: TiktokenTokenizer("gpt2", backend="tiktoken")}[kind]()

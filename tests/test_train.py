@@ -41,6 +41,7 @@ from helpers import (
     run_log,
 )
 
+import audit
 import sample
 import train
 from optim import (
@@ -1174,7 +1175,37 @@ def test_on_a_terminal_the_progress_line_is_rewritten_in_place(fox, capsys, monk
     run(f"--dataset={fox}", "--max_iters=6", "--log_interval=2", "--out_dir=x")
     out = capsys.readouterr().out
     pieces = [piece for piece in out.split("\r") if re.match(r"\d+/6 ", piece)]
-    assert len(pieces) == 3 and all(len(piece) == 79 and "\n" not in piece for piece in pieces)
+    assert len(pieces) == 3 and all(len(piece) <= 79 and "\n" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("columns", [9, 30, 45, 60, 80, 200])
+def test_the_progress_line_fits_the_terminal_and_leaves_nothing_behind(
+        tmp_path, capsys, monkeypatch, columns):
+    """What a terminal shows after each write, by carriage returns and overwriting."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    log = run_log(tmp_path)
+    row = dict(iter=123_456, batch_loss=4.5678, tokens_per_s=3e6, data_wait=0.123)
+    shown = ""
+
+    def written():
+        nonlocal shown
+        text = capsys.readouterr().out
+        for part in text.split("\n")[0].split("\r"):
+            shown = part + shown[len(part):]
+        assert len(shown) < max(columns, 13)  # a line of a message may be longer than the terminal
+        return shown
+    log.progress(row, 3.25, 999_999, 36_000)
+    long = written()
+    assert long.startswith("123456/999999"[:columns - 1])
+    assert ("ETA 10:00:00" in long, "best 3.25" in long, "wait" in long) == (
+        columns >= 45, columns >= 60, columns >= 80)
+    log.progress(row | dict(iter=7), 3.25, 9, 5)
+    short = written()
+    assert short.startswith("7/9  loss"[:columns - 1])
+    assert "ETA" not in short or short.rstrip().endswith("ETA 0:05")
+    log.line("done")
+    assert written().rstrip() == "done"
 
 
 @pytest.mark.parametrize("iters", [1, 999_999])
@@ -1331,9 +1362,99 @@ def test_a_split_shorter_than_a_window_names_both_numbers(tmp_path, capsys):
     )
     line = one_line_error(capsys, train.main, [*TINY, f"--dataset={folder}", "--block_size=500"])
     assert all(
-        fact in line for fact in ("short/train.bin", "500 tokens", "501", "--block_size 15")
+        fact in line for fact in ("short/val.bin", "16 tokens", "501", "--block_size 15")
     )
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("sizes", [[(54, 6)], [(7, 2)], [(2, 2)], [(3, 40)], [(1, 9)], [(90, 12),
+                                   (60, 3)], [(5, 70), (64, 8), (9, 9)], [(1, 1), (300, 30)]])
+def test_the_block_size_that_a_message_advises_trains_and_evaluates(tmp_path, capsys, sizes):
+    """The smallest of all splits decides. Where none fits, no block_size is advised."""
+    for i, (train_tokens, val_tokens) in enumerate(sizes):
+        arange_dataset(tmp_path / str(i), train_tokens, val_tokens, vocab_size=400)
+    names = [f"{tmp_path}/{i}" for i in range(len(sizes))]
+    flags = [f"--dataset={names[0]}"] if len(sizes) == 1 else [
+        "--training_mode=multidataset", "--dataset_list", *names]
+    flags += ["--n_layer=1", "--max_iters=2", "--eval_interval=1"]
+    line = one_line_error(capsys, train.main, [*TINY, *flags, "--block_size=64"])
+    advised = re.search(r"--block_size (\d+)", line)
+    assert (advised is None) == (min(map(min, sizes)) < 2)
+    if advised:
+        run(*flags, advised[0].replace(" ", "="), "--out_dir=x")
+        assert len(log_rows("x")) == 2 and all(row["val_loss"] for row in log_rows("x"))
+        larger = f"--block_size={int(advised[1]) + 1}"
+        assert advised[0] in one_line_error(capsys, train.main, [*TINY, *flags, larger])
+
+
+def test_a_folder_in_which_a_run_ended_before_its_first_line_is_free(fox, capsys):
+    """So that what a message says to change, such as --compile=false, can be typed there."""
+    Path("x").mkdir()
+    for text in ("", "iter,tokens\n"):
+        Path("x/log.csv").write_text(text)
+        run(f"--dataset={fox}", "--max_iters=1", "--log_interval=1", "--out_dir=x")
+        Path("x/ckpt.pt").unlink()
+        Path("x/best.pt").unlink()
+        line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--out_dir=x"])
+        assert "x holds a run" in line
+
+
+def test_a_run_whose_data_has_moved_is_told_how_to_name_its_place(tmp_path, fox, capsys):
+    data = char_dataset(tmp_path / "here")
+    run(f"--dataset={data}", "--max_iters=2", "--out_dir=x")
+    data.rename(tmp_path / "there")
+    more = ["--init_from=resume", "--out_dir=x", "--max_iters=3"]
+    line = one_line_error(capsys, train.main, more)
+    assert all(fact in line for fact in ("here not found", " x ", "--dataset /PATH",
+                                         "ln -s /PATH here")), line
+    assert "create_new_dataset" not in line
+    line = one_line_error(capsys, audit.main, ["--out_dir=x", "--iter=1"])
+    assert "ln -s /PATH here" in line and "--dataset" not in line
+    train.main([*more, "--dataset", str(tmp_path / "there")])
+    data.symlink_to(tmp_path / "there")
+    audit.main(["--out_dir=x", "--iter=1"])
+    # of a mixture, the member that is missing is marked
+    run("--training_mode=multidataset", "--dataset_list", data, fox, "--max_iters=2", "--out_dir=y")
+    data.unlink()
+    line = one_line_error(capsys, train.main, ["--init_from=resume", "--out_dir=y"])
+    assert f"--dataset_list /PATH {fox}" in line
+
+
+# ---- --compile
+
+
+@pytest.mark.parametrize("platform, name, install", [
+    ("linux", "g++", "apt install g++"), ("darwin", "clang++", "xcode-select --install"),
+    ("win32", "cl", "Build Tools")])
+def test_without_a_compiler_compile_is_refused_by_name(fox, capsys, monkeypatch, platform, name,
+                                                       install):
+    monkeypatch.setattr("training.device.sys", types.SimpleNamespace(platform=platform))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--compile"])
+    assert all(fact in line for fact in (f"'{name}'", install, "CXX", "--compile=false"))
+    monkeypatch.setenv("CXX", "/nowhere/g++-99")
+    line = one_line_error(capsys, train.main, [*TINY, f"--dataset={fox}", "--compile=true"])
+    assert "'/nowhere/g++-99'" in line
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+@pytest.mark.parametrize("script, told", [
+    ("exit 1", "No working C++ compiler"),
+    ('case "$*" in *--version*) exec g++ --version;; esac; '
+     'echo "x.cpp:2:10: fatal error: Python.h: No such file" >&2; exit 1', "Python.h")])
+def test_a_compiler_that_does_not_work_is_one_line(tmp_path, fox, script, told):
+    broken = tmp_path / "broken"
+    broken.write_text(f"#!/bin/sh\n{script}\n")
+    broken.chmod(0o755)
+    child = python("train.py", *TINY, f"--dataset={fox}", "--max_iters=2", "--compile",
+                   f"--out_dir={tmp_path}/x", CXX=str(broken),
+                   TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    last = child.stderr.splitlines()[-1]
+    assert child.returncode == 2 and last.startswith("error: torch.compile failed: ")
+    assert all(fact in last for fact in (told, "--compile=false", "g++"))
+    assert "Traceback" not in child.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@
 import argparse
 import math
 import os
+import shlex
 import shutil
 
 from optim import lr_fraction
 from pipeline.errors import UserError
-from pipeline.read.folder import open_dataset
+from pipeline.read.folder import dataset_folder, open_dataset
 from pipeline.read.history import fractions_over, is_same, only_member, segment_of
 from pipeline.read.mixture import Past, dataset_names, open_mixture
 from pipeline.read.sampler import ORDER_VERSION
@@ -38,10 +39,30 @@ def open_same_data(args, saved, with_dropped=False):
                   for name, place in zip(segment["members"], segment["places"])}
         past.dropped = [place for name, place in places.items()
                         if name not in past.history[-1]["members"]]
-    mixture = open_mixture(args, version, past)
+    try:
+        mixture = open_mixture(args, version, past)
+    except FileNotFoundError as error:
+        if saved is None:
+            raise
+        raise FileNotFoundError(_moved(args, error, with_dropped)) from None
     if saved:
         refuse_other_data(mixture, saved, past)
     return mixture
+
+
+def _moved(args, error, audits):
+    """What to do where a dataset of a run, resumed or audited, is not where it was."""
+    name = next((name for name in dataset_names(args) if not dataset_folder(name).is_dir()), None)
+    if name is None:  # it is there, but for its bins: the error says how they are made
+        return str(error)
+    flag = {"single": "dataset", "multidataset": "dataset_list",
+            "multicontext": "multicontext_datasets"}[args.training_mode]
+    names = [shlex.quote("/PATH" if each == name else each) for each in dataset_names(args)]
+    by_flag = "" if audits else f"--{flag} {' '.join(names)}; or "
+    folder = dataset_folder(name)
+    return (f"{folder} not found, and the run in {args.out_dir} reads it. If it lies elsewhere, at "
+            f"/PATH, under any name, add {by_flag}link it: ln -s /PATH {shlex.quote(str(folder))}. "
+            f"Else prepare it there as it was. It is recognised by its hashes")
 
 
 def past_of(args, saved):

@@ -18,6 +18,7 @@ import difflib
 import errno
 import math
 import os
+import shlex
 import shutil
 import warnings
 import zipfile
@@ -31,7 +32,7 @@ from pipeline.errors import UserError, printable
 from pipeline.files import open_regular, put_in_place, replacing
 from pipeline.read import meta
 from pipeline.read.sampler import TRANSITIONS
-from training.run_folder import ALWAYS, CSV_COLUMNS, audit_command, resume_command
+from training.run_folder import ALWAYS, CSV_COLUMNS, audit_command, near_run, resume_command
 
 # 1: the optimizer's state was a list in an order of its own
 # 2: model_args had none of the five fields that _model_args_of_format_2() adds
@@ -222,18 +223,32 @@ def load_checkpoint(path, needed=SAMPLED, mapped=False):
 def read_values(path, mapped=False):
     """(the dict in a file of torch.save(), what to do where it is not usable), in plain values and
     tensors of which nothing else is known."""
-    runs = [str(p.parent) for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
-    near = difflib.get_close_matches(str(path.parent), runs, n=1, cutoff=0)
+    out_dir = path.parent if path.name in ("ckpt.pt", "best.pt") else path
+    near = near_run(out_dir)
     if not path.exists():
         do = "Train first: python train.py; or name the run: --out_dir=..."
-        if near:
-            do = f"Did you mean --out_dir={near[0]}?"
+        if near and near != out_dir:
+            do = f"Did you mean --out_dir={shlex.quote(str(near))}?"
         raise FileNotFoundError(f"{path} not found. {do}")
-    instead = f"Take another run{f', such as --out_dir={near[0]}' if near else ''}, or train anew"
+    instead = _instead(path, near)
     checkpoint = _read(path, instead, mapped)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} was not written by train.py: it holds no dict. {instead}")
     return checkpoint, instead
+
+
+def _instead(path, near):
+    """What to do where the checkpoint in path is not usable. near: the run that may be meant."""
+    other = path.with_name("ckpt.pt")
+    aside = ""
+    if path.name == "best.pt" and other.exists() and not other.samefile(path):
+        aside = f"Move it away, so that {other} is used in its place, or "
+    if near in (None, path.parent) and path.name in ("best.pt", "ckpt.pt"):
+        others = [p.parent for p in Path("out").glob("*/ckpt.pt") if p.parent != path.parent]
+        named = difflib.get_close_matches(str(path.parent), map(str, others), n=1, cutoff=0)
+        near = named[0] if named else None
+    such = f", such as --out_dir={shlex.quote(str(near))}" if near else ""
+    return f"{aside}{'t' if aside else 'T'}ake another run{such}, or train anew"
 
 
 def checked(checkpoint, instead, path, needed=SAMPLED):

@@ -5,9 +5,11 @@
     settle_threads(args, saved, ranks)  decides --num_threads
     estimate_mfu(model, speed, ranks)   the part of the GPUs' peak that a run uses
     memory_errors(device)               a lack of memory is one line
+    compile_errors()                    and so is a compiler that does not work
 """
 import contextlib
 import ctypes
+import os
 import re
 import shutil
 import sys
@@ -16,10 +18,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, printable
 from pipeline.threads import set_by_user, take_threads
 
-COMPILERS = ("g++", "c++", "clang++", "cl")  # torch.compile writes C++ and has it compiled
+# torch.compile writes C++ and has it compiled: by what, and how a person gets it
+COMPILERS = {"linux": ("g++", "on Debian and Ubuntu: sudo apt install g++ python3-dev"),
+             "darwin": ("clang++", "run: xcode-select --install"),
+             "win32": ("cl", "Visual Studio's Build Tools for C++, and start from their prompt")}
 # FLOPs of a run: about two minutes of a large GPU. Compiling takes half a minute and saves a third
 WORTH_COMPILING = 1e16
 # dense FLOPs a second by the makers' data sheets, in bfloat16, or in float16 on GPUs older than
@@ -123,7 +128,9 @@ def settle_precision(args, device):
     if args.dtype == "float16" and not on_cuda:
         raise UserError("--dtype float16 needs a CUDA GPU. On this device choose float32 or "
                         "bfloat16")
-    compiler = next(filter(shutil.which, COMPILERS), None)
+    default, install = COMPILERS.get(sys.platform, COMPILERS["linux"])
+    name = os.environ.get("CXX", default)
+    compiler = shutil.which(name)
     if args.compile == "auto":  # compiling takes half a minute; a short run does not win it back
         tokens = (args.max_iters * args.batch_size * args.gradient_accumulation_steps
                   * args.block_size)
@@ -132,9 +139,9 @@ def settle_precision(args, device):
         worth_it = on_cuda and sys.platform == "linux" and is_long and compiler
         args.compile = "true" if worth_it else "false"
     if args.compile == "true" and not compiler:
-        raise UserError(f"--compile true needs a C++ compiler, and none of {', '.join(COMPILERS)} "
-                        f"was found. Install one (on Debian and Ubuntu: sudo apt install g++), or "
-                        f"leave the flag out")
+        raise UserError(f"--compile true needs a C++ compiler, and {name!r} was not found. Install "
+                        f"it ({install}), name another one by the variable CXX, or use "
+                        f"--compile=false")
 
 
 def settle_threads(args, checkpoint, ranks):
@@ -191,3 +198,20 @@ def memory_errors(device):
                          f"model")
         told.of_one_rank = True  # the other ranks may have had enough
         raise told from None
+
+
+@contextlib.contextmanager
+def compile_errors():
+    """Turn a failure of what torch.compile calls (a C++ compiler, Triton) into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "torch._dynamo" not in sys.modules or not isinstance(
+                error, torch._dynamo.exc.BackendCompilerFailed):
+            raise
+        told = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]
+        # of a compiler's many lines that which names its error
+        why = re.search(r".*\berror: .*", told) or re.search(r".*\S.*", told)
+        install = COMPILERS.get(sys.platform, COMPILERS["linux"])[1]
+        raise UserError(f"torch.compile failed: {printable(why[0].strip(), 300)}. Use "
+                        f"--compile=false, or install what is missing ({install})") from None

@@ -286,6 +286,14 @@ def warnings(run):
         rate, (low, high) = getattr(args, flag), USUAL_RATES[kind]
         if rate and not low <= rate <= high:
             yield f"--{flag} {rate:g} is outside the usual range of {kind}, {low:g} to {high:g}"
+    if args.warmup_iters >= args.max_iters:
+        yield (f"--warmup_iters {args.warmup_iters:,} is not below --max_iters {args.max_iters:,}, "
+               f"so the learning rate only rises: it ends at "
+               f"{lr_fraction(args.max_iters - 1, args):.0%} of its highest")
+    elif not lr_fraction(args.max_iters - 1, args):
+        yield (f"the learning rate is 0 from iteration {args.lr_decay_iters:,} "
+               f"(--lr_decay_iters) to {args.max_iters:,} (--max_iters), in which nothing is "
+               f"learned")
     halfway = run.iter_num + (args.max_iters - run.iter_num) // 2
     if args.patience and lr_fraction(args.max_iters - 1, args) < lr_fraction(halfway, args):
         yield (f"--patience {args.patience} may end the run early. The learning rate falls up to "

@@ -6,19 +6,22 @@ import textwrap
 from pathlib import Path
 
 from pipeline.errors import UserError, optional, printable
-from training.run_folder import read_args, read_rows
+from train_args import own_settings
+from training.run_folder import near_run, read_args, read_rows
 
-# arguments that do not change a curve, so they do not label a run
-NO_SETTINGS = ("out_dir", "init_from", "overwrite", "device", "num_threads", "tensorboard", "wandb")
+# arguments that do not change a curve, but when it is measured, shown or ended: no labels of a run
+NO_SETTINGS = """out_dir overwrite plan device num_threads tensorboard wandb eval_interval
+    eval_iters eval_train eval_only log_interval save_minutes patience max_sample_tokens
+    sample_every_eval max_epochs_per_dataset""".split()
 
 
 def read_log(out_dir):
     """{column: [a float, or None where the row has none]} of out_dir/log.csv."""
     try:
         rows = read_rows(out_dir / "log.csv")
-    except FileNotFoundError:
-        runs = sorted(str(path.parent) for path in Path("out").glob("*/log.csv"))
-        there = f"The runs in out/ are: {', '.join(runs)}" if runs else "There is no run in out/"
+    except (FileNotFoundError, NotADirectoryError):
+        near = near_run(out_dir, "log.csv")
+        there = f"Did you mean {near}?" if near else "There is no run in out/"
         raise UserError(f"{out_dir} is not a run's folder: it has no log.csv. {there}") from None
     if not rows:
         raise UserError(f"{out_dir}/log.csv is still empty: train.py writes its first line after "
@@ -29,7 +32,10 @@ def read_log(out_dir):
 def labels_of(out_dirs):
     """A label for each run: the arguments in which they differ, or else the name of its folder."""
     paths = [out_dir / "args.json" for out_dir in out_dirs]
-    args = [read_args(path)["args"] if path.exists() else {} for path in paths]
+    args = [own_settings(read_args(path)["args"]) if path.exists() else {} for path in paths]
+    for one in args:
+        if one.get("init_from") in ("scratch", "resume"):  # a resumed run may have begun anyhow
+            del one["init_from"]
     names = dict.fromkeys(name for one in args for name in one if name not in NO_SETTINGS)
     differing = [name for name in names if len({str(one.get(name)) for one in args}) > 1]
     labels = [", ".join(printable(f"{name}={one[name]}") for name in differing

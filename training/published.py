@@ -48,6 +48,7 @@ from training.checkpoint import (
 from training.layouts import config_of_json, published_views
 from training.nanogpt import TABLES, nanogpt_weights
 from training.plan import memory_line
+from training.run_folder import near_run
 
 # the hash of the id -> token table of tiktoken's gpt2
 GPT2_TOKENS = "f1573bd1679edbb0d65b9edd171f5d26199d5d84cb6f4ee1819e1f77ccaab9ec"
@@ -204,8 +205,9 @@ def open_source(name, ranks=None):
             f"{printable(str(trained_on))}), so nobody can tell whether its tokenizer made the "
             f"data"])
     if name not in GPT2 and Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        near = near_run(Path(name))
         raise UserError(f"{name} holds neither a run (ckpt.pt, best.pt) nor a published model "
-                        f"(config.json)")
+                        f"(config.json){f'. Did you mean {near}?' if near else ''}")
     from pipeline.get.models import ModelFiles  # here, since most runs never download
     files = ModelFiles(name)
     optional("safetensors", f"--init_from {name}")

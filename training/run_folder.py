@@ -8,6 +8,7 @@
 """
 import contextlib
 import csv
+import difflib
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ import platform
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -51,8 +53,7 @@ def new_out_dir(args, make=True):
     out/<dataset>-2, ... that is free."""
     if args.out_dir:
         out_dir = Path(args.out_dir)
-        if not args.overwrite and any((out_dir / name).exists()
-                                      for name in ("ckpt.pt", "best.pt", "log.csv")):
+        if not args.overwrite and holds_run(out_dir):
             go_on = "It has no ckpt.pt to go on from"
             if (out_dir / "ckpt.pt").exists():
                 go_on = f"To go on with it, run: {resume_command(out_dir)}"
@@ -76,6 +77,14 @@ def new_out_dir(args, make=True):
                 return out_dir
 
 
+def holds_run(out_dir):
+    """Whether a folder has a checkpoint, or a log with a row: one that ended before has neither."""
+    if any((out_dir / name).exists() for name in ("ckpt.pt", "best.pt")):
+        return True
+    log = out_dir / "log.csv"
+    return log.exists() and (not log.is_file() or log.read_bytes().count(b"\n") > 1)
+
+
 def newest_run():
     """The run folder in out/ with the youngest checkpoint. Raises FileNotFoundError."""
     checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
@@ -83,6 +92,24 @@ def newest_run():
         raise FileNotFoundError("out/ holds no checkpoint. Train first: python train.py; or name "
                                 "the run: --out_dir=...")
     return checkpoints[-1].parent
+
+
+def near_run(path, holds="ckpt.pt"):
+    """The folder of the run that is meant by a path which is none: a file in it, the folder that
+    it is in, its name, or one spelt like it; None where out/ has no run. holds: the file by which a
+    run is known."""
+    def is_run(folder):
+        return (folder / holds).exists()
+    path = Path(os.path.normpath(path))
+    runs = sorted(file.parent for file in Path("out").glob(f"*/{holds}"))
+    below = sorted(path.glob(f"*/{holds}"), key=lambda file: file.stat().st_mtime)
+    newest = [file.parent for file in below[-1:]]
+    of_its_name = [Path("out", name) for name in (path.name, path.parent.name)]
+    for folder in (*path.parents[:2], *newest, *of_its_name):
+        if folder != Path() and is_run(folder):
+            return folder
+    near = difflib.get_close_matches(path.name, [run.name for run in runs], n=1, cutoff=0)
+    return Path("out", near[0]) if near else None
 
 
 def claim_out_dir(args, ranks, stack):
@@ -240,6 +267,7 @@ class RunLog:
 
     def __init__(self, run, trackers=()):
         self.enabled, self.tty, self.trackers = run.ranks.is_first, sys.stdout.isatty(), trackers
+        self.covered = 0  # columns of the progress line that is on the terminal
         if not self.enabled:
             return
         # of those that were members before, too: their columns stay
@@ -279,18 +307,27 @@ class RunLog:
 
     def progress(self, row, best, max_iters, seconds_left):
         """The progress line, rewritten in place on a terminal. It has at most 79 columns, up to
-        999,999 iterations and 999 hours."""
+        999,999 iterations and 999 hours; a narrower terminal gets less of it."""
         best = "-" if best == math.inf else f"{best:.4f}"[:6]
-        self.line(f"{row['iter']}/{max_iters}  loss {row['batch_loss']:.4f}"[:24] +
-                  f"  best {best}  {short(row['tokens_per_s'])} tok/s  wait {row['data_wait']:.1%}"
-                  f"  ETA {hms(seconds_left)}", end="" if self.tty else "\n")
+        parts = [f"{row['iter']}/{max_iters}  loss {row['batch_loss']:.4f}"[:24], f"best {best}",
+                 f"{short(row['tokens_per_s'])} tok/s", f"wait {row['data_wait']:.1%}",
+                 f"ETA {hms(seconds_left)}"]
+        # a line that fills the terminal would begin the next one
+        room = shutil.get_terminal_size().columns - 1 if self.tty else 79
+        while len("  ".join(parts)) > room and len(parts) > 2:
+            del parts[-2]
+        text = "  ".join(parts)[:room]
+        self.line(text, end="" if self.tty else "\n")
+        self.covered = len(text)
 
     def line(self, text, end="\n"):
         """A line on the terminal, which takes the place of the progress line."""
         if not self.enabled:
             return
         try:
-            print(f"\r{text:<79}" if self.tty else text, end=end, flush=True)
+            # blanks cover what a longer progress line has left
+            print(f"\r{text:<{self.covered}}" if self.tty else text, end=end, flush=True)
+            self.covered = 0
         except OSError:  # the terminal is closed, or Ctrl-C has also ended the `| tee` behind us
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

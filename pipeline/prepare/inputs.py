@@ -7,6 +7,7 @@
 Each can be read several times, and knows how much of it is read, for the progress line.
 """
 import codecs
+import collections
 import contextlib
 import glob
 import itertools
@@ -22,7 +23,13 @@ from pipeline.encodings import check_encoding, encoding_of_mark, utf8_chunks
 from pipeline.errors import MissingPackage, UserError
 from pipeline.files import give_memory_back, num_characters, open_input
 from pipeline.prepare.columns import arrow_rows, parquet_rows
-from pipeline.prepare.compression import CHUNK, compression_of, damage_in_one_line, unpacked
+from pipeline.prepare.compression import (
+    CHUNK,
+    SUFFIXES,
+    compression_of,
+    damage_in_one_line,
+    unpacked,
+)
 from pipeline.prepare.containers import members_of
 from pipeline.prepare.formats import HEAD, format_of
 from pipeline.prepare.rows import QUOTINGS, SHOWN, BadRow, rows_of
@@ -86,11 +93,26 @@ def expand(paths):
             if not matches:
                 raise FileNotFoundError(f"no file matches {path}")
             found += matches
+        elif Path(path).is_dir():
+            raise UserError(f"{path} is a folder, not a file. {_files_in(Path(path))}")
         else:
             found.append("-" if str(path) == "-" else Path(path))
     if not found:
         raise UserError("no input file is named")
     return found
+
+
+def _files_in(folder):
+    """What to type for the files of a folder: a glob, by the ending that most of them have."""
+    files = [Path(at, name) for at, _, names in itertools.islice(os.walk(folder), 1000)
+             for name in names if not name.startswith(".")]
+    if not files:
+        return "No file is in it"
+    counts = collections.Counter(
+        "".join(file.suffixes[-2 if file.suffix in SUFFIXES else -1:]) for file in files)
+    ending = counts.most_common(1)[0][0]
+    is_flat = any(file.parent == folder for file in files if file.name.endswith(ending))
+    return f'Name the files in it: "{folder}/{"" if is_flat else "**/"}*{ending}"'
 
 
 # ---- documents that know where they are from

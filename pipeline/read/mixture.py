@@ -65,9 +65,7 @@ class Mixture:
         weights = np.ones(len(self.datasets)) if weights is None else np.asarray(weights, float)
         self.weights = weights / weights.sum()
         # a split that is too short is reported before the model is built
-        for dataset in self.datasets:
-            for split in SPLITS:
-                check_split(dataset, split, block_size)
+        refuse_short(self.datasets, block_size)
         for first in firsts if documents else ():
             self.is_masked |= not knows_documents(first)
         # the metas of the vocabularies go into the checkpoint, so that sample.py can decode
@@ -245,18 +243,22 @@ def _start_of(meta, counts):
     return int(counts.argmax())  # the most frequent token has certainly been an input
 
 
-def check_split(dataset, split, block_size):
-    """Raise UserError when the split is shorter than one window."""
+def refuse_short(datasets, block_size):
+    """Raise UserError when a split is shorter than one window, or has nothing to learn. The
+    shortest of all is named, so that the block_size which fits it fits the others, too."""
+    parts = list(itertools.product(datasets, SPLITS))
+    dataset, split = min(parts, key=lambda part: part[0].num_tokens[part[1]])
     num_tokens = dataset.num_tokens[split]
     if num_tokens <= block_size:
-        fits = min(dataset.num_tokens.values()) - 1  # of both splits
+        fits = num_tokens - 1
         lower = f"Use --block_size {fits}, or give" if fits > 0 else "Give"
         more = "it more text" if split == "train" else "val more text (-p or -v of prepare.py)"
-        raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size {block_size} "
-                        f"needs {block_size + 1}. {lower} {more}")
-    if dataset.has_mask and not dataset.meta["splits"][split]["mask"]["learned"]:
-        raise UserError(f"{dataset.path(f'{split}.mask')} marks no token of {split} as one to "
-                        f"learn. Look at the rows that prepare.py reads, and at its --learn")
+        raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size "
+                        f"{block_size} needs {block_size + 1}. {lower} {more}")
+    for dataset, split in parts:
+        if dataset.has_mask and not dataset.meta["splits"][split]["mask"]["learned"]:
+            raise UserError(f"{dataset.path(f'{split}.mask')} marks no token of {split} as one to "
+                            f"learn. Look at the rows that prepare.py reads, and at its --learn")
 
 
 def knows_documents(dataset):
@@ -267,8 +269,9 @@ def knows_documents(dataset):
     require_index(dataset)
     if dataset.meta.get("eot_token") is None:
         raise UserError(f"--documents: {dataset.name} is one text, and nothing in it tells where a "
-                        f"document ends. Prepare it as documents (--document_separator of its "
-                        f"prepare.py, rows of a table, or several files), or leave out --documents")
+                        f"document ends. Leave out --documents, or prepare a dataset of documents "
+                        f"(data/README.md: rows of a table, several files, or a text with "
+                        f"--document_separator)")
     return True
 
 
