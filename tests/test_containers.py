@@ -57,6 +57,10 @@ def test_one_text_in_an_archive_is_one_text(tmp_path, name, kind):
     found = open_inputs(put(tmp_path / name, archive(kind, {"deep/corpus.txt": "naïve text"})))
     assert isinstance(found, TextFile) and "".join(found) == "naïve text"
     assert found.length() == 10
+    several = put(tmp_path / "several", archive(kind, {"a.txt": "a", "b.txt": "b"}))
+    with pytest.raises(UserError) as error:
+        TextFile(several)
+    says(str(error.value), several, "2 files", "read_documents")
 
 
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz"])
