@@ -1,7 +1,6 @@
 """The loss of every token of a text: each is predicted once, from the tokens before it.
 
-    Tokens                      consecutive tokens of a text, and what text each stands for
-    score(model, chunks, ...)   their Scores, in order: loss, rank, what else was likely
+    score(model, chunks, ...)   Scores of Tokens, in order: loss, rank, what else was likely
 
 Memory does not grow with the text.
 
@@ -18,25 +17,11 @@ import torch
 from torch.nn import functional as F
 
 from model import rows_at_once
+from pipeline.read.texts import Tokens, joined_tokens
 from training.device import has_fast_bfloat16
 
 CHUNK = 1 << 16  # tokens that are cut into windows together
 TOKENS_AT_ONCE = 1 << 14  # of a batch, if nobody says how large it is to be
-
-
-class Tokens(NamedTuple):
-    """n consecutive tokens of a text, or of K aligned streams."""
-    ids: np.ndarray  # (n,) or (n, K) int64, as the dataset has them
-    num_bytes: np.ndarray  # (n,): bytes of text, in UTF-8, that each stands for
-    num_chars: np.ndarray  # (n,): characters of text, the same
-    learned: np.ndarray  # (n,) bool: whether it is to be learned
-    begins: np.ndarray  # (n,) bool: whether a document begins with it
-
-    def __len__(self):  # not the number of fields
-        return len(self.ids)
-
-    def part(self, first, stop):
-        return Tokens(*(array[first:stop] for array in self))
 
 
 class Scores(NamedTuple):
@@ -85,7 +70,7 @@ def score(model, chunks, slices=None, *, stride=None, batch_size=None, apart=Fal
     context, waiting = None, None  # tokens that have been given, and those that wait for others
     for tokens, is_last in _large_chunks(chunks):
         if waiting is not None:
-            tokens = _joined([waiting, tokens])
+            tokens = joined_tokens([waiting, tokens])
         context = tokens.ids[:0] if context is None else context
         begins = np.flatnonzero(tokens.begins) if apart else np.zeros(0, np.int64)
         rows, context, used = _cut(tokens.ids, begins, context, is_last, ended, block_size, stride)
@@ -94,21 +79,17 @@ def score(model, chunks, slices=None, *, stride=None, batch_size=None, apart=Fal
             yield scorer.scores(tokens.part(0, used), rows, room)
 
 
-def _joined(chunks):
-    return chunks[0] if len(chunks) == 1 else Tokens(*map(np.concatenate, zip(*chunks)))
-
-
 def _large_chunks(chunks):
     """Yield (Tokens, whether they are the last), at least CHUNK tokens each time but the last."""
     held, size = [], 0
     for tokens in chunks:
         if size >= CHUNK:
-            yield _joined(held), False
+            yield joined_tokens(held), False
             held, size = [], 0
         held.append(tokens)
-        size += len(tokens)
+        size += len(tokens.ids)
     if size:
-        yield _joined(held), True
+        yield joined_tokens(held), True
 
 
 def _cut(ids, begins, context, is_last, ended, block_size, stride):
@@ -145,7 +126,7 @@ class _Scorer:
     @torch.inference_mode()
     def scores(self, tokens, rows, room):
         """The Scores of tokens, for which these are the Rows. room: inputs of a batch."""
-        n, K, k = len(tokens), len(self.slices), self.likeliest
+        n, K, k = len(tokens.ids), len(self.slices), self.likeliest
         found = [np.full((n, K), np.nan, np.float32), np.zeros((n, K), np.int32),
                  np.zeros((n, K, k), np.int64), np.zeros((n, K, k), np.float32)]
         # rows of one length go together, so that little is computed for nothing
