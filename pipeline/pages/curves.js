@@ -51,7 +51,7 @@ function layout() {
   return {
     grid: {rows: isNarrow ? 4 : 2, columns: isNarrow ? 1 : 2, pattern: "independent",
       ygap: isNarrow ? 0.35 : 0.25, xgap: 0.16},
-    height: isNarrow ? 1500 : 780, margin: {l: 10, r: 10, t: 10, b: 10},
+    width: chart.clientWidth, height: isNarrow ? 1500 : 780, margin: {l: 10, r: 10, t: 10, b: 10},
     paper_bgcolor: colour("--paper"), plot_bgcolor: colour("--paper"),
     font: {color: colour("--ink"), size: 13}, hovermode: "x unified",
     hoverdistance: -1, // the nearest point of each curve, however far
@@ -65,12 +65,12 @@ function layout() {
   };
 }
 
-const chart = h("div");
+const chart = h("div", {class: "chart"});
 page.replaceChildren(h("h1", {}, data.title), h("p", {class: "faint"},
   "Point at a curve to read it off. Drag to enlarge, double-click to go back; click on a name " +
   "below to hide it."), chart);
 const draw = () => Plotly.react(chart, traces(), layout(), {
-  displaylogo: false, responsive: true,
+  displaylogo: false,
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]});
 draw();
 onScheme(draw);

@@ -1,11 +1,13 @@
 "use strict";
 // evaluate.py --html: a text, its tokens shaded by their losses; one run, or two side by side.
 //
-// data: {title, note, summary: {heads, rows}, unit, top_loss, documents: [name], runs: [run]}
-// run:  {name, labels, shown, texts, ids, losses, ranks, likeliest, chances, starts, end_token}
-//       labels: of each token that is named, in one line; ids, likeliest: numbers of labels.
-//       texts, shown: the text that each position adds to the page, and texts' number in it.
-//       starts: the position at which each document begins. A loss is NaN where none was predicted.
+// data: {title, notes: [line], summary: {heads, rows}, top_loss, runs: [run]}
+// run:  {name, key, documents, labels, texts, and arrays: ids, likeliest, shown, widths, losses,
+//        ranks, chances, starts}
+//       key: equal for runs on the same text. documents: names; starts: the position at which
+//       each begins. labels: of each token that is named, in one line; ids and likeliest are
+//       numbers of labels. shown: numbers of texts, the text that each position adds to the page.
+//       widths: the bytes of text that each stands for. A loss is NaN where none was predicted.
 
 const CHUNK = 300; // tokens drawn at once, at least; a chunk ends where a line does
 const LONGEST_CHUNK = 900; // or here, within a line
@@ -15,15 +17,14 @@ const CONTEXT = 8; // tokens before a hard one that its line shows
 // ---- the runs, as arrays
 
 function read(run) {
-  for (const name of ["ids", "shown", "losses", "ranks", "likeliest", "chances", "starts"])
+  for (const name of ["ids", "shown", "losses", "ranks", "likeliest", "chances", "widths",
+    "starts"])
     run[name] = unpack(run[name]);
   run.size = run.ids.length;
   run.near = run.size ? run.likeliest.length / run.size : 0; // tokens named for a position
   run.text = (i) => run.texts[run.shown[i]];
   run.label = (i) => run.labels[run.ids[i]];
   run.documentAt = new Map(Array.from(run.starts, (start, d) => [start, d]));
-  /** Characters of the text that a position stands for; the end of a document has none. */
-  run.width = (i) => run.ids[i] === run.end_token ? 0 : run.text(i).length;
   return run;
 }
 
@@ -40,14 +41,14 @@ function align(a, b) {
   }
   const starts = [[], []];
   a.starts.forEach((from, d) => {
-    let [i, j, atA, atB] = [from, b.starts[d], 0, 0];
+    let [i, j, atA, atB] = [from, b.starts[d] ?? b.size, 0, 0];
     const endA = a.starts[d + 1] ?? a.size, endB = b.starts[d + 1] ?? b.size;
     while (i < endA || j < endB) {
       starts[0].push(i);
       starts[1].push(j);
       do { // the one that is behind takes a token
-        if (j >= endB || i < endA && atA <= atB) atA += a.width(i++);
-        else atB += b.width(j++);
+        if (j >= endB || i < endA && atA <= atB) atA += a.widths[i++];
+        else atB += b.widths[j++];
       } while (atA !== atB && (i < endA || j < endB));
     }
   });
@@ -84,11 +85,14 @@ function quantile(values, share) {
 // ---- what is shown now
 
 const runs = data.runs.map(read);
-const view = {left: 0, right: runs.length > 1 ? 1 : null, shade: runs.length > 1 ? "diff" : "loss"};
+const view = {left: 0, right: null, shade: "diff"};
 let panes = []; // of each run shown: {run, values, pieces, starts}
 let chunks = []; // {from, to, panes, spans: [of each run shown], element, isDrawn}
 let most = 1; // the value of the darkest shade
 let current = null; // {pane, i}
+
+/** The numbers of the other runs on the text of run number i. */
+const others = (i) => [...runs.keys()].filter((k) => k !== i && runs[k].key === runs[i].key);
 
 function choose() {
   const chosen = [view.left, view.right].filter((i) => i !== null).map((i) => runs[i]);
@@ -157,8 +161,8 @@ function spanOf(pane, i) {
 
 /** The line above a document, if position i is its first one. */
 function headOf(run, i) {
-  const d = data.documents.length > 1 ? run.documentAt.get(i) : undefined;
-  return d === undefined ? [] : [h("div", {class: "document"}, h("bdi", {}, data.documents[d]))];
+  const d = run.documents.length > 1 ? run.documentAt.get(i) : undefined;
+  return d === undefined ? [] : [h("div", {class: "document"}, h("bdi", {}, run.documents[d]))];
 }
 
 /** Give a chunk its tokens, or only their text, by which the browser's own search finds it. */
@@ -239,12 +243,12 @@ function otherRun({pane, i}) {
 function showCard(at) {
   const {pane, i} = at, {run, values} = panes[pane];
   const element = elementOf(at), from = element.getClientRects()[0] ?? element.getBoundingClientRect();
-  const documents = data.documents.length > 1
-    ? `, ${data.documents[documentOf(run, i)]}` : "";
+  const documents = run.documents.length > 1
+    ? `, ${run.documents[documentOf(run, i)]}` : "";
   const parts = [prediction(run, i)];
   if (panes.length > 1) parts.splice(pane ? 0 : 1, 0, otherRun(at));
   card.replaceChildren(h("div", {class: "two-runs"}, ...parts),
-    h("div", {class: "faint"}, `${data.unit} ${count(i + 1)} of ${count(run.size)}${documents}`));
+    h("div", {class: "faint"}, `token ${count(i + 1)} of ${count(run.size)}${documents}`));
   if (view.isDifference && !Number.isNaN(values[i]))
     card.append(h("div", {}, h("bdi", {}, run.name), ` is ${values[i] > 0 ? "worse" : "better"} by ${
       Math.abs(values[i]).toFixed(2)} nats`));
@@ -416,7 +420,7 @@ function follow() {
   here.style.left = `${100 * first / size}%`;
   here.style.width = `${100 * (last + 1 - first) / size}%`;
   strip.setAttribute("aria-valuenow", first + 1);
-  strip.setAttribute("aria-valuetext", `${data.unit} ${count(first + 1)} of ${count(size)}`);
+  strip.setAttribute("aria-valuetext", `token ${count(first + 1)} of ${count(size)}`);
 }
 
 const placeOnStrip = (event) => {
@@ -459,7 +463,7 @@ function tokenButton(i) {
 
 function documentList() {
   const {run, values} = panes[0];
-  const losses = data.documents.map((name, d) => {
+  const losses = run.documents.map((name, d) => {
     const from = run.starts[d], [mean] = means(values.subarray(from, run.starts[d + 1]), 1);
     return {name, from, mean, size: (run.starts[d + 1] ?? run.size) - from};
   }).filter(({mean}) => !Number.isNaN(mean));
@@ -477,7 +481,7 @@ function fillLists() {
     h("ol", {tabindex: 0}, ...items));
   const noun = view.isDifference ? "Largest differences" : "Hardest tokens";
   lists.replaceChildren(list(noun, hardest(panes[0]).map(tokenButton)));
-  if (data.documents.length > 1)
+  if (panes[0].run.documents.length > 1)
     lists.append(list(view.isDifference ? "Documents that differ most" : "Hardest documents",
       documentList()));
 }
@@ -496,22 +500,32 @@ function fillLegend() {
 
 // ---- the page
 
-const picker = (key, names) => h("select", {onchange: (event) => {
-  view[key] = event.target.value === "" ? null : Number(event.target.value);
+const picker = (onchange) => h("select", {onchange: (event) => {
+  onchange(event.target.value);
   renew();
-}}, ...names.map(([value, name]) => h("option",
-  {value, selected: String(view[key] ?? "") === String(value) && ""}, name)));
+}});
+const option = (value, name) => h("option", {value: String(value)}, name);
+const left = picker((value) => {
+  view.left = Number(value);
+  if (!others(view.left).includes(view.right)) view.right = others(view.left)[0] ?? null;
+});
+const right = picker((value) => { view.right = value === "" ? null : Number(value); });
+const shaded = picker((value) => { view.shade = value; });
+const controls = h("div", {class: "controls"},
+  ...[["left", left], ["right", right], ["shaded by", shaded]].map((of) => h("label", {}, ...of)));
+left.append(...runs.map((run, i) => option(i, run.name)));
+shaded.append(option("diff", "difference"), option("loss", "loss"));
+controls.hidden = runs.length === 1;
+view.right = others(0)[0] ?? null;
 
-const named = runs.map((run, i) => [i, run.name]);
-const controls = h("div", {class: "controls"});
-if (runs.length > 1) {
-  controls.append(h("label", {}, "left", picker("left", named)),
-    h("label", {}, "right", picker("right", [...named, ["", "nothing"]])),
-    h("label", {}, "shaded by", h("select", {onchange: (event) => {
-      view.shade = event.target.value;
-      renew();
-    }}, h("option", {value: "diff"}, "difference"), h("option", {value: "loss"}, "loss"))));
+/** Offer at the right what can be compared with the left. */
+function offer() {
+  right.replaceChildren(...others(view.left).map((i) => option(i, runs[i].name)),
+    option("", "nothing"));
+  right.value = String(view.right ?? "");
+  shaded.disabled = view.right === null;
 }
+
 const legend = h("div", {class: "legend"});
 const lists = h("div", {class: "lists"});
 const text = h("div", {class: "text", tabindex: 0, role: "group",
@@ -540,6 +554,7 @@ function expectedHeight(chunk) {
 
 /** Build the text anew, for the runs that are chosen now. */
 function renew() {
+  offer();
   choose();
   cut();
   current = null;
@@ -561,7 +576,7 @@ function renew() {
 }
 
 page.replaceChildren(h("h1", {}, data.title), table(data.summary.heads, data.summary.rows),
-  ...(data.note ? [h("p", {}, data.note)] : []), lists, controls, legend, strip, text,
+  ...data.notes.map((note) => h("p", {}, note)), lists, controls, legend, strip, text,
   card, spoken);
 renew();
 
