@@ -160,7 +160,7 @@ def part_of_dataset(run, args):
 def evaluate_part(run, part, args, apart, write_row):
     """The Measure of a run on a Part. apart: whether documents are evaluated by themselves."""
     text, block_size = part.text, run.model.config.block_size
-    if apart and isinstance(text, DatasetText):
+    if args.documents and isinstance(text, DatasetText):
         knows_documents(text.streams[0])
     measure = Measure(len(part.slices), None if isinstance(text, FilesText) else text.meta)
     documents = DocumentSums(text.document_names()) if args.csv else None
@@ -227,7 +227,7 @@ def differences_of(first, other):
                     told[unit] = {"difference": found.value * factor,
                                   "standard_error": found.error * factor,
                                   "chance": chance * factor,
-                                  "is_larger_than_chance": abs(found.value) > chance}
+                                  "is_larger_than_chance": bool(abs(found.value) > chance)}
                 yield told
 
 
