@@ -7,15 +7,17 @@ Say how good a model is on a text: the loss of every token, each predicted once.
     python evaluate.py --dataset=wikitext-2 --split=train
     python evaluate.py --init_from=gpt2 --files book.txt       # published weights
     python evaluate.py --files 'rows/*.jsonl' --csv=rows.csv   # a line for each document
+    python evaluate.py --out_dir out/a out/b --html page.html  # a page: each token by its loss
 
 A token is predicted from the tokens before it, as many as the model's context holds. The standard
 error tells how far the mean would move with other text of the same kind. docs/evaluate.md defines
-each number. Nothing is written without --csv.
+each number. Nothing is written without --csv or --html.
 """
 import argparse
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import sys
@@ -51,6 +53,7 @@ from training.measures import (
 )
 from training.run_folder import newest_run
 from training.scoring import score
+from training.text_page import LIKELIEST, MOST_TOKENS, TextPage
 from training.use import LoadedModel
 
 CSV_COLUMNS = ("run text document tokens bytes loss bits_per_byte accuracy learned_tokens "
@@ -88,6 +91,9 @@ def parse_args(argv=None):
          help="windows in a batch (default: as many as 16,384 tokens make)")
     flag("--csv", type=Path, metavar="FILE", help="write a line for each document")
     flag("--json", action="store_true", help="print a JSON object a line for each run")
+    flag("--html", type=Path, metavar="PAGE",
+         help=f"write a page for a browser, with the first {MOST_TOKENS:,} tokens shaded by their "
+              f"losses")
     add_reading(parser.add_argument_group("how files are read, as by prepare.py").add_argument)
     args = parser.parse_args(argv)
     for name in ("skip_unknown", *OF_TEXT) if not args.files else ():
@@ -157,19 +163,27 @@ def part_of_dataset(run, args):
 # ---- one run
 
 
-def evaluate_part(run, part, args, apart, write_row):
-    """The Measure of a run on a Part. apart: whether documents are evaluated by themselves."""
+def evaluate_part(run, part, args, apart, sinks):
+    """The Measure of a run on a Part. apart: whether documents are evaluated by themselves. sinks:
+    where documents (a function write_row) and tokens (a Gathered) go, or None each."""
     text, block_size = part.text, run.model.config.block_size
     if args.documents and isinstance(text, DatasetText):
         knows_documents(text.streams[0])
     measure = Measure(len(part.slices), None if isinstance(text, FilesText) else text.meta)
-    documents = DocumentSums(text.document_names()) if args.csv else None
+    write_row, gathered = sinks
+    names, page_names = itertools.tee(text.document_names())
+    documents = DocumentSums(names) if write_row else None
+    if gathered:
+        gathered.documents = page_names
+    del names, page_names  # of those that nobody reads on, none is kept
     with progress(f"{run.name} on {text.name}") as told:
         for scores in score(
                 run.model, text.tokens(told), part.slices, stride=args.stride and
                 min(args.stride, block_size), batch_size=args.batch_size, apart=apart,
-                ended=text.ended):
+                ended=text.ended, likeliest=LIKELIEST if gathered else 0):
             measure.add(scores)
+            if gathered:
+                gathered.add(scores)
             for name, sums in documents.add(scores) if documents else ():
                 write_row(run, part, name, sums)
     for name, sums in documents.end() if documents else ():
@@ -324,9 +338,9 @@ def finite(told):
     return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
-def print_found(found, args):
-    """Print what was found of the runs: [(run, parts, measures)]."""
-    first = found[0]
+def told_of(found):
+    """[(summary_of() a run, its differences_of() the first one)] of [(run, parts, measures)]."""
+    first, all_told = found[0], []
     for number, (run, parts, measures) in enumerate(found):
         told, compared = summary_of(run, parts, measures), []
         if number:
@@ -336,17 +350,52 @@ def print_found(found, args):
                       f"differ. Evaluate both on the same: --files or --dataset", file=sys.stderr)
             told["against"] = first[0].name
             told["differences"] = compared
+        all_told.append((told, compared))
+    return all_told
+
+
+def print_found(all_told, args):
+    """Print what told_of() has found."""
+    for told, compared in all_told:
         if args.json:
             print(json.dumps(finite(told)))
             continue
         for line in lines_of(told):
             print(line)
         for one in compared:
-            print(*lines_of_difference(first[0].name, run.name, one), sep="\n")
+            print(*lines_of_difference(told["against"], told["run"], one), sep="\n")
+
+
+def gather_part(page, run, parts, part):
+    """A Gathered of the page for a run on one of its parts."""
+    metas = [stream.meta for stream in getattr(part.text, "streams", (part.text,))]
+    is_only = len(parts) == 1 and len(part.names) == 1
+    names = [run.name if is_only else f"{run.name}: {name}" for name in part.names]
+    return page.gather(names, metas, MOST_TOKENS // sum(len(one.names) for one in parts))
+
+
+def write_found(page, found, all_told):
+    """Write the page that shows what was found."""
+    rows, notes = [], []
+    for told, compared in all_told:
+        for part in (told, *told.get("parts", ())):
+            rows.append([part.get("run") or part["name"],
+                         spread(part["loss"], part["standard_error"]),
+                         spread(part["bits_per_byte"], part["bits_per_byte_standard_error"]),
+                         f"{part['accuracy']:.2%}", f"{part['tokens']:,}"])
+        notes += [line for one in compared
+                  for line in lines_of_difference(told["against"], told["run"], one)]
+    texts = dict.fromkeys(told["text"] for told, _ in all_told)
+    keys = [measure.fingerprint() for _, _, measures in found for measure in measures]
+    page.write(f"{', '.join(told['run'] for told, _ in all_told)} on {', '.join(texts)}", keys,
+               ["run", ["loss, nats per token"], ["bits per byte"], ["accuracy"], ["tokens"]],
+               rows, notes)
+    print(f"wrote {page.path}", file=sys.stderr)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    page = TextPage(args.html) if args.html else None
     device = pick_device(args.device)
     take_threads()
     names = [(str(name), True) for name in args.out_dir] + [
@@ -363,9 +412,14 @@ def main(argv=None):
         tokenizers = [run.tokenizer for run in runs] if args.skip_unknown else ()
         for run in runs:
             parts = parts_of(run, args, opened, tokenizers)
-            found.append((run, parts, [evaluate_part(run, part, args, apart, write_row)
-                                       for part in parts]))
-    print_found(found, args)
+            found.append((run, parts, [
+                evaluate_part(run, part, args, apart,
+                              (write_row, page and gather_part(page, run, parts, part)))
+                for part in parts]))
+    all_told = told_of(found)
+    print_found(all_told, args)
+    if page:
+        write_found(page, found, all_told)
 
 
 if __name__ == "__main__":

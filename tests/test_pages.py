@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import browser
-from helpers import char_dataset, one_line_error, says
+from helpers import TEXT, char_dataset, one_line_error, one_thread, run, says  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plot_runs import ROWS, a_run
 
+import evaluate
 import plot_runs
 from data import check_dataset
 from pipeline.errors import UserError
@@ -24,7 +25,7 @@ from pipeline.pages import as_json, check_page, packed, write_page
 from pipeline.prepare.write import write_dataset
 from pipeline.read.texts import lengths_of_tokens
 from pipeline.tokenizers import ByteTokenizer, CharTokenizer, TiktokenTokenizer, tokenizer_meta
-from training.text_page import RunOnText, shown_texts, write_text_page
+from training.text_page import LIKELIEST, RunOnText, shown_texts, write_text_page
 
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -158,7 +159,9 @@ def test_a_page_that_cannot_be_written_is_one_line_before_the_work(
     a_run("a", ROWS)
     char_dataset(tmp_path / "mine")
     monkeypatch.setattr(check_dataset, "check", None)  # which would fail if it were reached
-    for main, argv in ((check_dataset.main, ["mine/"]), (plot_runs.main, ["a"])):
+    monkeypatch.setattr(evaluate, "LoadedModel", None)
+    for main, argv in ((check_dataset.main, ["mine/"]), (plot_runs.main, ["a"]),
+                       (evaluate.main, ["--out_dir=a"])):
         says(one_line_error(capsys, main, [*argv, "--html", place]), *words)
     before = sorted(Path().rglob("*"))
     check_page("there.html/page.html")  # it leaves nothing behind
@@ -246,6 +249,63 @@ def test_without_plotly_one_line_says_what_to_install(tmp_path, monkeypatch, cap
     says(line, "pip install plotly")
     says(one_line_error(capsys, plot_runs.main, [str(run), "--out=a.png", "--html=a.html"]),
          "--out", "--html")
+
+
+# ---- evaluate.py's page
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Runs of a character and a byte tokenizer."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "bytes").mkdir()
+    write_dataset(root / "bytes", TEXT, ByteTokenizer())
+    for name, folder in (("a", char_dataset(root / "chars")), ("b", root / "bytes")):
+        run(f"--dataset={folder}", f"--out_dir={root / name}", "--max_iters=1")
+    return root
+
+
+def test_the_page_of_an_evaluation_agrees_with_what_is_printed(two_runs, tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("the quick dog\n" * 30)
+    (tmp_path / "y.txt").write_text("over the fox\n" * 9)
+    capsys.readouterr()
+    evaluate.main(["--out_dir", str(two_runs / "a"), str(two_runs / "b"), "--device=cpu", "--json",
+                   "--files", str(tmp_path / "x.txt"), str(tmp_path / "y.txt"),
+                   "--csv", str(tmp_path / "a.csv"), "--html", str(tmp_path / "a.html")])
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    data = Parts(tmp_path / "a.html").data
+    assert data["runs"][0]["key"] == data["runs"][1]["key"]  # they can be compared
+    for one, shown in zip(told, data["runs"]):
+        losses = unpacked(shown["losses"])
+        assert np.isnan(losses[0]) and np.isclose(np.nanmean(losses), one["loss"], atol=1e-5)
+        right = unpacked(shown["ranks"]) == 1
+        assert np.isclose(right[1:].mean(), one["accuracy"])
+        top = unpacked(shown["likeliest"]).reshape(len(losses), -1)[1:]
+        chances = unpacked(shown["chances"]).reshape(len(losses), -1)[1:] / 65535
+        assert top.shape[1] == LIKELIEST and np.all(np.diff(chances) <= 0)
+        ids = unpacked(shown["ids"])[1:]
+        assert np.array_equal(right[1:], ids == top[:, 0])
+        assert np.allclose(np.exp(-losses[1:])[right[1:]], chances[:, 0][right[1:]], atol=1e-4)
+        assert [Path(name).name for name in shown["documents"]] == ["x.txt", "y.txt"]
+        assert unpacked(shown["starts"]).tolist() == [0, 420]
+        text = "".join(shown["texts"][i] for i in unpacked(shown["shown"]))
+        assert text == "the quick dog\n" * 30 + "over the fox\n" * 9
+        assert data["summary"]["rows"][told.index(one)][1].startswith(f"{one['loss']:.4f}")
+
+
+def test_a_longer_text_is_cut_to_what_all_runs_cover_and_the_page_says_so(
+        two_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "MOST_TOKENS", 100)
+    (tmp_path / "x.txt").write_text("the quick dog\n" * 30)
+    evaluate.main(["--out_dir", str(two_runs / "a"), "--device=cpu", "--files",
+                   str(tmp_path / "x.txt"), "--html", str(tmp_path / "a.html")])
+    data = Parts(tmp_path / "a.html").data
+    assert len(unpacked(data["runs"][0]["losses"])) == 100 and "100" in data["notes"][-1]
+    text = "a few words, and some more of them"
+    runs = [run_on(text, TiktokenTokenizer("gpt2")).part(6), run_on(text, ByteTokenizer())]
+    data = Parts(text_page(tmp_path / "b.html", *runs)).data
+    assert ["".join(one["texts"][i] for i in unpacked(one["shown"])) for one in data["runs"]] == [
+        "a few words, and some"] * 2
 
 
 # ---- in a real browser

@@ -42,16 +42,19 @@ class RunOnText:
 class Gathered:
     """The first `most` tokens of a text, as a run predicts them."""
 
-    def __init__(self, names, metas, documents, most):
-        self.names, self.metas, self.documents, self.most = names, metas, documents, most
-        self.size, self.scores, self.starts, self.begun = 0, [], [], []
+    def __init__(self, names, metas, most):
+        """names, metas: of the run on each stream, and of its tokenizer."""
+        self.names, self.metas, self.most = names, metas, most
+        self.documents = None  # an iterator of their names, set before the first Scores
+        self.is_cut, self.size, self.scores, self.starts, self.begun = False, 0, [], [], []
 
     def add(self, scores):
         """Take the next Scores of training/scoring.py."""
         room = self.most - self.size
         if room <= 0:
-            self.documents = None  # whose names nobody needs any more
+            self.is_cut, self.documents = True, None  # nobody needs their names any more
             return
+        self.is_cut |= len(scores.tokens.ids) > room
         tokens, *predicted = scores
         tokens, predicted = tokens.part(0, room), [array[:room] for array in predicted]
         for at in np.flatnonzero(tokens.begins).tolist():
@@ -91,9 +94,9 @@ class TextPage:
         page.js takes them. notes: lines below them.
         """
         runs = [run for gathered, key in zip(self.gathered, keys) for run in gathered.runs(key)]
-        cut = [gathered.most for gathered in self.gathered if gathered.documents is None]
+        cut = [gathered.most for gathered in self.gathered if gathered.is_cut]
         if cut:
-            notes = [*notes, f"The page shows the first {max(cut):,} tokens."]
+            notes = [*notes, f"The text is longer: the page shows its first {max(cut):,} tokens."]
         write_text_page(self.path, title, runs, heads, rows, notes)
 
 
