@@ -218,7 +218,7 @@ function prediction(run, i) {
       `probability ${percent(Math.exp(-loss))}, rank ${count(run.ranks[i])}, ${nats(loss)}`),
     ...(Number.isNaN(loss) ? [] : [h("table", {"aria-label": "the likeliest tokens"},
       ...near.map(([id, chance]) => h("tr", {},
-        h("td", {}, token(run.labels[id]), id === run.ids[i] ? " ←" : ""),
+        h("td", {}, token(run.labels[id]), id === run.ids[i] ? "\u00a0←" : ""),
         h("td", {class: "number"}, percent(chance)),
         h("td", {}, smallBar(chance)))))]));
 }
@@ -531,9 +531,22 @@ const lists = h("div", {class: "lists"});
 const text = h("div", {class: "text", tabindex: 0, role: "group",
   "aria-label": "the text; arrow keys go from token to token"});
 
+const waiting = new Map(); // chunks that have come near or gone far: whether to draw their tokens
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) draw(entry.target.chunk, entry.isIntersecting);
+  if (!waiting.size) requestAnimationFrame(drawSome);
+  for (const entry of entries) waiting.set(entry.target.chunk, entry.isIntersecting);
 }, {rootMargin: "100% 0px"});
+
+/** Draw what waits, for a part of each frame, so that fast scrolling passes by plain text. */
+function drawSome() {
+  const end = performance.now() + 6;
+  for (const [chunk, isNear] of waiting) {
+    waiting.delete(chunk);
+    draw(chunk, isNear);
+    if (performance.now() > end) break;
+  }
+  if (waiting.size) requestAnimationFrame(drawSome);
+}
 
 /** About how high a chunk will be, in pixels, for the scroll bar. */
 function expectedHeight(chunk) {
@@ -560,6 +573,7 @@ function renew() {
   current = null;
   card.hidden = true;
   watcher.disconnect();
+  waiting.clear();
   text.classList.toggle("two", panes.length > 1);
   for (const chunk of chunks) {
     chunk.element = h("div", {class: "chunk"}, ...chunk.panes);
@@ -591,10 +605,10 @@ strip.addEventListener("pointerdown", (event) => {
 });
 strip.addEventListener("pointermove", (event) => event.buttons && jump(placeOnStrip(event)));
 strip.addEventListener("keydown", onStripKey);
-let isWaiting = false;
+let isFollowing = false;
 addEventListener("scroll", () => {
-  if (!isWaiting) requestAnimationFrame(() => { isWaiting = false; follow(); });
-  isWaiting = true;
+  if (!isFollowing) requestAnimationFrame(() => { isFollowing = false; follow(); });
+  isFollowing = true;
 }, {passive: true});
 addEventListener("resize", drawStrip);
 onScheme(drawStrip);
