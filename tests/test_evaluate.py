@@ -12,17 +12,20 @@ import math
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import (
+    ROOT,
     TEXT,
     TINY,
     char_dataset,
     one_line_error,
     one_thread,  # noqa: F401
+    python,
     run,
     says,
 )
@@ -131,13 +134,13 @@ def blocks_of(losses, size=1):
     return blocks
 
 
-def recursive(n, rng, correlation):
-    """n numbers of which neighbours are alike: x[i] = correlation * x[i - 1] + noise."""
-    found, x = [], 0.0
-    for noise in rng.normal(size=n + 100).tolist():
-        x = correlation * x + noise
-        found.append(x)
-    return np.array(found[100:])
+def recursive(n, rng, correlation, trials=1):
+    """(n, trials) numbers of which neighbours are alike: x[i] = correlation * x[i - 1] + noise."""
+    found, x = np.empty((n, trials), np.float32), np.zeros(trials)
+    for i in range(-100, n):
+        x = correlation * x + rng.normal(size=trials)
+        found[max(0, i)] = x
+    return found
 
 
 @pytest.mark.long
@@ -146,8 +149,8 @@ def recursive(n, rng, correlation):
 def test_the_standard_error_covers_the_truth_in_95_of_100_trials(n, correlation):
     trials, rng = 1000, np.random.default_rng(n)
     hits = 0
-    for _ in range(trials):
-        estimate = blocks_of(recursive(n, rng, correlation)).ratio("nats", "tokens")
+    for losses in recursive(n, rng, correlation, trials).T:
+        estimate = blocks_of(losses).ratio("nats", "tokens")
         hits += abs(estimate.value) < 1.96 * estimate.error
     print(f"{n:,} losses, correlation {correlation}: covered in {hits / trials:.1%}")
     assert 0.93 <= hits / trials <= 0.97
@@ -165,7 +168,7 @@ def test_the_blocks_of_a_text_add_up_whatever_pieces_it_comes_in():
 def test_noise_is_called_so_and_a_fiftieth_of_a_nat_in_100_000_characters_is_not():
     rng, larger = np.random.default_rng(0), 0
     for _ in range(12):
-        common = recursive(20_000, rng, 0.9).repeat(5)  # what is hard for one is so for both
+        common = recursive(20_000, rng, 0.9)[:, 0].repeat(5)  # what is hard for one is so for both
         a, b, c = (common + rng.normal(size=100_000) + shift for shift in (0, 0, 0.02))
         for other, is_more in ((b, False), (c, True)):
             found, chance = difference(blocks_of(a), blocks_of(other), "nats", "bytes")
@@ -370,3 +373,42 @@ def test_load_names_what_is_missing(runs, monkeypatch, tmp_path):
         load("out/nope", "cpu")
     with pytest.raises(UserError, match="aligned streams"):
         load(f"{runs}/streams-run", "cpu").losses("the")
+
+
+# ---- time and memory
+
+
+@pytest.mark.long
+def test_windows_are_ten_times_as_fast_as_a_forward_pass_for_each_token():
+    model, ratios = tiny_model(block_size=64, vocab_size=65), []
+    ids = np.random.default_rng(0).integers(0, 65, 20_000)
+    for _ in range(5):  # A B A B
+        t0 = time.perf_counter()
+        list(score(model, [tokens_of(ids)]))
+        t1 = time.perf_counter()
+        slow_losses(model, ids[:1000], 32)
+        ratios.append((time.perf_counter() - t1) / 1000 / ((t1 - t0) / len(ids)))
+    print(f"{sorted(ratios)[2]:.0f} times as fast")
+    assert sorted(ratios)[2] >= 10
+
+
+PEAK = """
+import resource, sys
+sys.path.insert(0, {root!r})
+import evaluate
+evaluate.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_text(runs, tmp_path):
+    peaks = []
+    for millions in (1, 8):
+        (tmp_path / "a.txt").write_text(STORY * 50 * millions)
+        child = python("-c", PEAK.format(root=str(ROOT)), "--out_dir", runs / "char-run",
+                       "--stride=16", "--device=cpu", "--files", tmp_path / "a.txt")
+        assert child.returncode == 0, child.stderr
+        peaks.append(int(child.stdout.splitlines()[-1]))
+    print(f"peak memory {peaks} MB")
+    assert peaks[1] < peaks[0] + 60
