@@ -83,6 +83,6 @@ function windows() {
     tokensOf(texts, learned, first)]));
 }
 
-page.replaceChildren(h("h1", {}, data.title),
-  ...data.problems.map((problem) => h("p", {class: "problem"}, problem)),
+page.replaceChildren(h("h1", {}, visible(data.title)),
+  ...data.problems.map((problem) => h("p", {class: "problem"}, visible(problem))),
   ...counts(), ...(data.top ? [...tokens(), ...documents(), ...windows()] : []));

@@ -23,6 +23,20 @@ function unpack({kind, base64}) {
   return new kinds[kind](bytes.buffer);
 }
 
+const SIGNS = {"\n": "↵\n", "\t": "⇥\t", "\u007f": "␡"};
+
+/** A text with a sign for each character that cannot be seen or would turn the text around. */
+function visible(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u00a0]/gu, (c) => {
+    if (SIGNS[c]) return SIGNS[c];
+    if (c < " ") return String.fromCharCode(0x2400 + c.charCodeAt(0));
+    // joiners of letters and emoji, which do nothing else
+    if ((c === "\u200c" || c === "\u200d") && text.length > 1) return c;
+    if (c === "\u00a0") return "\u237d";
+    return `⟨${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  });
+}
+
 const counted = new Intl.NumberFormat("en-US");
 const count = (number) => counted.format(number);
 
@@ -41,11 +55,12 @@ function table(heads, rows) {
     h("table", {},
       h("thead", {}, h("tr", {}, ...heads.map((head, i) => h("th", kinds[i], String(head))))),
       h("tbody", {}, ...rows.map((row) =>
-        h("tr", {}, ...row.map((cell, i) => h("td", kinds[i], cell)))))));
+        h("tr", {}, ...row.map((cell, i) => h("td", kinds[i],
+          typeof cell === "string" ? visible(cell) : cell)))))));
 }
 
 /** A text from the data, kept apart from the direction of what stands around it. */
-const token = (text) => h("span", {class: "token", dir: "auto"}, text);
+const token = (text) => h("span", {class: "token", dir: "auto"}, visible(text));
 
 /** Bars below each other, each a share of the longest, which is `most`. */
 function bars(values, most) {

@@ -20,6 +20,8 @@ function read(run) {
   for (const name of ["ids", "shown", "losses", "ranks", "likeliest", "chances", "widths",
     "starts"])
     run[name] = unpack(run[name]);
+  run.name = visible(run.name);
+  run.documents = run.documents.map(visible);
   run.size = run.ids.length;
   run.near = run.size ? run.likeliest.length / run.size : 0; // tokens named for a position
   run.text = (i) => run.texts[run.shown[i]];
@@ -128,20 +130,6 @@ function cut() {
 }
 
 // ---- tokens
-
-const SIGNS = {"\n": "↵\n", "\t": "⇥\t", "\u007f": "␡"};
-
-/** A text with a sign for each character that cannot be seen or would turn the text around. */
-function visible(text) {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u00a0]/gu, (c) => {
-    if (SIGNS[c]) return SIGNS[c];
-    if (c < " ") return String.fromCharCode(0x2400 + c.charCodeAt(0));
-    // joiners of letters and emoji, which do nothing else
-    if ((c === "\u200c" || c === "\u200d") && text.length > 1) return c;
-    if (c === "\u00a0") return "\u237d";
-    return `⟨${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  });
-}
 
 /** The classes of a shade: how strong, and for a difference which of the two is worse. */
 function shade(value) {
@@ -589,8 +577,8 @@ function renew() {
   drawStrip();
 }
 
-page.replaceChildren(h("h1", {}, data.title), table(data.summary.heads, data.summary.rows),
-  ...data.notes.map((note) => h("p", {}, note)), lists, controls, legend, strip, text,
+page.replaceChildren(h("h1", {}, visible(data.title)), table(data.summary.heads, data.summary.rows),
+  ...data.notes.map((note) => h("p", {}, visible(note))), lists, controls, legend, strip, text,
   card, spoken);
 renew();
 
