@@ -443,7 +443,28 @@ class GPT(nn.Module):
         the other targets add 0 to the mean, which is over all. positions: (B, T) int64, of each
         token in its document; a token then sees its own document alone.
         """
-        T, vocab_size = idx.size(1), self.config.vocab_size
+        vocab_size = self.config.vocab_size
+        x = self.blocks(idx, cache, positions)
+        if targets is None:  # sampling needs the last position alone; the head is a large product
+            return self.lm_head(self.transformer.ln_f(x[:, -1:]))[..., :vocab_size], None
+        x = self.transformer.ln_f(x).flatten(0, 1)  # (B * T, C)
+        learned = None if learned is None else learned.flatten()
+        if targets.dim() == 3:
+            losses, first = [], 0
+            # each stream has its own rows of the head
+            for k, size in enumerate(self.config.vocab_sizes):
+                weight, own = self.lm_head.weight[first : first + size], targets[..., k].flatten()
+                losses.append(head_loss(x, weight, size, own - first, learned=learned)[1])
+                first += size
+            return None, torch.stack(losses)
+        logits, loss = head_loss(x, self.lm_head.weight, vocab_size, targets.flatten(),
+                                 self.vocabulary, learned)
+        return None if logits is None else logits.unflatten(0, idx.shape), loss
+
+    def blocks(self, idx, cache=None, positions=None):
+        """idx (B, T[, K]) -> (B, T, C): what the last layer makes of each token, before the norm
+        ln_f and the head. The arguments are those of forward()."""
+        T = idx.size(1)
         start = cache.length if cache is not None else 0  # the position of idx's first token
         assert start + T <= self.config.block_size, (
             f"{start} + {T} tokens exceed block_size {self.config.block_size}")
@@ -461,21 +482,7 @@ class GPT(nn.Module):
             x = block(x, rotary, cache, mask)
         if cache is not None:  # only now: all layers have appended at the same place
             cache.length += T
-        if targets is None:  # sampling needs the last position alone; the head is a large product
-            return self.lm_head(self.transformer.ln_f(x[:, -1:]))[..., :vocab_size], None
-        x = self.transformer.ln_f(x).flatten(0, 1)  # (B * T, C)
-        learned = None if learned is None else learned.flatten()
-        if targets.dim() == 3:
-            losses, first = [], 0
-            # each stream has its own rows of the head
-            for k, size in enumerate(self.config.vocab_sizes):
-                weight, own = self.lm_head.weight[first : first + size], targets[..., k].flatten()
-                losses.append(head_loss(x, weight, size, own - first, learned=learned)[1])
-                first += size
-            return None, torch.stack(losses)
-        logits, loss = head_loss(x, self.lm_head.weight, vocab_size, targets.flatten(),
-                                 self.vocabulary, learned)
-        return None if logits is None else logits.unflatten(0, idx.shape), loss
+        return x
 
     @torch.inference_mode()
     def generate_tokens(self, idx, max_new_tokens, choose=None, **options):

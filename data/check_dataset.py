@@ -4,6 +4,7 @@
     python data/check_dataset.py mine --streams mine_pos mine_case  # aligned token by token
     python data/check_dataset.py mine --adopt gpt2             # first write a missing meta.pkl
     python data/check_dataset.py mine --dtype uint32           # first state the width of an id
+    python data/check_dataset.py mine --html mine.html         # also as a page for a browser
 
 Checks sizes, hashes, every id, the mask and the index of documents, the streams, and whether
 documents of val are in train too. Prints counts, learned tokens, the most frequent tokens, the
@@ -28,6 +29,7 @@ import numpy as np
 from pipeline.encodings import signs_of_another_encoding
 from pipeline.errors import Parser, UserError, one_line_errors, printable
 from pipeline.files import lock, open_regular, replacing
+from pipeline.pages import check_page, write_page
 from pipeline.read.documents import file_names, marked_line, require_index, window_marks
 from pipeline.read.folder import (
     SPLITS,
@@ -46,6 +48,8 @@ MAX_ID = 1 << 22  # the largest id that is counted; each takes 32 bytes
 NOT_LOSSLESS = (None, "custom", "tokenizer_json")
 # keys that write_dataset() always writes
 OURS = ("tokenizer", "itos", "stoi", "dtype", "max_id", "splits", "eot_token")
+DUPLICATES = 100  # documents that a page names
+PAGE_TOP, PAGE_WINDOWS, PAGE_WIDTH = 40, 8, 160  # tokens, windows and their tokens on a page
 SHIFTS = range(-3, 4)  # tokens by which a stream is shifted against the first to compare them
 
 
@@ -105,8 +109,8 @@ def _chunks(tokens):
     return ((start, tokens[start : start + CHUNK]) for start in range(0, len(tokens), CHUNK))
 
 
-# ---- the checks: each returns lines that say what is wrong
-
+# ---- the checks: each returns lines that say what is wrong. Some note what they have counted in
+# `told`, a dict: what a page shows of it
 
 def check_bin(dataset, split):
     """(problems, how often each id occurs) of a bin, which is read once."""
@@ -187,9 +191,9 @@ def check_counts(dataset, counts):
     return problems
 
 
-def check_mask(dataset):
+def check_mask(dataset, told):
     """A mask against its hash and its count of learned tokens; prints that count."""
-    problems = []
+    problems, told["learned"] = [], {}
     for split in SPLITS if dataset.has_mask else ():
         path, stated = dataset.path(f"{split}.mask"), dataset.meta["splits"][split]["mask"]
         digest, learned, wrong = hashlib.sha256(), 0, None
@@ -207,6 +211,7 @@ def check_mask(dataset):
         problems += _other_hash(dataset, path, digest, stated)
         share = learned / dataset.num_tokens[split]
         print(f"  {split}: {learned:,} tokens are learned ({share:.1%})")
+        told["learned"][split] = learned
     return problems
 
 
@@ -279,32 +284,47 @@ def look_at_text(dataset, at_most=1 << 24, pieces=16):
 
 
 def documents(dataset, split):
-    """(lengths in tokens, 64-bit hashes) of a split's documents, which eot_token ends or begins."""
+    """(starts, lengths, 64-bit hashes) of a split's documents, which eot_token ends or begins:
+    the token at which each starts, its tokens without eot_token. Empty ones are left out."""
     eot = dataset.meta["eot_token"]
-    lengths, hashes, rest = [], [], np.zeros(0, dataset.dtype)
-    # one more end closes a last document that has none; empty documents don't count
+    starts, lengths, hashes, rest, at = [], [], [], np.zeros(0, dataset.dtype), 0
+    # one more end closes a last document that has none
     for _, chunk in (*_chunks(dataset.tokens(split)), (None, [eot])):
         ids = np.concatenate([rest, chunk]).astype(dataset.dtype)
         *complete, rest = np.split(ids, np.flatnonzero(ids == eot) + 1)
         for document in complete:
             if len(document) > 1:
+                starts.append(at)
                 lengths.append(len(document) - 1)
                 hashes.append(hashlib.blake2b(document[:-1].tobytes(), digest_size=8).digest())
-    return np.array(lengths, dtype=np.int64), np.frombuffer(b"".join(hashes), "<u8")
+            at += len(document)
+    return (np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64),
+            np.frombuffer(b"".join(hashes), "<u8"))
 
 
-def check_documents(dataset):
-    """Print the lengths of documents; find those of val that are in train too, token for token."""
+def check_documents(dataset, told):
+    """Print the lengths of documents, and how many repeat an earlier one; find those of val that
+    are in train too, token for token."""
     if dataset.meta.get("eot_token") is None:
         return []
-    hashes = {}
+    starts, hashes, told["lengths"], told["repeated"] = {}, {}, {}, []
     for split in SPLITS:
-        lengths, hashes[split] = documents(dataset, split)
-        if len(lengths):
-            quantiles = np.percentile(lengths, [0, 10, 50, 90, 100], method="nearest")
-            print(f"  {split}: {len(lengths):,} documents; tokens in the shortest, at 10%, 50%, "
-                  f"90%, in the longest: {', '.join(f'{q:,}' for q in quantiles)}")
+        starts[split], lengths, hashes[split] = documents(dataset, split)
+        if not len(lengths):
+            continue
+        quantiles = np.percentile(lengths, [0, 10, 50, 90, 100], method="nearest")
+        print(f"  {split}: {len(lengths):,} documents; tokens in the shortest, at 10%, 50%, "
+              f"90%, in the longest: {', '.join(f'{q:,}' for q in quantiles)}")
+        told["lengths"][split] = lengths
+        _, first, times = np.unique(hashes[split], return_index=True, return_counts=True)
+        if repeats := len(lengths) - len(first):
+            print(f"  {split}: {repeats:,} of its documents repeat an earlier one")
+        order = np.argsort(-times, kind="stable")[:DUPLICATES]
+        told["repeated"] += [(split, *map(int, (first[i], times[i], starts[split][first[i]])))
+                             for i in order.tolist() if times[i] > 1]
     shared = np.isin(hashes["val"], hashes["train"])
+    told["shared"] = [(i, int((hashes["train"] == hashes["val"][i]).argmax()),
+                       int(starts["val"][i])) for i in np.flatnonzero(shared)[:DUPLICATES].tolist()]
     if not shared.any():
         return []
     return [f"{dataset.path('val')}: {shared.sum():,} of {len(shared):,} documents are in train "
@@ -345,31 +365,59 @@ def _mutual_information(a, b):
 # ---- what is shown
 
 
+def most_frequent(total, number):
+    """The ids that occur most often, by their counts: at most `number`, the first one most."""
+    return [i for i in np.argsort(-total, kind="stable")[:number].tolist() if total[i]]
+
+
+def by_occurrences(total):
+    """[(how often, the number of ids that occur so often)]"""
+    levels = ("once", "2-9 times", "10-99", "100-999", "1,000-9,999", "10,000 or more")
+    numbers = np.histogram(total, [1, 2, 10, 100, 1000, 10_000, 2**63 - 1])[0]
+    return list(zip(levels, numbers.tolist()))
+
+
+def windows_of(dataset, number, width, seed):
+    """Yield (split, start, texts, learned, first) of windows of both splits, `number` of each: its
+    start and others at random places, at most `width` tokens long."""
+    draw = np.random.default_rng(seed)
+    for split in SPLITS:
+        num_tokens = dataset.num_tokens[split]
+        starts = draw.integers(0, max(1, num_tokens - width), number - 1)
+        for start in np.unique([0, *starts]).tolist():
+            yield split, start, *_window(dataset, split, start, width)
+
+
+def _window(dataset, split, start, width):
+    """(texts, learned, first) of at most `width` tokens from start on."""
+    size = min(width, dataset.num_tokens[split] - start)
+    ids, learned, first = window_marks(dataset, split, start, size)
+    return [token_text(dataset.meta, i) for i in ids.tolist()], learned, first
+
+
 def show(dataset, counts, args):
     """Print the most frequent tokens, how often ids occur, and windows of both splits."""
     total = sum(counts.values())
-    top = [i for i in np.argsort(-total, kind="stable")[:12].tolist() if total[i]]
-    top = ", ".join(f"{token_text(dataset.meta, i)} {total[i] / total.sum():.1%}" for i in top)
+    top = ", ".join(f"{token_text(dataset.meta, i)} {total[i] / total.sum():.1%}"
+                    for i in most_frequent(total, 12))
     print(f"  {np.count_nonzero(total):,} of {dataset.vocab_size:,} ids occur; the most frequent: "
           f"{top}")
-    occur = np.histogram(total, [1, 2, 10, 100, 1000, 10_000, 2**63 - 1])[0]
-    levels = ("once", "2-9 times", "10-99", "100-999", "1,000-9,999", "10,000 or more")
     print("  ids by occurrences: " + "; ".join(
-        f"{number:,} {level}" for level, number in zip(levels, occur)))
-    draw = np.random.default_rng(args.seed)
-    for split in SPLITS:
-        tokens = dataset.tokens(split)
-        starts = draw.integers(0, max(1, len(tokens) - args.width), args.windows - 1)
-        for start in np.unique([0, *starts]).tolist():
-            size = min(args.width, len(tokens) - start)
-            ids, learned, first = window_marks(dataset, split, start, size)
-            texts = [token_text(dataset.meta, i) for i in ids.tolist()]
-            line = marked_line(texts, learned, first, sys.stdout.isatty())
-            print(f"  {split} at {start:,}: {line}")
+        f"{number:,} {level}" for level, number in by_occurrences(total)))
+    for split, start, texts, learned, first in windows_of(
+            dataset, args.windows, args.width, args.seed):
+        line = marked_line(texts, learned, first, sys.stdout.isatty())
+        print(f"  {split} at {start:,}: {line}")
 
 
-def check(dataset, args):
-    """Run all checks of a dataset and print what is found; return lines that say what is wrong."""
+def check(dataset, args, told):
+    """Run all checks of a dataset and print what is found; return lines that say what is wrong.
+
+    told: a dict, which gets what a page shows: counts {split: of each id}, learned {split: number
+    of tokens}, lengths {split: of its documents}, repeated [(split, number, times, start)] and
+    shared [(number in val, number in train, start in val)] of documents, numbers from 0. A check
+    that was not made leaves its keys out.
+    """
     provenance = printable(dataset.meta.get("source") or "another program", 1000)
     sizes = ", ".join(f"{split} {dataset.num_tokens[split]:,} tokens" for split in SPLITS)
     print(f"{dataset.name}: {sizes}, vocab_size {dataset.vocab_size:,}, {dataset.dtype.name}, from "
@@ -382,13 +430,68 @@ def check(dataset, args):
     if "max_id" in dataset.meta and used.size and used[-1] != dataset.meta["max_id"]:
         problems.append(f"{dataset.folder}/meta.pkl says max_id {dataset.meta['max_id']:,}; the "
                         f"largest id in the bins is {used[-1]:,}")
-    problems += check_mask(dataset) + check_index(dataset)
+    problems += check_mask(dataset, told) + check_index(dataset)
     if not problems:
-        problems += check_counts(dataset, counts) + check_documents(dataset)
+        told["counts"] = counts
+        problems += check_counts(dataset, counts) + check_documents(dataset, told)
         show(dataset, counts, args)
     for name in args.streams:
         problems += check_stream(dataset, open_dataset(_folder(name)))
     return problems
+
+
+# ---- the page
+
+
+def write_dataset_page(dataset, told, problems, args):
+    """Write the page that --html asks for; told is what check() has found."""
+    meta, stated = dataset.meta, dataset.meta.get("splits", {})
+    lengths = told.get("lengths", {})
+    data = {
+        "title": f"{dataset.name}: a prepared dataset", "problems": problems,
+        "facts": [["folder", str(dataset.folder)],
+                  ["from", str(meta.get("source") or "another program")],
+                  ["tokenizer", meta.get("tiktoken_encoding") or meta.get("tokenizer")
+                   or "unnamed"],
+                  ["vocab_size", f"{dataset.vocab_size:,}"], ["an id is", dataset.dtype.name]],
+        "splits": [[split, dataset.num_tokens[split], stated.get(split, {}).get("bytes"),
+                    len(lengths[split]) if split in lengths else None,
+                    told.get("learned", {}).get(split)] for split in SPLITS]}
+    if "counts" in told:  # otherwise the files are damaged, and there is nothing to show
+        counts = told["counts"]
+        total = sum(counts.values())
+        data["top"] = [[token_text(meta, i), *(int(counts[split][i]) for split in SPLITS)]
+                       for i in most_frequent(total, PAGE_TOP)]
+        data["occurrences"] = [*by_occurrences(total),
+                               ("never", dataset.vocab_size - int(np.count_nonzero(total)))]
+        data["lengths"] = _histogram(lengths)
+        data["repeated"] = [[split, number + 1, times, _beginning(dataset, split, start)]
+                            for split, number, times, start in told.get("repeated", ())]
+        data["shared"] = [[number + 1, other + 1, _beginning(dataset, "val", start)]
+                          for number, other, start in told.get("shared", ())]
+        data["windows"] = [[split, start, texts, learned.tolist(), first.tolist()]
+                           for split, start, texts, learned, first in windows_of(
+                               dataset, max(args.windows, PAGE_WINDOWS),
+                               max(args.width, PAGE_WIDTH), args.seed)]
+    write_page(args.html, data["title"], "dataset.js", data)
+    print(f"  wrote {args.html}")
+
+
+def _histogram(lengths):
+    """[(from, up to, train, val)]: how many documents of each split have these lengths."""
+    if not lengths:
+        return []
+    largest = max(int(array.max()) for array in lengths.values())
+    edges = [digit * 10**power for power in range(19) for digit in (1, 2, 5)]
+    edges = edges[: next(i for i, edge in enumerate(edges) if edge > largest) + 1]
+    numbers = [np.histogram(lengths.get(split, ()), edges)[0].tolist() for split in SPLITS]
+    return [(low, high - 1, *pair) for low, high, *pair in zip(edges, edges[1:], *numbers)]
+
+
+def _beginning(dataset, split, start):
+    """The texts of the first tokens of a document."""
+    texts, _, first = _window(dataset, split, start, 24)
+    return texts[: int(first[1:].argmax()) + 1] if first[1:].any() else texts
 
 
 def _folder(name):
@@ -416,12 +519,20 @@ def main(argv=None):
     flag("--width", type=_at_least(1), default=24, help="tokens in a window (default: 24)")
     flag("--seed", type=_at_least(0), default=0,
          help="seed that chooses the windows shown (default: 0)")
+    flag("--html", type=Path, metavar="PAGE", help="also write a page for a browser, with more: "
+         "histograms, duplicates, larger windows (example: --html mine.html)")
     args = parser.parse_args(argv)
+    if args.html:
+        check_page(args.html)
     name = _folder(args.name)
     if args.adopt or args.dtype:
         adopt(Path(os.path.normpath(dataset_folder(name))), args.adopt, args.dtype)
     dataset = open_dataset(name)
-    if problems := check(dataset, args):
+    told = {}
+    problems = check(dataset, args, told)
+    if args.html:
+        write_dataset_page(dataset, told, problems, args)
+    if problems:
         raise UserError("; ".join(problems))
     notes = look_at_text(dataset)
     for line in notes:

@@ -7,6 +7,7 @@
     get/           download and verify: addresses, the Hugging Face hub, models, the package index
     prepare/       inputs -> units -> ids -> a committed dataset folder; a prepare.py imports this
     read/          a folder -> a mixture -> the sampler's order -> batches
+    pages/         pages for a browser, each one file: their frame, style and scripts
 
 Imports run one way: prepare -> read, get and tokenizers; read -> tokenizers. read never imports
 prepare or get. A tokenizer that is asked for by name and has no table is the only one that uses

@@ -16,7 +16,7 @@ FILES = sorted(path for path in (*ROOT.glob("*.py"), *ROOT.glob("*/**/*.py"))
                if not path.relative_to(ROOT).parts[0].startswith(".") and "out" not in path.parts)
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LIBRARY = [name for name in NAMES if not name.startswith(("tests/", "benchmarks/"))]
-COMMANDS = ("train", "sample", "export", "audit", "plot_runs", "data.check_dataset",
+COMMANDS = ("train", "sample", "export", "audit", "evaluate", "plot_runs", "data.check_dataset",
             "data.combine_datasets", "data.list_datasets")
 MAX_COLUMNS, MAX_LINES, MAX_PARAMETERS, MAX_LINES_OF_TRAIN = 100, 60, 6, 400
 

@@ -62,14 +62,19 @@ def open_run(out_dir):
     saved = dict(checkpoint["args"] if checkpoint else newest)
     # what a resumed run may change is newer in args.json, until the next checkpoint
     saved |= {name: newest[name] for name in ("max_iters", "lr_decay_iters") if name in newest}
-    # these say nothing about the order, and would be checked again
-    saved |= dict(out_dir=str(out_dir), tensorboard=False, wandb=False, max_epochs_per_dataset=None)
-    args = parse_args([], saved=saved)
+    args = args_of(saved, out_dir)
     done = checkpoint["iter_num"] if checkpoint else 0
     with contextlib.suppress(FileNotFoundError, UserError):  # it only tells how far a run is by now
         done = max(done, *(int(row["iter"]) for row in read_rows(out_dir / "log.csv")[-1:]), 0)
     mixture = open_same_data(args, checkpoint, with_dropped=True)
     return Audit(out_dir, args, mixture, min(done, args.max_iters), checkpoint)
+
+
+def args_of(saved, out_dir):
+    """The arguments that a run has saved, a dict, as train.py works with them."""
+    # these say nothing about the order, and would be checked again
+    other = dict(out_dir=str(out_dir), tensorboard=False, wandb=False, max_epochs_per_dataset=None)
+    return parse_args([], saved={**saved, **other})
 
 
 @dataclass

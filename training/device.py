@@ -183,8 +183,9 @@ def estimate_mfu(model, tokens_per_s, ranks):
 
 
 @contextlib.contextmanager
-def memory_errors(device):
-    """Turn a lack of memory into one line that says what to change."""
+def memory_errors(device, do="Lower --batch_size and raise --gradient_accumulation_steps by the "
+                  "same factor, or choose a smaller model"):
+    """Turn a lack of memory into one line that says what to change: `do`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -193,9 +194,7 @@ def memory_errors(device):
                 or "can't allocate memory" in str(error)):
             raise
         what = (str(error) or repr(error)).splitlines()[0][:200].rstrip(". ")
-        told = UserError(f"out of memory on {device.type}: {what}. Lower --batch_size and raise "
-                         f"--gradient_accumulation_steps by the same factor, or choose a smaller "
-                         f"model")
+        told = UserError(f"out of memory on {device.type}: {what}. {do}")
         told.of_one_rank = True  # the other ranks may have had enough
         raise told from None
 

@@ -1,11 +1,14 @@
 """Pictures of runs: loss over tokens and over time, learning rate, tokens per second.
 
-    plot([out_dir, ...], path)   writes the picture of one run, or of several side by side
+    plot([out_dir, ...], path)                writes the picture of one run, or of several
+    write_curves_page([out_dir, ...], path)   writes a page for a browser with the same curves
 """
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError, optional, printable
+from pipeline.pages import check_page, write_page
 from train_args import own_settings
 from training.run_folder import near_run, read_args, read_rows
 
@@ -13,6 +16,9 @@ from training.run_folder import near_run, read_args, read_rows
 NO_SETTINGS = """out_dir overwrite plan device num_threads tensorboard wandb eval_interval
     eval_iters eval_train eval_only log_interval save_minutes patience max_sample_tokens
     sample_every_eval max_epochs_per_dataset""".split()
+# titles of axes, and of the legend of several runs
+LOSS, RATE, SPEED = "loss, nats per token", "learning rate", "tokens per second"
+TOKENS, SEVERAL = "tokens trained on", "val (train dashed):"
 
 
 def read_log(out_dir):
@@ -66,44 +72,79 @@ def curves_of(log, label):
     return curves
 
 
+@dataclass
+class Curve:
+    """A column of losses of one run, and how it is drawn."""
+    color: int  # the same for the curves that belong together
+    tokens: tuple  # where the points lie
+    time: tuple  # the same, in Curves.unit
+    losses: tuple
+    style: dict  # as matplotlib takes it
+
+
+@dataclass
+class Curves:
+    """What is drawn of one run or several."""
+    logs: list  # read_log() of each run
+    labels: list  # of each run; of a single one [None]
+    unit: str  # of time
+    losses: list  # of Curve
+    range: tuple  # (lowest, highest loss) that is shown
+
+    @property
+    def are_several(self):
+        return len(self.logs) > 1
+
+
+def read_curves(out_dirs):
+    """The Curves of runs. Raises UserError where one has no log."""
+    logs, several = [read_log(out_dir) for out_dir in out_dirs], len(out_dirs) > 1
+    labels = labels_of(out_dirs) if several else [None]
+    longest = max(log["seconds"][-1] for log in logs)
+    unit, seconds = ("minutes", 60) if longest > 120 else ("seconds", 1)
+    if longest > 7200:
+        unit, seconds = "hours", 3600
+    found = []
+    settled = []  # losses after the first tenth of a run: the fall before would flatten the rest
+    for i, (log, label) in enumerate(zip(logs, labels)):
+        log["time"] = [s / seconds for s in log["seconds"]]
+        curves = curves_of(log, label)
+        datasets = list(dict.fromkeys(dataset for dataset, *_ in curves))
+        for dataset, losses, style in curves:
+            points = [point for point in zip(log["tokens"], log["time"], losses)
+                      if point[2] is not None]
+            found.append(Curve(i if several else datasets.index(dataset),
+                               *zip(*points), style))
+            settled += [loss for tokens, time, loss in points if tokens >= log["tokens"][-1] / 10]
+    settled = settled or [0.0]
+    margin = 0.05 * (max(settled) - min(settled)) or 0.1
+    return Curves(logs, labels, unit, found, (min(settled) - margin, max(settled) + margin))
+
+
 def plot(out_dirs, path):
     """Write the picture of one run or several, in the format of path's suffix. Raises UserError."""
     optional("matplotlib", "a picture of a run")
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    logs, several = [read_log(out_dir) for out_dir in out_dirs], len(out_dirs) > 1
-    labels = labels_of(out_dirs) if several else [None]
+    curves = read_curves(out_dirs)
     figure = Figure(figsize=(9, 7), layout="constrained")
     over_tokens, over_time, rate, speed = axes = figure.subplots(2, 2).ravel()
-    longest = max(log["seconds"][-1] for log in logs)
-    unit, seconds = ("minutes", 60) if longest > 120 else ("seconds", 1)
-    if longest > 7200:
-        unit, seconds = "hours", 3600
-    settled = []  # losses after the first tenth of a run: the fall before would flatten the rest
-    for i, (log, label) in enumerate(zip(logs, labels)):
-        tokens, time = log["tokens"], [s / seconds for s in log["seconds"]]
-        curves = curves_of(log, label)
-        datasets = list(dict.fromkeys(dataset for dataset, *_ in curves))
-        for dataset, losses, style in curves:
-            color = f"C{(i if several else datasets.index(dataset)) % 10}"
-            for ax, x in ((over_tokens, tokens), (over_time, time)):
-                points = [(at, loss) for at, loss in zip(x, losses) if loss is not None]
-                ax.plot(*zip(*points), color=color, **style)
-                settled += [loss for at, loss in points if at >= x[-1] / 10]
-        rate.plot(tokens, log["learning_rate"], color=f"C{i % 10}")
-        speed.plot(tokens, log["tokens_per_s"], color=f"C{i % 10}")
+    for curve in curves.losses:
+        color = f"C{curve.color % 10}"
+        over_tokens.plot(curve.tokens, curve.losses, color=color, **curve.style)
+        over_time.plot(curve.time, curve.losses, color=color, **curve.style)
+    for i, log in enumerate(curves.logs):
+        rate.plot(log["tokens"], log["learning_rate"], color=f"C{i % 10}")
+        speed.plot(log["tokens"], log["tokens_per_s"], color=f"C{i % 10}")
 
-    settled = settled or [0.0]
-    margin = 0.05 * (max(settled) - min(settled)) or 0.1
-    over_tokens.set(ylabel="loss, nats per token",
-                    ylim=(min(settled) - margin, max(settled) + margin))
-    over_time.set(xlabel=unit, ylim=over_tokens.get_ylim())
-    rate.set_ylabel("learning rate")
-    speed.set_ylabel("tokens per second")
+    over_tokens.set(ylabel=LOSS, ylim=curves.range)
+    over_time.set(xlabel=curves.unit, ylim=curves.range)
+    rate.set_ylabel(RATE)
+    speed.set_ylabel(SPEED)
     speed.yaxis.set_major_formatter(EngFormatter(sep=""))
     for ax in (over_tokens, rate, speed):
-        ax.set_xlabel("tokens trained on")
+        ax.set_xlabel(TOKENS)
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     for ax in (rate, speed):
         ax.set_ylim(0, 1.05 * ax.dataLim.y1)
@@ -115,15 +156,38 @@ def plot(out_dirs, path):
     # "$" alone would begin a formula
     names = [textwrap.fill(name, 100).replace("$", r"\$") for name in names]
     figure.legend(lines, names, loc="outside lower left", frameon=False,
-                  ncols=1 if several else 4, alignment="left",
-                  title="val (train dashed):" if several else None)
-    figure.suptitle("" if several else printable(str(out_dirs[0])).replace("$", r"\$"))
+                  ncols=1 if curves.are_several else 4, alignment="left",
+                  title=SEVERAL if curves.are_several else None)
+    figure.suptitle("" if curves.are_several else
+                    printable(str(out_dirs[0])).replace("$", r"\$"))
     if not Path(path).suffix:
         raise UserError(f"{path} has no ending that names a format of pictures, such as .png")
     try:
         figure.savefig(path, dpi=80)
     except ValueError as error:  # an ending that names no format of pictures
         raise UserError(f"{path}: {error}. Choose an ending such as .png") from None
+
+
+def write_curves_page(out_dirs, path):
+    """Write the page of one run or several, whose curves can be read off. Raises UserError."""
+    check_page(path)
+    optional("plotly", "a page of curves")
+    from plotly.offline import get_plotlyjs
+
+    curves = read_curves(out_dirs)
+    names = [printable(str(out_dir)) for out_dir in out_dirs]
+    write_page(path, ", ".join(names), "curves.js", {
+        "title": f"{len(names)} runs: {SEVERAL.rstrip(':')}" if curves.are_several else names[0],
+        "axes": {"loss": LOSS, "rate": RATE, "speed": SPEED, "tokens": TOKENS, "time": curves.unit},
+        "range": curves.range,
+        "losses": [dict(color=curve.color, tokens=curve.tokens, time=curve.time, y=curve.losses,
+                        name=curve.style.get("label"), dashed="linestyle" in curve.style,
+                        marked="marker" in curve.style, faint="alpha" in curve.style)
+                   for curve in curves.losses],
+        "runs": [dict(name=label or name, tokens=log["tokens"], rate=log["learning_rate"],
+                      speed=log["tokens_per_s"])
+                 for name, label, log in zip(names, curves.labels, curves.logs)],
+    }, library=get_plotlyjs())
 
 
 def plot_or_say_why(out_dir):

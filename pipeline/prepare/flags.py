@@ -61,6 +61,15 @@ def _add_text(add, here):
     add("-v", "--val_input", nargs="+", help="validation text; then all of -t is used to train")
     add("-p", "--percentage_train", type=float, help="fraction of text to train on (default: 0.9)")
     add("--split_seed", type=int, default=0, help="seed that picks val documents (default: 0)")
+    add_reading(add)
+    add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
+    add("--document_end", type=typed, metavar="TEXT",
+        help="text added to a document that does not end in it (default: none before "
+        "<|endoftext|>, else \\n)")
+
+
+def add_reading(add):
+    """The flags of OF_TEXT, which say how files are read."""
     add("--format", choices=FORMATS, help="format of the files (default: by name and contents)")
     add("--encoding", help="encoding of the text: cp1252, shift_jis, ... (default: utf-8)")
     add("--quoting", choices=QUOTINGS, help="how .csv and .tsv files use quotes. csv: they "
@@ -84,14 +93,10 @@ def _add_text(add, here):
     add("--max_bad_rows", type=int, default=0, help="bad rows that may be left out (default: 0)")
     add("--max_bad_files", type=int, default=0, help="files that cannot be read, or not to their "
         "end, that may be left out from there on (default: 0)")
-    add("--no_end_of_text", action="store_true", help="put no <|endoftext|> after documents")
     add("--document_separator", type=typed, metavar="TEXT", help="what stands between the "
         "documents in a file of text: lines (each is a document), blank_lines, re:PATTERN, or the "
         "text of a line, such as '<|endoftext|>'. The separators are left out (default: a file is "
         "one document)")
-    add("--document_end", type=typed, metavar="TEXT",
-        help="text added to a document that does not end in it (default: none before "
-        "<|endoftext|>, else \\n)")
 
 
 def _add_tokenizer(add):

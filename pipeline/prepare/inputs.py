@@ -293,7 +293,8 @@ class TextFile(_NotAString):
         self._files = path if isinstance(path, _Files) else _Files([path])
         if len(self._files.paths) > 1:
             raise UserError(f"{path} is an archive of {len(self._files.paths):,} files, and one "
-                            f"text is wanted. Read them as documents: read_documents({str(path)!r})")
+                            "text is wanted. Read them as documents: "
+                            f"read_documents({str(path)!r})")
         self._path, self._length = self._files.paths[0], None
         self.name, self.size = self._files.name, self._files.size
 
