@@ -23,6 +23,12 @@ KINDS = [("a.zip", "zip"), ("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz
          ("a.tar.bz2", "w:bz2"), ("a.tar.xz", "w:xz"), ("corpus", "w:gz"), ("a.txt", "zip")]
 
 
+@pytest.fixture(autouse=True)
+def no_disk(monkeypatch):
+    """Nothing here cuts the power, and a disk is slow."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+
 def put(path, raw):
     path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
     return path
@@ -300,7 +306,7 @@ def test_bad_files_are_left_out_and_counted_up_to_a_number(tmp_path, capsys):
     texts = list(found)
     assert list(found) == texts and found.num_bad_files == 5
     kept = [text for text in texts if text[0].isdigit()]
-    assert 1000 < len(kept) < 100_000 and [t for t in texts if t not in kept] == [
+    assert 1000 < len(kept) < 100_000 and [t for t in texts if not t[0].isdigit()] == [
         "one", "two", "three"]
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 5 and all(note.startswith("note: left out") for note in notes)
