@@ -64,10 +64,10 @@ def parse_args(argv=None):
     parser = Parser(prog="python evaluate.py", usage="python evaluate.py [--flag=value ...]",
                     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument_group("the models").add_argument
-    flag("--out_dir", nargs="+", default=[], metavar="RUN",
+    flag("--out_dir", nargs="+", action="extend", default=[], metavar="RUN",
          help="folders of runs, or checkpoints; all are compared with the first (default: the "
               "newest run in out/)")
-    flag("--init_from", nargs="+", type=init_from, default=[], metavar="NAME",
+    flag("--init_from", nargs="+", action="extend", type=init_from, default=[], metavar="NAME",
          help="published weights: gpt2, the owner/name of a model of the Hugging Face hub, or a "
               "folder")
     flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
@@ -76,7 +76,7 @@ def parse_args(argv=None):
          help="a folder of data/, or a path (default: the run's own data). With --files and a run "
               "with --multidataset_wte: the dataset whose vocabulary the files are read in")
     flag("--split", choices=SPLITS, default="val", help="split of a dataset (default: val)")
-    flag("--files", nargs="+", metavar="PATH",
+    flag("--files", nargs="+", action="extend", metavar="PATH",
          help="files or globs in the place of a dataset: text, .jsonl, .json, .csv, .tsv, "
               ".parquet, also compressed; - is standard input")
     flag("--skip_unknown", action="store_true",

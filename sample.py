@@ -69,7 +69,7 @@ def parse_args(argv=None):
               "(default: resume)")
     flag("--out_dir", help="folder of the run (default: the newest run in out/)")
     flag("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    flag("--multicontext_start", type=typed, nargs="+",
+    flag("--multicontext_start", type=typed, nargs="+", action="extend",
          help="one prompt for each aligned stream; a stream that is computed from another one "
               "needs none")
     flag("--draw_all_streams", action="store_true",

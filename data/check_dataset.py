@@ -511,7 +511,8 @@ def main(argv=None):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag = parser.add_argument
     flag("name", help="a dataset in data/, or the path of a folder")
-    flag("--streams", nargs="+", default=[], help="datasets that must be aligned, token by token")
+    flag("--streams", nargs="+", action="extend", default=[],
+         help="datasets that must be aligned, token by token")
     flag("--adopt", metavar="ENCODING",
          help="write a meta.pkl for .bin files in tiktoken's ENCODING")
     flag("--dtype", choices=["uint16", "uint32"], help="write the width of an id into meta.pkl")

@@ -56,7 +56,7 @@ def new_folder(name, names):
 
 def main(argv=None):
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", required=True,
+    parser.add_argument("--datasets", nargs="+", action="extend", required=True,
                         help="two or more prepared datasets, in this order")
     parser.add_argument("--output_name", required=True, help="the new dataset, data/<output_name>")
     args = parser.parse_args(argv)

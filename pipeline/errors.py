@@ -28,8 +28,8 @@ MEANT = (
     ("output output_dir outdir save_dir checkpoint ckpt run run_dir log_dir model_dir",
      "--out_dir, the folder of a run"),
     ("datasets data_list", "--dataset_list"),
-    ("multicontext", "--training_mode=multicontext"),
-    ("multidataset mixture", "--training_mode=multidataset"),
+    ("multicontext", "--training_mode=multicontext --multicontext_datasets A B"),
+    ("multidataset mixture", "--training_mode=multidataset --dataset_list A B"),
     ("mode", "--training_mode"), ("resume resume_from continue", "--init_from=resume"),
     ("model pretrained model_name model_type", "--init_from"),
     ("lr max_lr adam_lr", "--learning_rate"),
@@ -38,7 +38,7 @@ MEANT = (
     ("warmup warmup_steps", "--warmup_iters"), ("wd", "--weight_decay"),
     ("clip max_grad_norm gradient_clip", "--grad_clip"),
     ("epochs num_epochs epoch n_epochs num_train_epochs",
-     "--max_iters, which counts iterations"),
+     "--max_iters, which counts iterations: an epoch has tokens / (batch_size * block_size)"),
     ("iters steps max_steps num_steps num_iters iterations n_iters train_steps", "--max_iters"),
     ("bs batch per_device_train_batch_size", "--batch_size"),
     ("grad_accum gradient_accumulation accumulate", "--gradient_accumulation_steps"),
@@ -120,8 +120,12 @@ class Parser(argparse.ArgumentParser):
         """What to say of each of words that are not flags."""
         words = [word for word in words if word != "--"] or words  # of "-- flag=value"
         # a word after an unknown flag is taken for its value, which needs no message of its own
-        return [self._no_flag(word) for before, word in zip(["", *words], words)
-                if word.startswith("-") or not before.startswith("-") or "=" in before]
+        words = [word for before, word in zip(["", *words], words)
+                 if word.startswith("-") or not before.startswith("-") or "=" in before]
+        texts = [word for word in words if re.fullmatch(r"[^-=][^=]*\.\w+", word)]
+        if len(texts) != len(words) or "--train_input" not in self._option_string_actions:
+            return [self._no_flag(word) for word in words]
+        return [f"-t goes before files of text: -t {shlex.join(texts)}"] if texts else []
 
     def _no_flag(self, word):
         name, flags = word.split("=")[0], list(self._option_string_actions)
@@ -234,6 +238,9 @@ def _in_one_line(error):
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             message += (". The disk is full: free some space and run the same command again; no "
                         "earlier result was overwritten")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            message += (". You may not read or write there: name another place, or see its rights "
+                        "by ls -ld")
         return f"{message}. {SHORT_OF_MEMORY}" if error.errno == errno.ENOMEM else message
     if isinstance(error, TypeError) and re.search("'(TextFile|Documents)'", str(error)):
         return (f"{error}: inputs are read while they are written, so this is not a string yet. "
@@ -260,6 +267,7 @@ def _no_package(name):
         command = f": source {path}" if os.name == "posix" else f": {path}"
     python, wanted = (shlex.quote(path) for path in (
         sys.executable, shown_path(os.path.join(ROOT, "requirements.txt"))))
+    command = command or " (such as: source .venv/bin/activate)"
     return (f"this Python has no package {name}. Activate the environment that has it{command}; or "
             f"run: {python} -m pip install -r {wanted}")
 

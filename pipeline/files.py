@@ -144,7 +144,11 @@ def lock(folder, holder, wait=False):
 
     wait: wait for the other one to end; otherwise it raises UserError.
     """
-    with open(Path(folder) / f".{holder}.lock", "a") as file:
+    try:
+        file = open(Path(folder) / f".{holder}.lock", "a")
+    except PermissionError as error:  # nobody knows of that file
+        raise PermissionError(error.errno, error.strerror, str(folder)) from None
+    with file:
         if not _lock_now(file, folder):
             busy = f"another {holder} is at work in {folder}"
             if not wait:

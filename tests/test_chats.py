@@ -215,7 +215,8 @@ def test_columns_that_cannot_be_learned_are_refused_in_one_line(tmp_path, capsys
         (tmp_path / "x.bin").write_bytes(b"")
         def main(argv):
             read_inputs(parse_args("", tmp_path, argv))
-        says(one_line_error(capsys, main, ["-t", str(path), *map(str, flags)]), *facts)
+        named = [] if "-t" in flags else ["-t", str(path)]
+        says(one_line_error(capsys, main, [*named, *map(str, flags)]), *facts)
 
 
 @pytest.mark.parametrize("text", [

@@ -176,7 +176,7 @@ def test_null_nan_and_absent_columns_have_the_text_of_missing_cells(tmp_path):
     rows = '{"q": "a", "x": null}\n{"q": "b"}\n{"q": "c", "x": NaN}\n{"q": null, "x": "d"}\n'
     path = put(tmp_path / "a.jsonl", rows)
     assert list(read_documents(path, text_template="{q}{x}", missing="")) == ["a", "b", "c", "d"]
-    assert "stands for a text" in refusal(path, text_template="{q}{x}")
+    assert "null stands for a text" in refusal(path, text_template="{q}{x}")
     line = refusal(path, text_template="{q}{xx}", missing="")
     says(line, "a.jsonl", "no row", "'xx'")
     assert "--text_template" in refusal(path, missing="")
@@ -250,8 +250,8 @@ def test_lists_objects_and_chats_get_the_advice_that_fits(tmp_path):
         line = refusal(path, **told)
         assert "--chat_layout" in line and len(line) < 400
     path = put(tmp_path / "b.jsonl", '{"a": ["x"], "b": {"c": "d"}}\n')
-    assert "{column[0]}" in refusal(path, text_template="{a}")
-    assert "{column[key]}" in refusal(path, text_template="{b}")
+    assert "{a[0]} reaches" in refusal(path, text_template="{a}")
+    assert "{b[key]} reaches" in refusal(path, text_template="{b}")
 
 
 # ---- JSON around rows

@@ -90,8 +90,8 @@ MISTAKES = [
     ("bash data/create_new_dataset.sh fox", "data/fox",
      "bash data/create_new_dataset.sh fox3"),
     ("train.py --block_size=5000",
-     "data/shakespeare_char/val.bin | 1,350 | 5000 | 5001",
-     "train.py --block_size=«1349»"),
+     "data/shakespeare_char/val.bin | 1,350 | 5000 | 5001 | 1,349",
+     "train.py --block_size=«1024»"),
     ("train.py --dataset=torn", "data/torn/train.bin | 100 | meta.pkl | 12,150",
      "«python data/torn/prepare.py»"),
     ("train.py --dataset=gpt2_bins", "train.bin | val.bin",
@@ -140,7 +140,7 @@ MISTAKES = [
      "train.py --init_from=«out/done» --dataset=fox --n_layer=2"),
     ("sample.py out/done", "out/done", "sample.py «--out_dir=out/done»"),
     ("python data/bare/prepare.py data/raw/input.txt", "data/raw/input.txt",
-     "python data/bare/prepare.py «--train_input=data/raw/input.txt»"),
+     "python data/bare/prepare.py «-t data/raw/input.txt»"),
     ("plot_runs.py", "out_dirs | out/RUN", "plot_runs.py out/done"),
     ("train.py -- n_layer=1", "n_layer=1", "train.py «--n_layer»=1"),
     ("sample.py --start=Über", "--start | 'Ü'", "sample.py --start=the"),
@@ -240,3 +240,10 @@ def test_a_mistake_is_told_in_a_line_and_what_it_says_to_type_works(typed, words
         assert part in lines[0]
     status, told = type_in(re.sub("[«»]", "", then))
     assert status == 0, told
+
+
+def test_files_named_twice_by_one_flag_are_all_read(tmp_path):
+    from pipeline.prepare.flags import parse_args
+    args = parse_args("", tmp_path, ["-t", "a.txt", "-t", "b.txt", "c.txt", "-v", "d", "-v", "e"])
+    assert (args.train_input, args.val_input) == (["a.txt", "b.txt", "c.txt"], ["d", "e"])
+    assert parse_args("", tmp_path, []).train_input == [tmp_path / "input.txt"]

@@ -108,8 +108,8 @@ def near_run(path, holds="ckpt.pt"):
     for folder in (*path.parents[:2], *newest, *of_its_name):
         if folder != Path() and is_run(folder):
             return folder
-    near = difflib.get_close_matches(path.name, [run.name for run in runs], n=1, cutoff=0)
-    return Path("out", near[0]) if near else None
+    near = difflib.get_close_matches(path.name, [run.name for run in runs], n=1)
+    return Path("out", near[0]) if near else runs[0] if len(runs) == 1 else None
 
 
 def claim_out_dir(args, ranks, stack):

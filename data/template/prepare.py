@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(os.path.abspath(__file__)).parent
 sys.path[:0] = [str(HERE.parents[1]), os.getcwd()]  # the repo root, which holds `pipeline`
-from pipeline.prepare import (
+from pipeline.prepare import (  # not found? start this file in the folder of the repository
     one_line_errors,
     parse_args,
     read_inputs,

@@ -38,13 +38,14 @@ def parse_args(doc, here, argv=None):
     Raises UserError for a value that cannot be, and for a flag that would do nothing.
     """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_text(parser.add_argument_group("the text").add_argument, here)
+    _add_text(parser.add_argument_group("the text").add_argument)
     _add_tokenizer(parser.add_argument_group("the tokenizer").add_argument)
     add = parser.add_argument_group("the work").add_argument
     add("--num_workers", type=int, help="encoding threads or processes; char, byte need none "
         f"(default: one per core, {cores()})")
     add("--dask", metavar="ADDRESS", help="encode on workers of a dask scheduler: tcp://host:8786")
     args = parser.parse_args(argv)
+    args.train_input = args.train_input or [here / "input.txt"]
     _refuse_unread(parser, args)
     for flag, (low, bits) in RANGES.items():
         value = getattr(args, flag)
@@ -53,12 +54,13 @@ def parse_args(doc, here, argv=None):
     return args
 
 
-def _add_text(add, here):
-    add("-t", "--train_input", nargs="+", default=[here / "input.txt"],
+def _add_text(add):
+    add("-t", "--train_input", nargs="+", action="extend",
         help="files or globs: text, .jsonl, .json, .csv, .tsv, .parquet, .arrow, also compressed "
         f"({', '.join(COMPRESSED)}) or in archives (.zip, .tar); .bin shards of llm.c; - is "
         "standard input (default: input.txt)")
-    add("-v", "--val_input", nargs="+", help="validation text; then all of -t is used to train")
+    add("-v", "--val_input", nargs="+", action="extend",
+        help="validation text; then all of -t is used to train")
     add("-p", "--percentage_train", type=float, help="fraction of text to train on (default: 0.9)")
     add("--split_seed", type=int, default=0, help="seed that picks val documents (default: 0)")
     add_reading(add)

@@ -29,7 +29,8 @@ MAGIC = r"""
 MAGIC = {kind: pattern.encode() for kind, pattern in re.findall(r"([^\s;][^:;]*): ([^;]+)", MAGIC)}
 # what makes text of some of them, beside "Convert it to text first"; {0}: the file, as in a shell
 WAYS = {
-    "PDF": "Make text of it: pdftotext {0}", "Office or e-book": "Save it as text or CSV first",
+    "PDF": "Make text of it, by pdftotext of poppler-utils: pdftotext {0} paper.txt; then "
+           "-t paper.txt", "Office or e-book": "Save it as text or CSV first",
     "SQLite": "Make CSV of it: sqlite3 -header -csv {0} 'SELECT * FROM name_of_table' > rows.csv",
     "RAR": "Unpack it: unrar x {0}", "7-Zip": "Unpack it: 7z x {0}", "LZ4": "Unpack it: lz4 -d {0}",
     "compress (.Z)": "Unpack it: gzip -d {0}", "ar (.deb, .a)": "Unpack it: ar x {0}",
@@ -91,7 +92,8 @@ def _rows_in(text, is_all):
             return "jsonl"
     if _begins_json(text.strip(), is_all):
         return "json"
-    found = next((d for d in "\t,;|" if len(lines) >= 3 and _is_table(lines, d)), None)
+    known = [d for d in "\t,;|" if len(lines) >= 3 and d in lines[0]]
+    found = next((d for d in known if _is_table(lines, d)), None)
     return found and ("tsv" if found == "\t" else "csv")
 
 

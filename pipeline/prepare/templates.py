@@ -79,6 +79,14 @@ class Template:
             if self.missing is None:
                 raise
             return self.missing
+        except _NoText as error:
+            is_list = isinstance(error.value, list)
+            shown = json.dumps(error.value, default=str)
+            what = "a list" if is_list else "an object" if isinstance(error.value, dict) else ""
+            at = "[0]" if is_list else "[key]"
+            inside = f" ({{{field}{at}}} reaches into it)" if what else ""
+            raise ValueError(f"{{{field}}} is {what if len(shown) > 40 else shown}, and not a "
+                             f"text{inside}") from None
 
     def text_of(self, row, format):
         """The text of a row; None if a function leaves the row out; a BadRow with what is wrong."""
@@ -150,6 +158,14 @@ class _Missing(ValueError):
     """None, or NaN, which tables have in the place of a value."""
 
 
+class _NoText(ValueError):
+    """A value that is no text, and no number that could be one."""
+
+    def __init__(self, value):
+        super().__init__(f"{json.dumps(value, default=str)[:40]} stands for a text")
+        self.value = value
+
+
 class _StrictFormatter(string.Formatter):
     """str.format for strings and numbers; None and NaN are errors and do not become words."""
 
@@ -158,11 +174,7 @@ class _StrictFormatter(string.Formatter):
             raise _Missing(f"{json.dumps(value)} stands for a text")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not isinstance(value, str) and not (is_number and math.isfinite(value)):
-            what, reach = {list: ("a list", "[0]"), dict: ("an object", "[key]")}.get(
-                type(value), ("a value", ""))
-            shown = json.dumps(value, default=str)
-            reach = f", into which {{column{reach}}} reaches" if reach else ""
-            raise ValueError(f"{shown if len(shown) <= 40 else what} stands for a text{reach}")
+            raise _NoText(value)
         return super().format_field(value, spec)
 
 
@@ -172,7 +184,8 @@ FORMAT = _StrictFormatter()
 def _if_a_chat(row):
     """The flag that helps a user whose rows hold conversations."""
     is_chat = any(isinstance(row.get(name), list) for name in ("messages", "conversations"))
-    return ". For conversations use --chat_layout plain or chatml, and no template" * is_chat
+    return (". For conversations use --chat_layout plain (or chatml, with --method bpe or "
+            "tiktoken), and no template") * is_chat
 
 
 def _where_text_is(row, format, column):
@@ -192,6 +205,9 @@ def _where_text_is(row, format, column):
     if best.isprintable() and not set(best) & set('{}"$`\\!'):  # as it is typed in a shell
         how = f'. Say which holds the text: --text_template "{{{best}}}"'
     if format in ("csv", "tsv") and not alike:
-        how += (f'. If its first line is a row: --no_header --text_template '
-                f'"{{{list(row).index(best) + 1}}}"')
+        as_row = f'--no_header --text_template "{{{list(row).index(best) + 1}}}"'
+        # a number or a sentence is no name of a column
+        if any(re.search(r"^[\d.,+-]*$|[.!?]$|^.{41}", str(name)) for name in row):
+            return f". Its first line seems to be a row: {as_row}"
+        how += f". If its first line is a row: {as_row}"
     return how

@@ -240,8 +240,12 @@ def read_meta(folder):
     """The checked dict of the folder's meta.pkl; otherwise an error that names the next command."""
     path = folder / "meta.pkl"
     if folder.is_file():
-        raise UserError(f"{folder} is a file, and a dataset is a folder. Did you mean "
-                        f"{folder.parent}?")
+        hint = f"Did you mean {folder.parent}?"
+        if not any((folder.parent / name).exists() for name in ("prepare.py", "meta.pkl")):
+            data = shown(DATA)
+            hint = (f"To make a dataset of a text: bash {data}/create_new_dataset.sh mydata; then "
+                    f"python {data}/mydata/prepare.py -t {folder}")
+        raise UserError(f"{folder} is a file, and a dataset is a folder. {hint}")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
     # reading up to MAX_BYTES would reserve that much memory, so ask for the file's size
@@ -267,7 +271,7 @@ def read_meta(folder):
 def _no_such_dataset(folder):
     found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
     names, data = sorted(found - {"template"}), shown(DATA)
-    near = difflib.get_close_matches(folder.name, names, n=1)  # a misspelt name
+    near = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.7)  # a misspelt name
     hint = f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}"
     if near:
         hint = f"Did you mean {near[0]}?"

@@ -251,7 +251,8 @@ def refuse_short(datasets, block_size):
     num_tokens = dataset.num_tokens[split]
     if num_tokens <= block_size:
         fits = num_tokens - 1
-        lower = f"Use --block_size {fits}, or give" if fits > 0 else "Give"
+        at_most = f" (at most {fits:,}; the default model has 64)" if fits > 1024 else ""
+        lower = f"Use --block_size {min(fits, 1024)}{at_most}, or give" if fits > 0 else "Give"
         more = "it more text" if split == "train" else "val more text (-p or -v of prepare.py)"
         raise UserError(f"{dataset.path(split)} has {num_tokens:,} tokens; block_size "
                         f"{block_size} needs {block_size + 1}. {lower} {more}")
