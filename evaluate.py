@@ -171,11 +171,13 @@ def evaluate_part(run, part, args, apart, sinks):
         knows_documents(text.streams[0])
     measure = Measure(len(part.slices), None if isinstance(text, FilesText) else text.meta)
     write_row, gathered = sinks
-    names, page_names = itertools.tee(text.document_names())
-    documents = DocumentSums(names) if write_row else None
-    if gathered:
-        gathered.documents = page_names
-    del names, page_names  # of those that nobody reads on, none is kept
+    documents = None
+    if write_row or gathered:  # else no name of a document is kept
+        names, page_names = itertools.tee(text.document_names())
+        documents = DocumentSums(names) if write_row else None
+        if gathered:
+            gathered.documents = page_names
+        del names, page_names
     with progress(f"{run.name} on {text.name}") as told:
         for scores in score(
                 run.model, text.tokens(told), part.slices, stride=args.stride and

@@ -205,3 +205,9 @@ def archive(kind, members):
             member.size = len(raw)
             packed.addfile(member, io.BytesIO(raw))
     return file.getvalue()
+
+
+def mostly_long(cases, number=1):
+    """Cases for parametrize, of which all but the first ones are left to the long tests."""
+    return [case if i < number else pytest.param(case, marks=pytest.mark.long)
+            for i, case in enumerate(cases)]

@@ -42,6 +42,7 @@ def measured(*flags, out):
 # ---- gpu.sh
 
 
+@pytest.mark.long
 def test_without_a_gpu_every_part_is_a_row_that_says_what_is_skipped_and_why(tmp_path):
     status, rows, report = measured(out=tmp_path / "deep" / "gpu.md")
     assert status == 0

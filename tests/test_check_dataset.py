@@ -13,6 +13,7 @@ from helpers import (
     arange_dataset,
     char_dataset,
     edit_bin,
+    mostly_long,
     one_line_error,
     one_thread,  # noqa: F401
     python,
@@ -212,9 +213,9 @@ def foreign_folders(gpt2):
     }
 
 
-@pytest.mark.parametrize("name", [
-    "nanogpt_char", "forge_char", "forge_custom", "forge_gpt2", "forge_added", "forge_cl100k",
-    "forge_sentencepiece", "forge_byte_fallback", "forge_json"])
+@pytest.mark.parametrize("name", mostly_long([
+    "nanogpt_char", "forge_char", "forge_gpt2", "forge_sentencepiece", "forge_custom",
+    "forge_added", "forge_cl100k", "forge_byte_fallback", "forge_json"], 4))
 def test_folders_of_nanogpt_and_of_the_older_forge_train_sample_and_decode_as_they_are(
         tmp_path, capsys, foreign_folders, name):
     meta, ids, dtype = foreign_folders[name]

@@ -30,6 +30,7 @@ from helpers import (
     arange_dataset,
     child_env,
     edit_bin,
+    mostly_long,
     one_line_error,
     only_line,
     python,
@@ -467,7 +468,8 @@ def check_whole_or_visibly_not(folder, whole_states):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("older", ["", OLD], ids=["first_time", "over_an_older_result"])
+@pytest.mark.parametrize("older", mostly_long([OLD, ""]),
+                         ids=["over_an_older_result", "first_time"])
 def test_a_kill_before_any_system_call_leaves_the_older_result_or_none(tmp_path, capfd, older):
     states = {}
     for text in (OLD, NEW):

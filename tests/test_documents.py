@@ -18,6 +18,7 @@ from helpers import (
     assert_same_training,
     char_dataset,
     log_rows,
+    mostly_long,
     one_line_error,
     one_thread,  # noqa: F401
     resume,
@@ -319,7 +320,7 @@ def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["random", "sequential", "without_replacement"])
+@pytest.mark.parametrize("method", mostly_long(["random", "sequential", "without_replacement"]))
 @pytest.mark.parametrize("mode", ["single", "multidataset", "multicontext"])
 def test_twelve_steps_are_five_and_seven_resumed_however_often_one_evaluates(modes, mode, method):
     common = [*modes[mode], f"--sampling_method={method}", "--lr_decay_iters=12", "--dropout=0.1",

@@ -337,6 +337,7 @@ def test_files_become_what_prepare_py_writes_and_their_bytes_those_of_the_text(t
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         for kind in (tokenizer, CharTokenizer.from_text("aé\n 語😀")):
             text = FilesText(open_texts([path]), kind, kind.to_meta())
+            names = text.document_names()
             found, expected = joined_tokens([*text.tokens()]), []
             for row in texts:
                 has_eot = kind.eot_token is not None
@@ -346,7 +347,7 @@ def test_files_become_what_prepare_py_writes_and_their_bytes_those_of_the_text(t
             sizes = found.num_bytes.sum(), found.num_chars.sum()
             assert sizes == (len("".join(texts).encode()), len("".join(texts)))
             assert found.begins.sum() == len(texts)
-            assert next(text.document_names()).endswith("rows.jsonl:1")
+            assert next(names).endswith("rows.jsonl:1")
 
 
 # ---- from Python

@@ -286,6 +286,7 @@ def test_an_interrupted_swap_touches_nothing_open_and_the_same_command_finishes_
     assert {state for hit, state in found if hit} == {"older", "newer", None}
 
 
+@pytest.mark.long
 def test_an_interrupted_swap_of_a_mask_and_an_index_is_finished_by_the_same_command(
         tmp_path, whole_documents, capfd):
     first, last = swap_of(tmp_path / "0", DOCUMENTS)

@@ -19,6 +19,7 @@ from helpers import (
     assert_same_training,
     char_dataset,
     log_rows,
+    mostly_long,
     one_line_error,
     one_thread,  # noqa: F401
     python,
@@ -211,7 +212,7 @@ def test_an_evaluation_reads_one_member_and_the_streams_together(data):
 # ---- runs
 
 
-@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("method", mostly_long(SAMPLING_METHODS))
 @pytest.mark.parametrize("mode", ["multidataset", "multicontext"])
 def test_thirty_steps_are_ten_and_twenty_resumed_however_often_one_evaluates(data, mode, method):
     common = [*flags(data, mode), f"--sampling_method={method}", "--lr_decay_iters=30",

@@ -448,6 +448,7 @@ print(size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 102
 """
 
 
+@pytest.mark.long
 def test_large_values_and_packed_zeros_take_little_memory(tmp_path):
     zstandard = pytest.importorskip("zstandard", reason="the package zstandard is not installed")
     parquet(tmp_path / "a.parquet", text=["x" * 10_000_000] * 15)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import child_env, one_line_error, only_line, python
+from helpers import child_env, mostly_long, one_line_error, only_line, python
 from prepare_here import prepare_here
 
 from data.shakespeare_char import sources as tinyshakespeare
@@ -459,7 +459,7 @@ def test_the_original_text_gives_nanogpts_own_bins(repo, name, original_text):
     check_pinned(repo, "original", name, original_text)
 
 
-@pytest.mark.parametrize("name", ["shakespeare_char", "shakespeare"])
+@pytest.mark.parametrize("name", mostly_long(["shakespeare_char", "shakespeare"]))
 def test_the_text_from_the_package_gives_the_pinned_bins(repo, name, package_text):
     check_pinned(repo, "package", name, package_text)
 

@@ -148,6 +148,7 @@ def test_weights_come_in_exactly_in_every_dtype_and_the_sizes_are_those_stated(c
     assert torch.equal(all_logits(model, ids), all_logits(written, ids))
 
 
+@pytest.mark.long
 def test_a_run_begins_stops_goes_on_and_samples(qwen, data, capsys):
     flags = [*FLAGS, f"--dataset={data}", f"--init_from={qwen[0]}", "--lr_decay_iters=5",
              "--dropout=0.1"]

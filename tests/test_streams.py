@@ -131,6 +131,7 @@ def test_a_stream_goes_on_from_block_to_block_and_from_train_to_val(tmp_path, mo
             assert counts[split]["documents"] == of_text[split]["documents"]
 
 
+@pytest.mark.long
 def test_a_text_that_is_not_prepared_is_got_first_and_its_error_is_the_only_one(repo, tmp_path):
     shutil.copytree(repo, tmp_path / "repo")
     text, stream = (tmp_path / "repo/data" / name
@@ -170,6 +171,7 @@ def own(repo):
         shutil.rmtree(path)
 
 
+@pytest.mark.long
 def test_one_command_makes_the_streams_of_any_text_and_says_how_to_train_on_them(own):
     create, data = own
     char_dataset(data / "my_text")

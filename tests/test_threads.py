@@ -116,6 +116,7 @@ def started(code=SET + PRINT, **more):
     return json.loads(done.stdout.splitlines()[0])
 
 
+@pytest.mark.long
 def test_a_started_process_waits_shortly_and_has_the_threads_of_its_quota():
     env = started("from pipeline import threads; threads.quota = lambda: 0.5; " + SET +
                   "import torch; threads.take_threads(); "

@@ -447,6 +447,7 @@ ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktok
 CACHED = hashlib.sha1(ADDRESS.encode()).hexdigest()
 
 
+@pytest.mark.long
 def test_gpt2s_merges_come_from_a_package_where_their_address_is_out_of_reach(
         unreachable, capsys, monkeypatch, gpt2):
     encoding = get_encoding("gpt2")

@@ -33,6 +33,7 @@ from helpers import (
     char_dataset,
     child_env,
     log_rows,
+    mostly_long,
     one_line_error,  # noqa: F401
     only_line,
     python,
@@ -100,7 +101,7 @@ def stop_at(monkeypatch, iter_num, *flags, number=signal.SIGTERM):
 # ---- resuming is exact
 
 
-@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("method", mostly_long(SAMPLING_METHODS))
 @pytest.mark.parametrize(
     "kind", [[], GPT2, ["--gradient_accumulation_steps=3"]], ids=["modern", "gpt2", "accumulating"]
 )
@@ -119,7 +120,7 @@ def test_20_steps_and_20_more_are_40_bit_for_bit(fox, method, kind):
     assert_same_training("whole", "halves")
 
 
-@pytest.mark.parametrize("method", SAMPLING_METHODS)
+@pytest.mark.parametrize("method", mostly_long(SAMPLING_METHODS))
 def test_a_run_stopped_by_signals_at_any_iteration_ends_as_if_it_had_not_been(
     fox, method, monkeypatch
 ):
@@ -436,6 +437,7 @@ def test_a_run_that_replaced_another_resumes(fox):
     assert load_checkpoint(Path("out/x/ckpt.pt"))["iter_num"] == 4
 
 
+@pytest.mark.long
 def test_a_run_begun_on_the_first_version_of_the_order_goes_on_with_it(tmp_path, capsys):
     """Checkpoints without order_version are of the version that cut the phase of
     without_replacement at block_size."""
@@ -853,7 +855,7 @@ def test_windows_waits_for_a_program_that_reads_the_checkpoint(tmp_path, monkeyp
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("is_best", [False, True])
-@pytest.mark.parametrize("had_one", [False, True])
+@pytest.mark.parametrize("had_one", mostly_long([True, False]))
 def test_a_kill_at_any_step_of_saving_leaves_whole_checkpoints(tmp_path, is_best, had_one):
     died = 0
     for name in ("replace", "link", "fsync"):

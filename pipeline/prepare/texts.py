@@ -47,14 +47,15 @@ class FilesText:
         self._lengths, self._chars = lengths_of_tokens(meta)
         size = meta["vocab_size"]
         self._job = tokenizer, size, token_dtype(size), self.eot_token, self._lengths
-        self.skipped, self._names = collections.Counter(), collections.deque()
+        self.skipped, self._names = collections.Counter(), None  # see document_names()
         self._doc = None  # (0, name, row) of a document of which no token has come yet
 
     def tokens(self, told=lambda done: None):
         """Yield all Tokens. told: is told the fraction that has been read. Raises UserError for
         characters that the tokenizer lacks."""
         self.skipped.clear()
-        self._names.clear()
+        if self._names is not None:
+            self._names.clear()
         size, done = sum(given.size for given in self.opened), 0
         border = getattr(self.tokenizer, "border", lambda text: 0)
         for given in self.opened if len(self.opened) == 1 else filter(_has_bytes, self.opened):
@@ -72,9 +73,10 @@ class FilesText:
             done += given.size
 
     def document_names(self):
-        """Yield the name of each document, in order, of those that tokens() has begun."""
-        while True:
-            yield self._names.popleft()
+        """An iterator of the name of each document, in order, of those that tokens() has begun.
+        Without a call of this, no name is kept."""
+        self._names = names = collections.deque()
+        return (names.popleft() for _ in itertools.repeat(None))
 
     def _pieces(self, given):
         """The pieces of one of the files, in whose docs the document's name is the file's number.
@@ -113,7 +115,8 @@ class FilesText:
             return []
         begins, learned = np.zeros(len(ids), bool), np.ones(len(ids), bool)
         begins[encoded.starts] = True
-        self._names += [doc for _, doc, _ in piece.docs]
+        if self._names is not None:
+            self._names += [doc for _, doc, _ in piece.docs]
         if encoded.learned is not None:
             learned, self.is_masked = encoded.learned > 0, True
         if is_text:

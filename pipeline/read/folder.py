@@ -242,9 +242,7 @@ def read_meta(folder):
     if folder.is_file():
         hint = f"Did you mean {folder.parent}?"
         if not any((folder.parent / name).exists() for name in ("prepare.py", "meta.pkl")):
-            data = shown(DATA)
-            hint = (f"To make a dataset of a text: bash {data}/create_new_dataset.sh mydata; then "
-                    f"python {data}/mydata/prepare.py -t {folder}")
+            hint = _dataset_of(folder)
         raise UserError(f"{folder} is a file, and a dataset is a folder. {hint}")
     if not folder.is_dir():
         raise FileNotFoundError(_no_such_dataset(folder))
@@ -268,12 +266,20 @@ def read_meta(folder):
     raise FileNotFoundError(f"{folder} is not prepared. Run: {prepare}")
 
 
+def _dataset_of(text):
+    data = shown(DATA)
+    return (f"To make a dataset of a text: bash {data}/create_new_dataset.sh mydata; then python "
+            f"{data}/mydata/prepare.py -t {text}")
+
+
 def _no_such_dataset(folder):
     found = {p.parent.name for file in ("prepare.py", "meta.pkl") for p in DATA.glob(f"*/{file}")}
     names, data = sorted(found - {"template"}), shown(DATA)
     near = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.7)  # a misspelt name
     hint = f"To create it, run: bash {data}/create_new_dataset.sh {folder.name}"
-    if near:
+    if Path(folder.name).is_file():
+        hint = _dataset_of(folder.name)
+    elif near:
         hint = f"Did you mean {near[0]}?"
     return f"{folder} not found. {hint} (the {len(names)} datasets: python {data}/list_datasets.py)"
 
