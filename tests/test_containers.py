@@ -338,3 +338,16 @@ def test_what_was_left_out_is_in_the_line_of_counts(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     write_dataset(tmp_path / "out", text, ByteTokenizer())
     assert "1 bad files left out" in capsys.readouterr().out
+
+
+def test_a_folder_of_save_to_disk_is_answered_with_its_arrow_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    (tmp_path / "saved").mkdir()
+    schema = pyarrow.schema([("text", pyarrow.string())])
+    with pyarrow.ipc.new_stream(str(tmp_path / "saved/data-00000-of-00001.arrow"), schema) as out:
+        out.write_batch(pyarrow.record_batch([["a", "b"]], schema))
+    for name in ("dataset_info.json", "state.json"):
+        put(tmp_path / "saved" / name, '{"x": 1}')
+    line = refusal(tmp_path / "saved")
+    says(line, tmp_path / "saved", f'"{tmp_path}/saved/*.arrow"')
+    assert list(read_documents(f"{tmp_path}/saved/*.arrow")) == ["a", "b"]

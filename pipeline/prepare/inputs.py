@@ -103,14 +103,17 @@ def expand(paths):
 
 
 def _files_in(folder):
-    """What to type for the files of a folder: a glob, by the ending that most of them have."""
+    """What to type for the files of a folder: a glob, by the ending that most of the bytes have
+    (beside an Arrow file of save_to_disk(), for one, lie two small .json files)."""
     files = [Path(at, name) for at, _, names in itertools.islice(os.walk(folder), 1000)
              for name in names if not name.startswith(".")]
     if not files:
         return "No file is in it"
-    counts = collections.Counter(
-        "".join(file.suffixes[-2 if file.suffix in SUFFIXES else -1:]) for file in files)
-    ending = counts.most_common(1)[0][0]
+    sizes = collections.Counter()
+    for file in files:
+        ending = "".join(file.suffixes[-2 if file.suffix in SUFFIXES else -1:])
+        sizes[ending] += os.stat(file, follow_symlinks=False).st_size
+    ending = sizes.most_common(1)[0][0]
     is_flat = any(file.parent == folder for file in files if file.name.endswith(ending))
     return f'Name the files in it: "{folder}/{"" if is_flat else "**/"}*{ending}"'
 
