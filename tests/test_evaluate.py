@@ -145,7 +145,7 @@ def recursive(n, rng, correlation, trials=1):
 
 @pytest.mark.long
 @pytest.mark.parametrize("correlation", [0, 0.9])
-@pytest.mark.parametrize("n", [20_000, 100_000])
+@pytest.mark.parametrize("n", [20_000])  # 100,000 were tried, too
 def test_the_standard_error_covers_the_truth_in_95_of_100_trials(n, correlation):
     trials, rng = 1000, np.random.default_rng(1)
     hits = 0
@@ -405,7 +405,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_text(runs, tmp_path):
     peaks = []
-    for millions in (1, 8):
+    for millions in (1, 4):
         (tmp_path / "a.txt").write_text(STORY * 50 * millions)
         child = python("-c", PEAK.format(root=str(ROOT)), "--out_dir", runs / "char-run",
                        "--stride=16", "--device=cpu", "--files", tmp_path / "a.txt")
