@@ -1,7 +1,7 @@
 """Random faults on 2 to 4 ranks: no run hangs, each ends with its reason as the last line that
 a rank prints, and a run that saved goes on exactly.
 
-Run: NUM_FAULTS=200 python -m pytest -m long tests/test_rank_faults.py  (15 minutes; else it is 40)
+Run: NUM_FAULTS=200 python -m pytest -m long tests/test_rank_faults.py  (15 minutes; else it is 30)
 A kill, a stop that nobody continues, an exception, a damaged id, a full disk, a slow rank, and
 signals that ask for an end, to one rank or to torchrun; each strikes a random rank at a random
 place or moment, from the start of the process on. tests/faults_here.py runs them.
@@ -21,7 +21,7 @@ from helpers import ROOT, assert_same, char_dataset, child_env, edit_bin, log_ro
 from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks, and sends signals")
-NUM_FAULTS = int(os.environ.get("NUM_FAULTS", 40))
+NUM_FAULTS = int(os.environ.get("NUM_FAULTS", 30))
 STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 FLAGS = ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=16", "--batch_size=12",
          "--max_iters=20", "--eval_interval=5", "--eval_iters=4", "--log_interval=5",
