@@ -123,6 +123,13 @@ def test_of_two_members_of_one_name_the_later_counts(tmp_path):
     assert list(open_inputs(put(tmp_path / "a.tar", first[:1024] + second))) == ["newer"]
 
 
+def test_a_file_or_archive_that_is_named_twice_is_read_twice(tmp_path):
+    text = put(tmp_path / "a.txt", "text")
+    packed = put(tmp_path / "b.zip", archive("zip", {"c.txt": "packed"}))
+    found = open_inputs([text, packed, text, packed])
+    assert list(found) == ["text", "packed"] * 2 and found.position == found.size
+
+
 # ---- Arrow
 
 

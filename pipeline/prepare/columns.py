@@ -29,7 +29,8 @@ def parquet_rows(file, path, columns=None, progress=lambda fraction: None):
         table = parquet.ParquetFile(file, read_dictionary=large, buffer_size=1 << 20)
         batches = table.iter_batches(batch_size=at_once, columns=read)
         for number, row in _rows_of_batches(batches, schema, columns, large, unreadable):
-            progress(number / metadata.num_rows)
+            if number % at_once == 0 or number == metadata.num_rows:
+                progress(number / metadata.num_rows)
             yield Place("row", number), row
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:  # an error of the disk; pyarrow's have none

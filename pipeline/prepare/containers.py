@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import open_input
-from pipeline.prepare.compression import unpacked
+from pipeline.prepare.compression import compression_of, unpacked
 
 # what macOS packs beside the files: their icons and attributes
 OF_A_MAC = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$)")
@@ -24,7 +24,6 @@ OF_A_PROGRAM = {
     "Office or e-book": r"\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/|mimetype",
     "NumPy or PyTorch": r".*(\.npy|/data\.pkl)$"}
 DAMAGE = zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError
-ZSTANDARD = b"\x28\xb5\x2f\xfd"  # tarfile cannot read it yet
 
 
 def kind_of(head):
@@ -50,10 +49,10 @@ def members_of(path):
     """
     with open_input(path) as file:
         head = file.read(1 << 12)
-        if head.startswith(ZSTANDARD):
+        is_zip, packing = head.startswith(b"PK"), compression_of(head[:16], path)
+        if packing == "Zstandard":  # tarfile cannot read it yet
             return None
-        is_zip = head.startswith(b"PK")
-        if not is_zip:
+        if packing:
             file.seek(0)
             head = next(unpacked(file, path), b"")
     if kind_of(head) != ("zip" if is_zip else "tar"):

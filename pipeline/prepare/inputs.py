@@ -188,26 +188,28 @@ class _Files(_NotAString):
         self._sizes, self._opened = {}, {}  # _opened: a function for each that is no file itself
         if encoding:
             check_encoding(encoding)
-        self.num_paths = len(paths)
+        self.paths, self.num_paths = [], len(paths)
         for path in paths:
             with self._leaving_out_bad_files():
-                self._add(path)
-        self.paths = list(self._sizes)
+                self.paths += self._added(path)
         if not self.paths:
             raise UserError("no file is left that can be read")
-        self.size, self.name = sum(self._sizes.values()), _name_of(self.paths)
+        self.size = sum(self._sizes[path] for path in self.paths)  # one named twice is read twice
+        self.name = _name_of(self.paths)
 
-    def _add(self, path):
+    def _added(self, path):
+        """The files that a path stands for: those in an archive, or itself."""
         if path == "-" or Path(path).is_fifo():
-            self._spool(path)
-        elif members := members_of(path):
+            return [self._spooled(path)]
+        if members := members_of(path):
             for member, (size, opens) in members.items():
                 self._sizes[member], self._opened[member] = size, opens
-        else:
-            with open_input(path) as file:
-                self._sizes[Path(path)] = os.fstat(file.fileno()).st_size
+            return [*members]
+        with open_input(path) as file:
+            self._sizes[Path(path)] = os.fstat(file.fileno()).st_size
+        return [Path(path)]
 
-    def _spool(self, path):
+    def _spooled(self, path):
         """Copy a pipe or standard input (-) to a nameless file, which ends with this process."""
         if path == "-" and sys.stdin is None:
             raise UserError("- stands for standard input, which is closed")
@@ -223,6 +225,7 @@ class _Files(_NotAString):
             return file
         path = Path("standard input") if stdin else Path(path)
         self._sizes[path], self._opened[path] = spool.tell(), opened
+        return path
 
     def open(self, path):
         with damage_in_one_line(path):
@@ -357,12 +360,12 @@ class Documents(_Files):
         self._table = dict(quoting=quoting, delimiter=delimiter, columns=columns,
                            no_header=no_header)
         self._rows_in, self.separator = rows_in, document_separator
-        formats = {}
-        for path in self.paths:
+        paths, self.paths, self.formats = self.paths, [], []
+        for path in paths:
             with self._leaving_out_bad_files():
-                formats[path] = self._format(path, format)
-        self.paths, self.formats = list(formats), list(formats.values())
-        if not formats:
+                self.formats.append(self._format(path, format))
+                self.paths.append(path)
+        if not self.paths:
             raise UserError("no file is left that can be read")
         self._num_left_out = self.num_bad_files
         self._refuse_unused()
