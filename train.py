@@ -5,6 +5,7 @@ Train a GPT on a prepared dataset folder, data/<name>/.
     python train.py --dataset=mydata --n_layer=6 --n_embd=384 --block_size=256 --dropout=0.2
     python train.py --dataset=shakespeare --init_from=gpt2   # start from published weights
     torchrun --standalone --nproc_per_node=8 train.py --dataset=openwebtext ...   # eight GPUs
+    python train.py --dataset=mydata --minutes=20            # the best settings for that time
     python train.py ... --plan                               # say what that would do, and end
 
 Writes out_dir/ckpt.pt (the latest state, to resume from), best.pt (the lowest val loss, to sample
@@ -39,6 +40,7 @@ from pipeline.read.batches import TrainBatches, split_iteration, to_xy
 from pipeline.read.mixture import Mixture, start_tokens
 from pipeline.read.sampler import seed_of
 from training import changes, checkpoint, plan, plots
+from training.budget import Pace, choose
 from training.device import compile_errors, memory_errors, settle_precision, settle_threads
 from training.evaluation import estimate_loss
 from training.progress import SaveClock, Since
@@ -81,6 +83,7 @@ class Run:
     is_changed: bool = False  # whether the flags of a resumed run change its mixture
     seconds: float = 0.0  # of training, over all starts of the run
     starts: dict = field(default_factory=dict)  # the token that a sample begins with, by dataset
+    pace: Pace = None  # the time that --minutes has planned
 
     @property
     def tokens_per_iter(self):
@@ -332,8 +335,12 @@ def main(argv=None):
         ranks = stack.enter_context(Ranks(args.device))
         stack.enter_context(memory_errors(ranks.device))
         stack.enter_context(compile_errors())
+        pace = None
+        if args.minutes:  # as if the settings that take so long had been typed
+            argv, pace = choose(argv, args.minutes, ranks, set_up, train_step)
+            args = parse_args(argv)
         run = set_up(args, argv, ranks, stack)
-        args = run.args
+        run.pace, args = pace, run.args
         trains = args.plan or not args.eval_only
         if trains and run.is_over and not run.unevaluated:
             raise UserError(f"this run has ended at iteration {run.iter_num:,}: {run.stale:,} "

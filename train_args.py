@@ -182,6 +182,10 @@ FLAGS = {
     },
     "optimizer": {
         ("max_iters", count, 400): "iterations (optimizer steps) of the whole run",
+        ("minutes", positive, None): (
+            "in the place of max_iters: time some steps here, and choose sizes, learning rates and "
+            "max_iters for a run that takes so long. Flags that are given stay"),
+        ("hours", positive, None): "the same in hours",
         ("optimizer", _one_of("muon", "adamw"), "muon"): (
             "muon: Muon for matrices, AdamW for everything else; adamw: AdamW for everything"),
         ("learning_rate", positive, None): (
@@ -301,6 +305,7 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
     if saved or sizes or args.init_from == "scratch":
         _check_combinations(args, given, problems)
         _check_mode(args, given, problems)
+    _check_time(args, given, problems)
     if args.overwrite and args.init_from == "resume":
         problems.append("--overwrite and --init_from resume contradict each other")
     elif args.overwrite and not args.out_dir:
@@ -310,6 +315,18 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
         raise UserError("; ".join(problems) + ". See python train.py --help")
     _fill_in(args)
     return args
+
+
+def given_flags(argv):
+    """{flag: value} of the flags that a valid command line gives."""
+    return _given(_with_files(sys.argv[1:] if argv is None else argv), [])
+
+
+def typed_flags(flags):
+    """The command line, a list of words, that gives these flags."""
+    return [word for name, value in flags.items() for word in (
+        [f"--{name}", *map(str, value)] if isinstance(value, list) else
+        [f"--{name}={str(value).lower() if isinstance(value, bool) else value}"])]
 
 
 def _with_its_weights(saved, given):
@@ -591,6 +608,21 @@ def _check_combinations(args, given, problems):
             ("muon_learning_rate", "optimizer", "muon"), ("muon_momentum", "optimizer", "muon")):
         if given.get(name) is not None and getattr(args, other) not in (needed, None):
             problems.append(f"--{name} needs --{other} {needed}")
+
+
+def _check_time(args, given, problems):
+    """--minutes or --hours, which choose what other flags say."""
+    flag = next((f"--{name}" for name in ("minutes", "hours") if given.get(name)), None)
+    if not flag:
+        return
+    if args.init_from == "resume":
+        problems.append(f"{flag} chooses the settings of a new run, and --init_from resume keeps "
+                        f"those of its own. To train longer, raise --max_iters")
+    problems += [f"{flag} and --{name} contradict each other: leave one out"
+                 for name in ("max_iters", "lr_decay_iters", "eval_only", "hours")
+                 if given.get(name) and f"--{name}" != flag]
+    if args.hours:
+        args.minutes, args.hours = 60 * args.hours, None
 
 
 def _check_mode(args, given, problems):

@@ -145,7 +145,8 @@ def print_plan(run, train_step):
     if is_compiled:
         print("       (compiles first, as the run will: half a minute for each context length)",
               flush=True)
-    step, rows = time_of_step(run, train_step, batch, batches.micro_steps)
+    steps, rows = times_of_steps(run, train_step, batch, batches.micro_steps)
+    step = mean_step(steps, args, run.iter_num)
     evaluation = time_of_evaluation(run, batch if is_compiled else batch.rows(0, 16))
     weights, kept = memory_of(run.model, run.optimizer)
     print(f"time   {hms(iters * step + evaluations * evaluation)}: {span(step)} per iteration, "
@@ -165,22 +166,19 @@ def print_plan(run, train_step):
 # ---- time and memory, measured
 
 
-def time_of_step(run, train_step, batch, micro_steps):
-    """(seconds an iteration, the rows that were timed in words), from a few real iterations.
+def times_of_steps(run, train_step, batch, micro_steps, least=TIMED):
+    """({context length: seconds an iteration}, the rows that were timed in words), from a few real
+    iterations at each of the lengths that --first_block_size brings. least: the seconds to take.
 
     A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
-    the rest is in proportion. Iterations on shorter windows (--first_block_size) are timed on their
-    own. """
-    args, first = run.args, run.iter_num
-    sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
-    lengths = Counter(block_size_at(i, args) for i in sampled.tolist())
+    the rest is in proportion. """
+    args, first, seconds = run.args, run.iter_num, {}
     # compiled, each number of rows would take half a minute more
-    num_rows, seconds = len(batch.ids), 0.0
+    num_rows = len(batch.ids)
     rows = num_rows if args.compile == "true" else 1
     run.model.train()
-    for length, times in lengths.items():
-        run.iter_num = next(i for i in sampled.tolist() if block_size_at(i, args) == length)
-
+    lengths = lengths_of(args, first)
+    for length, (run.iter_num, _) in lengths.items():
         def timed(micro_steps):
             part = batch.rows(0, rows)  # noqa: B023, as it is called at once
             micro_batches = [part] * micro_steps
@@ -191,15 +189,27 @@ def time_of_step(run, train_step, batch, micro_steps):
             rows = min(num_rows, 4 * rows)
         # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
         ones, twos, began = [once], [timed(2)], time.perf_counter()
-        while time.perf_counter() - began < TIMED / len(lengths):
+        while time.perf_counter() - began < least / len(lengths):
             ones.append(timed(1))
             twos.append(timed(2))
         one = np.median(ones)
         micro_step = max(0.0, np.median(twos) - one)
-        more = micro_steps * num_rows / rows - 1
-        seconds += (one + more * micro_step) * times / len(sampled)
+        seconds[length] = one + (micro_steps * num_rows / rows - 1) * micro_step
     run.iter_num = first
     return seconds, f"{rows} of {num_rows} rows" if rows < num_rows else f"{rows} rows"
+
+
+def lengths_of(args, first):
+    """{context length: (an iteration with it, its share of the iterations from `first` on)}."""
+    sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
+    at = {block_size_at(i, args): i for i in sampled.tolist()}
+    counts = Counter(block_size_at(i, args) for i in sampled.tolist())
+    return {length: (i, counts[length] / len(sampled)) for length, i in at.items()}
+
+
+def mean_step(seconds, args, first=0):
+    """Seconds an iteration, over those from `first` on. seconds: by context length."""
+    return sum(seconds[length] * share for length, (_, share) in lengths_of(args, first).items())
 
 
 def time_of_evaluation(run, batch):
