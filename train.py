@@ -336,8 +336,8 @@ def main(argv=None):
         stack.enter_context(memory_errors(ranks.device))
         stack.enter_context(compile_errors())
         pace = None
-        if args.minutes:  # as if the settings that take so long had been typed
-            argv, pace = choose(argv, args.minutes, ranks, set_up, train_step)
+        if args.minutes or args.hours:  # as if the settings that take so long had been typed
+            argv, pace = choose(argv, args, ranks, set_up, train_step)
             args = parse_args(argv)
         run = set_up(args, argv, ranks, stack)
         run.pace, args = pace, run.args

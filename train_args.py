@@ -302,10 +302,10 @@ def parse_args(argv=None, saved=None, sizes=None, iter_num=0):
             _take_shares(args, saved, given, iter_num)
     if sizes:
         _take_sizes(args, given, sizes, problems)
+    _check_time(args, given, problems)
     if saved or sizes or args.init_from == "scratch":
         _check_combinations(args, given, problems)
         _check_mode(args, given, problems)
-    _check_time(args, given, problems)
     if args.overwrite and args.init_from == "resume":
         problems.append("--overwrite and --init_from resume contradict each other")
     elif args.overwrite and not args.out_dir:
@@ -621,8 +621,8 @@ def _check_time(args, given, problems):
     problems += [f"{flag} and --{name} contradict each other: leave one out"
                  for name in ("max_iters", "lr_decay_iters", "eval_only", "hours")
                  if given.get(name) and f"--{name}" != flag]
-    if args.hours:
-        args.minutes, args.hours = 60 * args.hours, None
+    if "n_head" not in given:
+        args.n_head = 1  # fits each width; it is chosen later
 
 
 def _check_mode(args, given, problems):

@@ -33,7 +33,7 @@ FLAGS = {  # every flag and its default; a new one, or another default, is chang
     "max_iters": 400, "optimizer": "muon", "learning_rate": 0.02, "muon_learning_rate": 0.05,
     "muon_momentum": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0, "warmup_iters": 0,
     "lr_schedule": "linear", "decay_share": 0.8, "lr_decay_iters": None, "min_lr_share": 0.0,
-    "patience": None, "save_minutes": 5.0,
+    "patience": None, "save_minutes": 5.0, "minutes": None, "hours": None,
     "eval_interval": 200, "eval_iters": 30, "eval_train": True, "eval_only": False, "plan": False,
     "log_interval": 10, "max_sample_tokens": 300, "sample_every_eval": False,
     "tensorboard": False, "wandb": False,

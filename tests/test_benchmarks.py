@@ -4,6 +4,7 @@ what is skipped and why; with --device cpu its lines run at tiny sizes, and figu
 Run: python -m pytest tests/test_benchmarks.py    (with -m long for the rehearsal: some minutes)
 """
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -18,12 +19,15 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 sys.path.append(str(ROOT / "benchmarks"))
+import budget
 import gpu
 import gpu_bench
 import gpu_checks
 import gpu_speeds
 import race
 import rival
+
+import train_args
 
 
 def measured(*flags, out):
@@ -191,6 +195,12 @@ def test_one_iteration_of_a_loop_that_cannot_be_imported(tmp_path):
     iteration()
     iteration()
     assert space["seen"] == [5, 6, 7, 8] and done == [True, True]
+
+
+def test_the_settings_that_minutes_is_compared_with_are_flags_of_train_py(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for flags in budget.SETTINGS.values():
+        assert train_args.parse_args(shlex.split(flags)).max_iters
 
 
 def test_sides_take_turns_and_the_first_round_does_not_count():

@@ -1,6 +1,6 @@
 """The settings of a run that takes so many minutes: python train.py --dataset=mydata --minutes=20
 
-    choose(argv, minutes, ranks, set_up, train_step)    (the command line of that run, its Pace)
+    choose(argv, args, ranks, set_up, train_step)    (the command line of that run, its Pace)
 
 Of SIZES, the one with the lowest predicted_loss() is taken, for as many tokens as it can read in
 the time. Steps of a few sizes are timed here for that. The numbers of this file are fitted on runs
@@ -16,13 +16,16 @@ from optim import block_size_at
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches
 from train_args import given_flags, parse_args, typed_flags
-from training.plan import lengths_of, mean_step, time_of_evaluation, times_of_steps
+from training.plan import mean_step, time_of_evaluation, times_of_steps
 from training.run_folder import hms
 
 # (layers, channels) to choose from, each about 1.5 times as much work as the one before
 SIZES = ((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (6, 192), (6, 256),
          (8, 256), (8, 384), (12, 384), (12, 512), (12, 768), (16, 1024), (24, 1024))
-TIMED_FIRST = (3, 96)
+TIMED_FIRST = 2  # its place in SIZES
+MOST = 10  # parameters of the blocks for each token of the text
+MICRO_BATCH = 1 << 15  # tokens, at most
+FEW = 50  # iterations
 PLANNED = 0.98  # share of the time that is planned for: a pace may fall a little
 EVALUATIONS = 0.04  # share of the time that evaluations take, about
 OUTSIDE = 3.0  # seconds that a run takes before it comes here, and after its last iteration
@@ -46,45 +49,64 @@ def block_params(n_layer, n_embd):
     return 12 * n_layer * n_embd ** 2
 
 
-def flags_of(size, room):
-    """{flag: value} for a model of this size. room: the tokens of the shortest split."""
+def flags_of(size, num_tokens, vocab_size, room, given):
+    """{flag: value} of what is chosen for a model of this size that reads about num_tokens. room:
+    the tokens of the shortest split. given: {flag: value}, which the rest has to fit."""
     n_layer, n_embd = size
     block_size = 256 if n_embd < 384 else 512 if n_embd < 768 else 1024
     while block_size > 64 and 8 * block_size > room:
         block_size //= 2
-    tokens = 2048
-    return {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_embd // 32,
-            "block_size": block_size, "first_block_size": max(block_size // 4, 64),
-            "batch_size": max(1, tokens // block_size),
-            "sampling_method": "without_replacement", "muon_learning_rate": 0.03,
-            "learning_rate": 0.015, "muon_momentum": 0.92}
+    block_size = first = given.get("block_size", block_size)
+    for _ in range(2):  # windows that grow: early on a model learns little from long ones
+        first = first // 2 if first >= 128 and first % 2 == 0 else first
+    heads = [n for n in range(1, max(1, n_embd // 32) + 1) if n_embd % (2 * n) == 0]
+    # the longer a run, the larger the batch that it can use; few steps are worse than noisy ones
+    rows = max(1, round(2048 * (num_tokens / 1e6) ** 0.5 / block_size))
+    micro_batches = given.get("gradient_accumulation_steps", -(-rows * block_size // MICRO_BATCH))
+    flags = {"n_layer": n_layer, "n_embd": n_embd, "n_head": max(heads, default=1),
+             "block_size": block_size, "first_block_size": first,
+             "batch_size": -(-rows // micro_batches),
+             "gradient_accumulation_steps": micro_batches,
+             "sampling_method": "without_replacement"}
+    if given.get("optimizer") != "adamw":
+        narrow = min(1.0, 128 / n_embd)
+        # the rows of a large vocabulary are met rarely, so each step of theirs has to be larger
+        rate = (0.01 if vocab_size < 1000 else 0.03) * narrow
+        flags |= {"muon_learning_rate": float(f"{0.03 * narrow ** 0.25:.2g}"),
+                  "learning_rate": float(f"{rate:.2g}"), "muon_momentum": 0.92}
+    return {name: value for name, value in flags.items() if name not in given}
 
 
 # ---- the choice
 
 
-def choose(argv, minutes, ranks, set_up, train_step):
-    """(argv of the chosen run, its Pace). set_up, train_step: train.py's own. Raises UserError."""
+def choose(argv, args, ranks, set_up, train_step):
+    """(argv of the chosen run, its Pace). args: those that argv gives. set_up, train_step:
+    train.py's own. Raises UserError."""
     if ranks.count > 1:
         raise UserError("--minutes and --hours time one process. Start it by python train.py, stop "
                         "it, and give torchrun the command that it has printed")
-    began, seconds = time.perf_counter(), 60 * minutes * PLANNED - OUTSIDE
+    began, minutes = time.perf_counter(), args.minutes or 60 * args.hours
+    seconds = max(30 * minutes, 60 * minutes * PLANNED - OUTSIDE)
     given = {name: value for name, value in given_flags(argv).items()
              if name not in ("minutes", "hours")}
     choice = Choice(given, ranks, set_up, train_step)
-    size = choice.best(seconds) if choice.is_new else None
-    flags = choice.flags(size, max_iters=1000, eval_iters=1)
+    best = choice.best(seconds) if choice.is_new else None
+    flags = choice.flags(best, max_iters=1000, eval_iters=1)
     steps, evaluation, args = choice.time(flags, min(10.0, 0.02 * seconds))
     left = max(0.0, seconds - (time.perf_counter() - began))
     max_iters = max(1, int(left * (1 - EVALUATIONS) / mean_step(steps, args)))
     evaluations = min(max_iters, max(2, min(20, round(minutes))))
     flags |= {"max_iters": max_iters, "eval_interval": -(-max_iters // evaluations),
               "eval_iters": max(1, int(left * EVALUATIONS / evaluations / evaluation))}
-    argv = typed_flags({**given, **{name: value for name, value in flags.items()
-                                    if name not in given}})
+    flags = {**flags, **given}
+    run = typed_flags({name: value for name, value in flags.items() if name != "plan"})
     ranks.say(f"These settings take about {minutes:g} minutes here. The same run by its flags:\n"
-              f"python train.py {shlex.join(argv)}\n")
-    return argv, Pace(steps, parse_args(argv), 60 * minutes)
+              f"python train.py {shlex.join(run)}\n")
+    if max_iters < FEW:
+        ranks.say(f"note: {max_iters:,} iterations teach a model little. Give more minutes, or "
+                  f"prepare the data with a smaller vocabulary (prepare.py --method bpe)\n")
+    return typed_flags(flags), Pace(steps, 60 * minutes)
 
 
 class Choice:
@@ -93,12 +115,16 @@ class Choice:
     def __init__(self, given, ranks, set_up, train_step):
         """given: {flag: value} of the command line. set_up, train_step: those of train.py."""
         self.given, self.ranks, self.set_up, self.train_step = given, ranks, set_up, train_step
-        with self.run({}) as run:
+        self.is_new = given.get("init_from", "scratch") == "scratch"  # else it has its sizes
+        # whatever the width is, one head fits
+        with self.run({"n_head": 1} if self.is_new and "n_head" not in given else {}) as run:
             datasets = run.mixture.datasets
             self.unique = sum(dataset.num_tokens["train"] for dataset in datasets)
             self.room = min(min(dataset.num_tokens.values()) for dataset in datasets)
             self.vocab_size = run.model.config.vocab_size
-            self.is_new = run.args.init_from == "scratch"  # else the weights have their sizes
+        fits = [size for size in SIZES if block_params(*size) < MOST * self.unique] or SIZES[:1]
+        self.sizes = [*dict.fromkeys((given.get("n_layer", n_layer), given.get("n_embd", n_embd))
+                                     for n_layer, n_embd in fits)]
 
     @contextlib.contextmanager
     def run(self, flags):
@@ -107,11 +133,11 @@ class Choice:
         with contextlib.ExitStack() as stack:
             yield self.set_up(parse_args(argv), argv, self.ranks, stack)
 
-    def flags(self, size, **other):
-        """The chosen flags for a model of this size, without those that are given."""
-        chosen = flags_of(size, self.room) if self.is_new else {}
-        return {name: value for name, value in {**chosen, **other}.items()
-                if name not in self.given}
+    def flags(self, best, **other):
+        """The chosen flags, without those that are given. best: the (size, tokens to read) of a new
+        model."""
+        chosen = flags_of(*best, self.vocab_size, self.room, self.given) if best else {}
+        return chosen | {name: value for name, value in other.items() if name not in self.given}
 
     def time(self, flags, least):
         """(seconds an iteration by context length, seconds of an evaluation, args). least: the
@@ -127,46 +153,49 @@ class Choice:
             return steps, time_of_evaluation(run, batch.rows(0, 16)), args
 
     def best(self, seconds):
-        """Of SIZES, the one with the lowest predicted loss after so many seconds of training.
+        """(size, tokens that it reads): the lowest predicted loss after so many seconds.
 
         A size that is not timed is taken to do as many operations a second as the nearest timed
-        one, until it is the best; then it is timed too."""
-        rates, size = {}, TIMED_FIRST
+        one, until it is the best; then it is timed too, on its first context length."""
+        rates, size = {}, self.sizes[min(TIMED_FIRST, len(self.sizes) - 1)]
         while size not in rates:
-            steps, _, args = self.time(self.flags(size, max_iters=1000, eval_iters=1), 1.5)
+            steps, _, args = self.time(self.flags((size, 1e6), max_iters=1, eval_iters=1),
+                                       min(1.0, 0.005 * seconds))
             tokens = args.batch_size * args.gradient_accumulation_steps * args.block_size
             rates[size] = tokens / mean_step(steps, args) * self.work(size)
-            size = min(SIZES, key=lambda size: predicted_loss(
-                size, seconds * rates[self.nearest(size, rates)] / self.work(size), self.unique))
-        return size
+            size = min(self.sizes, key=lambda size: predicted_loss(
+                size, self.tokens(size, seconds, rates), self.unique))
+        return size, self.tokens(size, seconds, rates)
+
+    def tokens(self, size, seconds, rates):
+        return seconds * rates[self.nearest(size, rates)] / self.work(size)
 
     def nearest(self, size, rates):
-        return min(rates, key=lambda timed: abs(SIZES.index(timed) - SIZES.index(size)))
+        return min(rates, key=lambda timed: abs(self.sizes.index(timed) - self.sizes.index(size)))
 
     def work(self, size):
         """Operations for a token, about: those of the blocks and of the head."""
-        return 6 * (block_params(*size) + self.vocab_size * size[1])
+        return 6 * (block_params(*size) + self.vocab_size * (size[1] + 150))
 
 
 class Pace:
     """When a run will end, by its pace so far."""
 
-    def __init__(self, steps, args, seconds):
+    def __init__(self, steps, seconds):
         """steps: planned seconds an iteration, by context length. seconds: of the whole run."""
-        self.steps, self.args, self.told = steps, args, seconds
+        self.steps, self.told = steps, seconds
         self.planned = self.took = 0.0  # seconds of the iterations so far
 
-    def note(self, iter_num, num_iters, seconds, run_seconds):
+    def note(self, args, iter_num, num_iters, seconds, run_seconds):
         """What to print after num_iters iterations that took so many seconds, or "". run_seconds:
         those of the run so far, with its evaluations."""
-        left = self.args.max_iters - iter_num
-        self.planned += num_iters * self.steps[block_size_at(iter_num - 1, self.args)]
+        self.planned += num_iters * self.steps[block_size_at(iter_num - 1, args)]
         self.took += seconds
-        if left:
-            left *= mean_step(self.steps, self.args, iter_num)
+        left = args.max_iters - iter_num
+        left *= mean_step(self.steps, args, iter_num) if left else 0
         end = run_seconds + left * self.took / self.planned
         if self.planned < 0.05 * (self.planned + left) or end < 1.1 * self.told:
             return ""
         before, self.told = self.told, end
         return (f"note: the pace has fallen: this run will end after {hms(end)}, and not after "
-                f"{hms(before)}. Its {self.args.max_iters:,} iterations stay")
+                f"{hms(before)}. Its {args.max_iters:,} iterations stay")

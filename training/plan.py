@@ -166,13 +166,15 @@ def print_plan(run, train_step):
 # ---- time and memory, measured
 
 
-def times_of_steps(run, train_step, batch, micro_steps, least=TIMED):
+def times_of_steps(run, train_step, batch, micro_steps, least=None):
     """({context length: seconds an iteration}, the rows that were timed in words), from a few real
-    iterations at each of the lengths that --first_block_size brings. least: the seconds to take.
+    iterations at each of the lengths that --first_block_size brings. least: the seconds that this
+    takes, if not TIMED.
 
     A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
     the rest is in proportion. """
     args, first, seconds = run.args, run.iter_num, {}
+    least = TIMED if least is None else least
     # compiled, each number of rows would take half a minute more
     num_rows = len(batch.ids)
     rows = num_rows if args.compile == "true" else 1

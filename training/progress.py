@@ -79,7 +79,7 @@ class Since:
                      seconds_left=(args.max_iters - run.iter_num) * dt / num_timed)
         if note := self.slow_steps.note(dt, num_timed, block_size_at(run.iter_num - 1, args)):
             log.line(note)
-        if note := run.pace and run.pace.note(run.iter_num, num_timed, dt, run.seconds):
+        if note := run.pace and run.pace.note(args, run.iter_num, num_timed, dt, run.seconds):
             log.line(note)
         if self.steps < num_iters:
             log.line(f"note: {num_iters - self.steps:,} of the last {num_iters:,} iterations had "
