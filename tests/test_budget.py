@@ -92,7 +92,7 @@ def test_more_time_and_a_faster_machine_never_choose_less_work(capsys, paces, mo
 def test_a_small_text_gets_no_large_model(capsys, paces):
     paces.speed = 1e-15
     args, _ = chosen(capsys, "--dataset=./text")  # of 12,150 tokens
-    assert budget.block_params(args.n_layer, args.n_embd) <= 12_150 * budget.MOST
+    assert budget.num_params_of((args.n_layer, args.n_embd), 0) <= 12_150 * budget.MOST
 
 
 def test_a_run_of_few_iterations_is_told(capsys, paces):
@@ -244,8 +244,9 @@ def test_a_late_start_is_told_at_once():
 
 @pytest.mark.parametrize("size", budget.SIZES)
 def test_more_tokens_are_never_worse_and_repeated_ones_help_less(size):
-    losses = [budget.predicted_loss(size, n, 10**6) for n in (10**5, 10**6, 10**7, 10**8, 10**9)]
-    fresh = [budget.predicted_loss(size, n, 10**12) for n in (10**5, 10**6, 10**7, 10**8, 10**9)]
+    params = budget.num_params_of(size, 65)
+    losses = [budget.predicted_loss(params, n, 10**6) for n in (10**5, 10**6, 10**7, 10**8, 10**9)]
+    fresh = [budget.predicted_loss(params, n, 10**12) for n in (10**5, 10**6, 10**7, 10**8, 10**9)]
     assert losses == sorted(losses, reverse=True)
     assert all(a >= b for a, b in zip(losses, fresh)) and losses[0] == fresh[0]
     assert losses[-1] > losses[-2] - 0.01 > fresh[-1]
@@ -262,7 +263,7 @@ def test_batches_grow_with_the_run_and_are_cut_into_micro_batches():
 
 
 def test_sizes_grow_and_their_heads_divide_them():
-    work = [budget.block_params(*size) for size in budget.SIZES]
+    work = [budget.num_params_of(size, 0) for size in budget.SIZES]
     assert work == sorted(work)
     for size in budget.SIZES:
         parse_args(typed_flags(budget.flags_of(size, 10**9, 65, 10**9, {})))

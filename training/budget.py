@@ -34,19 +34,22 @@ OUTSIDE = 3.0  # seconds that a run takes before it comes here, and after its la
 # ---- the fitted rule
 
 
-def predicted_loss(size, num_tokens, unique_tokens):
-    """Nats a token, up to a constant, of a model that has read so many tokens. unique_tokens: those
-    of the text.
+def predicted_loss(num_params, num_tokens, unique_tokens):
+    """Nats a token, up to a constant, of a model that has read so many tokens. num_params: of
+    num_params_of(). unique_tokens: those of the text.
 
-    The form is that of Hoffmann et al. (arXiv:2203.15556, equation 2); text that is read again is
-    worth what Muennighoff et al. found (arXiv:2305.16264, equation 5)."""
+    The form and its exponents are those of Hoffmann et al. (arXiv:2203.15556, equation 10), the two
+    factors are fitted here. What text is worth that is read again is that of Muennighoff et al.
+    (arXiv:2305.16264, equation 5)."""
     again = max(0.0, num_tokens / unique_tokens - 1)  # epochs after the first
     worth = min(num_tokens, unique_tokens) + unique_tokens * 15.4 * (1 - math.exp(-again / 15.4))
-    return 400 / block_params(*size) ** 0.34 + 410 / worth ** 0.28
+    return 15 / num_params ** 0.34 + 20 / worth ** 0.28
 
 
-def block_params(n_layer, n_embd):
-    return 12 * n_layer * n_embd ** 2
+def num_params_of(size, vocab_size):
+    """About how many parameters a model has in its blocks and its head."""
+    n_layer, n_embd = size
+    return 12 * n_layer * n_embd ** 2 + vocab_size * n_embd
 
 
 def flags_of(size, num_tokens, vocab_size, room, given):
@@ -122,7 +125,7 @@ class Choice:
             self.unique = sum(dataset.num_tokens["train"] for dataset in datasets)
             self.room = min(min(dataset.num_tokens.values()) for dataset in datasets)
             self.vocab_size = run.model.config.vocab_size
-        fits = [size for size in SIZES if block_params(*size) < MOST * self.unique] or SIZES[:1]
+        fits = [size for size in SIZES if num_params_of(size, 0) < MOST * self.unique] or SIZES[:1]
         self.sizes = [*dict.fromkeys((given.get("n_layer", n_layer), given.get("n_embd", n_embd))
                                      for n_layer, n_embd in fits)]
 
@@ -164,7 +167,8 @@ class Choice:
             tokens = args.batch_size * args.gradient_accumulation_steps * args.block_size
             rates[size] = tokens / mean_step(steps, args) * self.work(size)
             size = min(self.sizes, key=lambda size: predicted_loss(
-                size, self.tokens(size, seconds, rates), self.unique))
+                num_params_of(size, self.vocab_size), self.tokens(size, seconds, rates),
+                self.unique))
         return size, self.tokens(size, seconds, rates)
 
     def tokens(self, size, seconds, rates):
@@ -174,8 +178,8 @@ class Choice:
         return min(rates, key=lambda timed: abs(self.sizes.index(timed) - self.sizes.index(size)))
 
     def work(self, size):
-        """Operations for a token, about: those of the blocks and of the head."""
-        return 6 * (block_params(*size) + self.vocab_size * (size[1] + 150))
+        """Operations for a token, about. The softmax of the head costs as much as 150 channels."""
+        return 6 * (num_params_of(size, self.vocab_size) + 150 * self.vocab_size)
 
 
 class Pace:
