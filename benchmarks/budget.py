@@ -111,8 +111,9 @@ def main():
                  "--eval_interval=1000000", "--eval_iters=1", "--max_sample_tokens=0"], threads))
 
         for number, minutes in enumerate(args.minutes):
-            tell(minutes, "--minutes", *val_loss(
-                Path(folder, f"m{number}"), [data, f"--minutes={minutes:g}"]))
+            out_dir = Path(folder, f"m{number}")
+            tell(minutes, "--minutes", *val_loss(out_dir, [data, f"--minutes={minutes:g}"]))
+            print(read_args(out_dir / "args.json")["starts"][0]["command"], flush=True)
         jobs = [(number, minutes, name) for number, (minutes, name) in enumerate(
             (minutes, name) for minutes in args.minutes for name in SETTINGS)]
         with concurrent.futures.ThreadPoolExecutor(args.at_once) as pool:

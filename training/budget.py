@@ -26,9 +26,9 @@ TIMED_FIRST = 2  # its place in SIZES
 MOST = 10  # parameters of the blocks for each token of the text
 MICRO_BATCH = 1 << 15  # tokens, at most
 FEW = 50  # iterations
-PLANNED = 0.98  # share of the time that is planned for: a pace may fall a little
+PLANNED = 0.97  # share of the time that is planned for: a pace may fall a little
 EVALUATIONS = 0.04  # share of the time that evaluations take, about
-OUTSIDE = 3.0  # seconds that a run takes before it comes here, and after its last iteration
+OUTSIDE = 4.0  # seconds that a run takes before it comes here, and after its last iteration
 
 
 # ---- the fitted rule
@@ -96,7 +96,7 @@ def choose(argv, args, ranks, set_up, train_step):
     choice = Choice(given, ranks, set_up, train_step)
     best = choice.best(seconds) if choice.is_new else None
     flags = choice.flags(best, max_iters=1000, eval_iters=1)
-    steps, evaluation, args = choice.time(flags, min(10.0, 0.02 * seconds))
+    steps, evaluation, args = choice.time(flags, min(20.0, 0.08 * seconds))
     left = max(0.0, seconds - (time.perf_counter() - began))
     max_iters = max(1, int(left * (1 - EVALUATIONS) / mean_step(steps, args)))
     evaluations = min(max_iters, max(2, min(20, round(minutes))))
@@ -109,7 +109,7 @@ def choose(argv, args, ranks, set_up, train_step):
     if max_iters < FEW:
         ranks.say(f"note: {max_iters:,} iterations teach a model little. Give more minutes, or "
                   f"prepare the data with a smaller vocabulary (prepare.py --method bpe)\n")
-    return typed_flags(flags), Pace(steps, 60 * minutes)
+    return typed_flags(flags), Pace(steps, max(1.0, 60 * minutes - (time.perf_counter() - began)))
 
 
 class Choice:

@@ -173,31 +173,32 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
 
     A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
     the rest is in proportion. """
-    args, first, seconds = run.args, run.iter_num, {}
+    args, first = run.args, run.iter_num
     least = TIMED if least is None else least
     # compiled, each number of rows would take half a minute more
     num_rows = len(batch.ids)
     rows = num_rows if args.compile == "true" else 1
     run.model.train()
-    lengths = lengths_of(args, first)
-    for length, (run.iter_num, _) in lengths.items():
-        def timed(micro_steps):
-            part = batch.rows(0, rows)  # noqa: B023, as it is called at once
-            micro_batches = [part] * micro_steps
-            return elapsed(lambda: train_step(run, micro_batches), run.ranks.device)
-        if args.compile == "true":
-            timed(1)  # this is when it compiles
-        while (once := timed(1)) < 0.5 and rows < num_rows:
+    lengths = {length: at for length, (at, _) in lengths_of(args, first).items()}
+
+    def timed(length, micro_steps):
+        part, run.iter_num = batch.rows(0, rows), lengths[length]
+        return elapsed(lambda: train_step(run, [part] * micro_steps), run.ranks.device)
+    for length in lengths:
+        timed(length, 1)  # it compiles, takes memory, and finds cold caches
+        while timed(length, 1) < 0.5 and rows < num_rows:
             rows = min(num_rows, 4 * rows)
-        # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
-        ones, twos, began = [once], [timed(2)], time.perf_counter()
-        while time.perf_counter() - began < least / len(lengths):
-            ones.append(timed(1))
-            twos.append(timed(2))
-        one = np.median(ones)
-        micro_step = max(0.0, np.median(twos) - one)
-        seconds[length] = one + (micro_steps * num_rows / rows - 1) * micro_step
+    # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
+    more, ones, twos = micro_steps * num_rows / rows - 1, Counter(), Counter()
+    began, rounds = time.perf_counter(), 0
+    while not rounds or time.perf_counter() - began < least:
+        rounds += 1
+        for length in lengths:  # in turn, because a machine's pace changes with other work
+            ones[length] += timed(length, 1)
+            twos[length] += timed(length, 2) if more else 0.0
     run.iter_num = first
+    seconds = {length: (one + more * max(0.0, twos[length] - one)) / rounds
+               for length, one in ones.items()}
     return seconds, f"{rows} of {num_rows} rows" if rows < num_rows else f"{rows} rows"
 
 
