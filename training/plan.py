@@ -194,7 +194,8 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
     while not rounds or time.perf_counter() - began < least:
         rounds += 1
         for length in lengths:  # in turn, because a machine's pace changes with other work
-            ones[length] += timed(length, 1)
+            timed(length, 1)  # the first one after another length is slower
+            ones[length] += sum(timed(length, 1) for _ in range(4)) / 4
             twos[length] += timed(length, 2) if more else 0.0
     run.iter_num = first
     seconds = {length: (one + more * max(0.0, twos[length] - one)) / rounds
