@@ -43,7 +43,7 @@ def paces(monkeypatch):
     Returns what was asked for."""
     asked = []
 
-    def time(self, flags, least):
+    def time(self, flags, least, evaluates=False):
         args = parse_args(typed_flags({**flags, **self.given}))
         asked.append((args.n_layer, args.n_embd))
         tokens = args.batch_size * args.gradient_accumulation_steps

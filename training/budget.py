@@ -96,7 +96,7 @@ def choose(argv, args, ranks, set_up, train_step):
     choice = Choice(given, ranks, set_up, train_step)
     best = choice.best(seconds) if choice.is_new else None
     flags = choice.flags(best, max_iters=1000, eval_iters=1)
-    steps, evaluation, args = choice.time(flags, min(20.0, 0.08 * seconds))
+    steps, evaluation, args = choice.time(flags, min(20.0, 0.06 * seconds), evaluates=True)
     left = max(0.0, seconds - (time.perf_counter() - began))
     max_iters = max(1, int(left * (1 - EVALUATIONS) / mean_step(steps, args)))
     evaluations = min(max_iters, max(2, min(20, round(minutes))))
@@ -142,9 +142,9 @@ class Choice:
         chosen = flags_of(*best, self.vocab_size, self.room, self.given) if best else {}
         return chosen | {name: value for name, value in other.items() if name not in self.given}
 
-    def time(self, flags, least):
-        """(seconds an iteration by context length, seconds of an evaluation, args). least: the
-        seconds to take."""
+    def time(self, flags, least, evaluates=False):
+        """(seconds an iteration by context length, seconds of an evaluation if it evaluates, args).
+        least: the seconds to take."""
         with self.run(flags) as run:
             args = run.args
             batches = TrainBatches(
@@ -153,7 +153,7 @@ class Choice:
             with contextlib.closing(batches):
                 batch = next(batches)
             steps, _ = times_of_steps(run, self.train_step, batch, batches.micro_steps, least)
-            return steps, time_of_evaluation(run, batch.rows(0, 16)), args
+            return steps, time_of_evaluation(run, batch.rows(0, 4)) if evaluates else 0.0, args
 
     def best(self, seconds):
         """(size, tokens that it reads): the lowest predicted loss after so many seconds.
@@ -163,7 +163,7 @@ class Choice:
         rates, size = {}, self.sizes[min(TIMED_FIRST, len(self.sizes) - 1)]
         while size not in rates:
             steps, _, args = self.time(self.flags((size, 1e6), max_iters=1, eval_iters=1),
-                                       min(1.0, 0.005 * seconds))
+                                       min(0.5, 0.003 * seconds))
             tokens = args.batch_size * args.gradient_accumulation_steps * args.block_size
             rates[size] = tokens / mean_step(steps, args) * self.work(size)
             size = min(self.sizes, key=lambda size: predicted_loss(

@@ -171,7 +171,7 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
     iterations at each of the lengths that --first_block_size brings. least: the seconds that this
     takes, if not TIMED.
 
-    A few rows are timed first, then more, until it is a whole micro-batch or takes half a second;
+    A few rows are timed first, then more, until it is a whole micro-batch or takes long enough;
     the rest is in proportion. """
     args, first = run.args, run.iter_num
     least = TIMED if least is None else least
@@ -186,7 +186,7 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
         return elapsed(lambda: train_step(run, [part] * micro_steps), run.ranks.device)
     for length in lengths:
         timed(length, 1)  # it compiles, takes memory, and finds cold caches
-        while timed(length, 1) < 0.5 and rows < num_rows:
+        while timed(length, 1) < (min(0.5, least) or 0.5) and rows < num_rows:
             rows = min(num_rows, 4 * rows)
     # two micro-steps less one are a micro-step; what is left of one is the optimizer's step
     more, ones, twos = micro_steps * num_rows / rows - 1, Counter(), Counter()
@@ -194,8 +194,10 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
     while not rounds or time.perf_counter() - began < least:
         rounds += 1
         for length in lengths:  # in turn, because a machine's pace changes with other work
-            timed(length, 1)  # the first one after another length is slower
-            ones[length] += sum(timed(length, 1) for _ in range(4)) / 4
+            one = timed(length, 1)
+            if one < 0.2:  # a short step is slower after one of another length
+                one = sum(timed(length, 1) for _ in range(4)) / 4
+            ones[length] += one
             twos[length] += timed(length, 2) if more else 0.0
     run.iter_num = first
     seconds = {length: (one + more * max(0.0, twos[length] - one)) / rounds
