@@ -621,8 +621,11 @@ def _check_time(args, given, problems):
     problems += [f"{flag} and --{name} contradict each other: leave one out"
                  for name in ("max_iters", "lr_decay_iters", "eval_only", "hours")
                  if given.get(name) and f"--{name}" != flag]
+    # what is chosen later fits what is given
     if "n_head" not in given:
-        args.n_head = 1  # fits each width; it is chosen later
+        args.n_head = args.n_kv_head or 1
+    if "n_embd" not in given and args.n_head:
+        args.n_embd = 2 * args.n_head
 
 
 def _check_mode(args, given, problems):

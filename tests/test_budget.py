@@ -114,7 +114,9 @@ def test_only_a_few_sizes_are_timed(capsys, paces):
     ["--sampling_method=random"], ["--optimizer=adamw"], ["--arch=gpt2"], ["--eval_iters=7"],
     ["--eval_interval=11"], ["--dropout=0.25"], ["--muon_momentum=0.5", "--beta2=0.9"],
     ["--gradient_accumulation_steps=2"], ["--lr_schedule=cosine", "--warmup_iters=3"],
-    ["--head_dim=16"], ["--n_kv_head=1"], ["--seed=4", "--eval_train=false"]])
+    ["--head_dim=16"], ["--n_kv_head=1"], ["--n_kv_head=2"], ["--n_kv_head=3", "--n_embd=60"],
+    ["--n_head=5"], ["--n_head=7"], ["--n_layer=1", "--n_embd=1024"],
+    ["--seed=4", "--eval_train=false"]])
 def test_each_given_flag_stays(capsys, paces, given):
     args, _ = chosen(capsys, "--dataset=./text", *given)
     for name, value in given_flags(given).items():
@@ -257,8 +259,9 @@ def test_batches_grow_with_the_run_and_are_cut_into_micro_batches():
     for num_tokens in (10**4, 10**6, 10**8, 10**10):
         flags = budget.flags_of((4, 128), num_tokens, 65, 10**9, {})
         micro = flags["batch_size"] * flags["block_size"]
-        assert micro <= budget.MICRO_BATCH
+        assert micro * 4 * 128 <= budget.ROOM
         tokens.append(micro * flags["gradient_accumulation_steps"])
+    assert budget.flags_of((12, 768), 10**10, 50257, 10**9, {})["batch_size"] <= 13
     assert tokens == sorted(tokens) and tokens[0] == 256 and 10**5 < tokens[-1] < 10**6
 
 

@@ -547,7 +547,7 @@ def test_a_long_sample_takes_as_long_for_each_token_as_a_short_one(fox_run, caps
                      f"--max_new_tokens={length}"])
         return time.process_time() - start
     seconds(500)
-    # on a quiet machine the ratio is below 1.2; beside other tests the caches are shared, which has
-    # made it 1.3. Text that is decoded anew at each token makes it 4
+    # on a quiet machine the ratio is below 1.2; beside other tests, which share the caches, 1.3 was
+    # seen
     short = min(seconds(1000) for _ in range(3))
     assert seconds(16_000) < 2 * 16 * short

@@ -24,7 +24,7 @@ SIZES = ((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (6, 
          (8, 256), (8, 384), (12, 384), (12, 512), (12, 768), (16, 1024), (24, 1024))
 TIMED_FIRST = 2  # its place in SIZES
 MOST = 10  # parameters of the blocks for each token of the text
-MICRO_BATCH = 1 << 15  # tokens, at most
+ROOM = 1.2e8  # tokens x layers x channels of a micro-batch, at most: some 12 GB for GPT-2 124M
 FEW = 50  # iterations
 PLANNED = 0.97  # share of the time that is planned for: a pace may fall a little
 EVALUATIONS = 0.04  # share of the time that evaluations take, about
@@ -62,11 +62,13 @@ def flags_of(size, num_tokens, vocab_size, room, given):
     block_size = first = given.get("block_size", block_size)
     for _ in range(2):  # windows that grow: early on a model learns little from long ones
         first = first // 2 if first >= 128 and first % 2 == 0 else first
-    heads = [n for n in range(1, max(1, n_embd // 32) + 1) if n_embd % (2 * n) == 0]
+    kv = given.get("n_kv_head", 1)
+    heads = [n for n in range(kv, max(kv, n_embd // 32) + 1, kv) if n_embd % (2 * n) == 0]
     # the longer a run, the larger the batch that it can use; few steps are worse than noisy ones
     rows = max(1, round(2048 * (num_tokens / 1e6) ** 0.5 / block_size))
-    micro_batches = given.get("gradient_accumulation_steps", -(-rows * block_size // MICRO_BATCH))
-    flags = {"n_layer": n_layer, "n_embd": n_embd, "n_head": max(heads, default=1),
+    micro_batches = given.get("gradient_accumulation_steps",
+                              math.ceil(rows * block_size * n_layer * n_embd / ROOM))
+    flags = {"n_layer": n_layer, "n_embd": n_embd, "n_head": max(heads, default=kv),
              "block_size": block_size, "first_block_size": first,
              "batch_size": -(-rows // micro_batches),
              "gradient_accumulation_steps": micro_batches,
@@ -119,15 +121,17 @@ class Choice:
         """given: {flag: value} of the command line. set_up, train_step: those of train.py."""
         self.given, self.ranks, self.set_up, self.train_step = given, ranks, set_up, train_step
         self.is_new = given.get("init_from", "scratch") == "scratch"  # else it has its sizes
-        # whatever the width is, one head fits
-        with self.run({"n_head": 1} if self.is_new and "n_head" not in given else {}) as run:
+        n_head = given.get("n_head", given.get("n_kv_head", 1))  # fits what is given
+        with self.run({"n_head": n_head, "n_embd": 2 * n_head} if self.is_new else {}) as run:
             datasets = run.mixture.datasets
             self.unique = sum(dataset.num_tokens["train"] for dataset in datasets)
             self.room = min(min(dataset.num_tokens.values()) for dataset in datasets)
             self.vocab_size = run.model.config.vocab_size
         fits = [size for size in SIZES if num_params_of(size, 0) < MOST * self.unique] or SIZES[:1]
-        self.sizes = [*dict.fromkeys((given.get("n_layer", n_layer), given.get("n_embd", n_embd))
-                                     for n_layer, n_embd in fits)]
+        unit = 2 * given.get("n_head", 1)  # the heads share the channels
+        self.sizes = [*dict.fromkeys(
+            (given.get("n_layer", n_layer), given.get("n_embd", max(unit, n_embd - n_embd % unit)))
+            for n_layer, n_embd in fits)]
 
     @contextlib.contextmanager
     def run(self, flags):
