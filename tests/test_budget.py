@@ -95,6 +95,13 @@ def test_a_small_text_gets_no_large_model(capsys, paces):
     assert budget.num_params_of((args.n_layer, args.n_embd), 0) <= 12_150 * budget.MOST
 
 
+def test_a_text_that_is_read_often_gets_dropout(capsys, paces):
+    for paces.speed, dropout in ((1e-6, 0.0), (1e-12, 0.1)):
+        args, _ = chosen(capsys, "--dataset=./text")
+        assert args.dropout == dropout
+    assert chosen(capsys, "--dataset=./text", "--dropout=0.3")[0].dropout == 0.3
+
+
 def test_a_run_of_few_iterations_is_told(capsys, paces):
     with Ranks("cpu") as ranks:
         for paces.speed, told in ((1e-4, True), (1e-10, False)):
@@ -257,11 +264,11 @@ def test_more_tokens_are_never_worse_and_repeated_ones_help_less(size):
 def test_batches_grow_with_the_run_and_are_cut_into_micro_batches():
     tokens = []
     for num_tokens in (10**4, 10**6, 10**8, 10**10):
-        flags = budget.flags_of((4, 128), num_tokens, 65, 10**9, {})
+        flags = budget.flags_of((4, 128), num_tokens, 1, 65, 10**9, {})
         micro = flags["batch_size"] * flags["block_size"]
         assert micro * 4 * 128 <= budget.ROOM
         tokens.append(micro * flags["gradient_accumulation_steps"])
-    assert budget.flags_of((12, 768), 10**10, 50257, 10**9, {})["batch_size"] <= 13
+    assert budget.flags_of((12, 768), 10**10, 1, 50257, 10**9, {})["batch_size"] <= 13
     assert tokens == sorted(tokens) and tokens[0] == 256 and 10**5 < tokens[-1] < 10**6
 
 
@@ -269,4 +276,4 @@ def test_sizes_grow_and_their_heads_divide_them():
     work = [budget.num_params_of(size, 0) for size in budget.SIZES]
     assert work == sorted(work)
     for size in budget.SIZES:
-        parse_args(typed_flags(budget.flags_of(size, 10**9, 65, 10**9, {})))
+        parse_args(typed_flags(budget.flags_of(size, 10**9, 1, 65, 10**9, {})))

@@ -16,7 +16,7 @@ from optim import block_size_at
 from pipeline.errors import UserError
 from pipeline.read.batches import TrainBatches
 from train_args import given_flags, parse_args, typed_flags
-from training.plan import mean_step, time_of_evaluation, times_of_steps
+from training.plan import EPOCHS, mean_step, time_of_evaluation, times_of_steps
 from training.run_folder import hms
 
 # (layers, channels) to choose from, each about 1.5 times as much work as the one before
@@ -52,9 +52,10 @@ def num_params_of(size, vocab_size):
     return 12 * n_layer * n_embd ** 2 + vocab_size * n_embd
 
 
-def flags_of(size, num_tokens, vocab_size, room, given):
-    """{flag: value} of what is chosen for a model of this size that reads about num_tokens. room:
-    the tokens of the shortest split. given: {flag: value}, which the rest has to fit."""
+def flags_of(size, num_tokens, epochs, vocab_size, room, given):
+    """{flag: value} of what is chosen for a model of this size that reads about num_tokens, the
+    whole text so many times. room: the tokens of the shortest split. given: {flag: value}, which
+    the rest has to fit."""
     n_layer, n_embd = size
     block_size = 256 if n_embd < 384 else 512 if n_embd < 768 else 1024
     while block_size > 64 and 8 * block_size > room:
@@ -73,6 +74,8 @@ def flags_of(size, num_tokens, vocab_size, room, given):
              "batch_size": -(-rows // micro_batches),
              "gradient_accumulation_steps": micro_batches,
              "sampling_method": "without_replacement"}
+    if epochs > EPOCHS:  # or the model learns the text by heart
+        flags["dropout"] = 0.1
     if given.get("optimizer") != "adamw":
         narrow = min(1.0, 128 / n_embd)
         # the rows of a large vocabulary are met rarely, so each step of theirs has to be larger
@@ -143,7 +146,11 @@ class Choice:
     def flags(self, best, **other):
         """The chosen flags, without those that are given. best: the (size, tokens to read) of a new
         model."""
-        chosen = flags_of(*best, self.vocab_size, self.room, self.given) if best else {}
+        chosen = {}
+        if best:
+            size, num_tokens = best
+            chosen = flags_of(size, num_tokens, num_tokens / self.unique, self.vocab_size,
+                              self.room, self.given)
         return chosen | {name: value for name, value in other.items() if name not in self.given}
 
     def time(self, flags, least, evaluates=False):
