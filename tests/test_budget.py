@@ -68,14 +68,14 @@ def chosen(capsys, *flags, minutes=2):
     return parse_args(argv), pace
 
 
-@pytest.mark.parametrize("minutes", [0.5, 2, 60])
+@pytest.mark.parametrize("minutes", [2, 20, 1000])
 @pytest.mark.parametrize("speed", [1e-12, 1e-10, 1e-8])
 def test_the_iterations_and_evaluations_fill_the_time(capsys, paces, speed, minutes):
     paces.speed = speed
     args, pace = chosen(capsys, "--dataset=./text", minutes=minutes)
     evaluations = -(-args.max_iters // args.eval_interval) * args.eval_iters * 0.01
     iterations = args.max_iters * budget.mean_step(pace.steps, args)
-    assert 0.9 * 60 * minutes < iterations + evaluations + budget.OUTSIDE <= 60 * minutes or (
+    assert 0.85 * 60 * minutes < iterations + evaluations + budget.OUTSIDE <= 60 * minutes or (
         args.max_iters < 20)
 
 

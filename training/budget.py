@@ -124,8 +124,9 @@ class Choice:
         """given: {flag: value} of the command line. set_up, train_step: those of train.py."""
         self.given, self.ranks, self.set_up, self.train_step = given, ranks, set_up, train_step
         self.is_new = given.get("init_from", "scratch") == "scratch"  # else it has its sizes
-        n_head = given.get("n_head", given.get("n_kv_head", 1))  # fits what is given
-        with self.run({"n_head": n_head, "n_embd": 2 * n_head} if self.is_new else {}) as run:
+        n_head = given.get("n_head", given.get("n_kv_head", 1))
+        fitting = {"n_head": n_head, "n_embd": 2 * n_head, **given} if self.is_new else given
+        with self.run(fitting) as run:
             datasets = run.mixture.datasets
             self.unique = sum(dataset.num_tokens["train"] for dataset in datasets)
             self.room = min(min(dataset.num_tokens.values()) for dataset in datasets)
@@ -138,8 +139,8 @@ class Choice:
 
     @contextlib.contextmanager
     def run(self, flags):
-        """The Run of these flags and the given ones, which go before them."""
-        argv = typed_flags({**flags, **self.given})
+        """The Run of the given flags and these, which come after them."""
+        argv = typed_flags({**self.given, **flags})
         with contextlib.ExitStack() as stack:
             yield self.set_up(parse_args(argv), argv, self.ranks, stack)
 
@@ -164,7 +165,8 @@ class Choice:
             with contextlib.closing(batches):
                 batch = next(batches)
             steps, _ = times_of_steps(run, self.train_step, batch, batches.micro_steps, least)
-            return steps, time_of_evaluation(run, batch.rows(0, 4)) if evaluates else 0.0, args
+            part = batch if args.compile == "true" else batch.rows(0, 4)
+            return steps, time_of_evaluation(run, part) if evaluates else 0.0, args
 
     def best(self, seconds):
         """(size, tokens that it reads): the lowest predicted loss after so many seconds.
@@ -173,8 +175,8 @@ class Choice:
         one, until it is the best; then it is timed too, on its first context length."""
         rates, size = {}, self.sizes[min(TIMED_FIRST, len(self.sizes) - 1)]
         while size not in rates:
-            steps, _, args = self.time(self.flags((size, 1e6), max_iters=1, eval_iters=1),
-                                       min(0.5, 0.003 * seconds))
+            flags = self.flags((size, 1e6), max_iters=1, eval_iters=1) | {"compile": "false"}
+            steps, _, args = self.time(flags, min(0.5, 0.003 * seconds))
             tokens = args.batch_size * args.gradient_accumulation_steps * args.block_size
             rates[size] = tokens / mean_step(steps, args) * self.work(size)
             size = min(self.sizes, key=lambda size: predicted_loss(
