@@ -19,9 +19,9 @@ from train_args import given_flags, parse_args, typed_flags
 from training.plan import EPOCHS, mean_step, time_of_evaluation, times_of_steps
 from training.run_folder import hms
 
-# (layers, channels) to choose from, each about 1.5 times as much work as the one before
-SIZES = ((2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 160), (4, 192), (6, 192), (6, 256),
-         (8, 256), (8, 384), (12, 384), (12, 512), (12, 768), (16, 1024), (24, 1024))
+# (layers, channels) to choose from, each up to 1.6 times as much work as the one before
+SIZES = ((2, 64), (2, 96), (3, 96), (2, 128), (3, 128), (4, 128), (4, 160), (4, 192), (6, 192),
+         (6, 256), (8, 256), (8, 384), (12, 384), (12, 512), (12, 768), (16, 1024), (24, 1024))
 TIMED_FIRST = 2  # its place in SIZES
 MOST = 10  # parameters of the blocks for each token of the text
 ROOM = 1.2e8  # tokens x layers x channels of a micro-batch, at most: some 12 GB for GPT-2 124M
@@ -80,7 +80,8 @@ def flags_of(size, num_tokens, epochs, vocab_size, room, given):
         narrow = min(1.0, 128 / n_embd)
         # the rows of a large vocabulary are met rarely, so each step of theirs has to be larger
         rate = (0.01 if vocab_size < 1000 else 0.03) * narrow
-        flags |= {"muon_learning_rate": float(f"{0.03 * narrow ** 0.25:.2g}"),
+        muon = (0.03 if num_tokens > 500 * rows * block_size else 0.05) * narrow ** 0.25
+        flags |= {"muon_learning_rate": float(f"{muon:.2g}"),
                   "learning_rate": float(f"{rate:.2g}"), "muon_momentum": 0.92}
     return {name: value for name, value in flags.items() if name not in given}
 
@@ -101,7 +102,7 @@ def choose(argv, args, ranks, set_up, train_step):
     choice = Choice(given, ranks, set_up, train_step)
     best = choice.best(seconds) if choice.is_new else None
     flags = choice.flags(best, max_iters=1000, eval_iters=1)
-    steps, evaluation, args = choice.time(flags, min(20.0, 0.06 * seconds), evaluates=True)
+    steps, evaluation, args = choice.time(flags, min(20.0, 0.04 * seconds), evaluates=True)
     left = max(0.0, seconds - (time.perf_counter() - began))
     max_iters = max(1, int(left * (1 - EVALUATIONS) / mean_step(steps, args)))
     evaluations = min(max_iters, max(2, min(20, round(minutes))))
@@ -171,8 +172,8 @@ class Choice:
     def best(self, seconds):
         """(size, tokens that it reads): the lowest predicted loss after so many seconds.
 
-        A size that is not timed is taken to do as many operations a second as the nearest timed
-        one, until it is the best; then it is timed too, on its first context length."""
+        A size that is not timed is taken to do as much work() a second as the nearest timed one,
+        until it is the best; then it is timed too, on its first context length."""
         rates, size = {}, self.sizes[min(TIMED_FIRST, len(self.sizes) - 1)]
         while size not in rates:
             flags = self.flags((size, 1e6), max_iters=1, eval_iters=1) | {"compile": "false"}
@@ -191,8 +192,9 @@ class Choice:
         return min(rates, key=lambda timed: abs(self.sizes.index(timed) - self.sizes.index(size)))
 
     def work(self, size):
-        """Operations for a token, about. The softmax of the head costs as much as 150 channels."""
-        return 6 * (num_params_of(size, self.vocab_size) + 150 * self.vocab_size)
+        """The time of a token, about, in parameters of the blocks. A row of the head costs as much
+        as 50 of them for its softmax, and its product, which is large, is 12 times as fast."""
+        return num_params_of(size, 0) + self.vocab_size * (50 + size[1] / 12)
 
 
 class Pace:
