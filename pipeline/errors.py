@@ -40,6 +40,8 @@ MEANT = (
     ("epochs num_epochs epoch n_epochs num_train_epochs",
      "--max_iters, which counts iterations: an epoch has tokens / (batch_size * block_size)"),
     ("iters steps max_steps num_steps num_iters iterations n_iters train_steps", "--max_iters"),
+    ("time budget max_minutes max_time time_limit minute", "--minutes"),
+    ("seconds max_seconds", "--minutes, such as 0.5"), ("max_hours hour", "--hours"),
     ("bs batch per_device_train_batch_size", "--batch_size"),
     ("grad_accum gradient_accumulation accumulate", "--gradient_accumulation_steps"),
     ("context context_length ctx_len seq_len sequence_length max_seq_len max_length n_ctx",

@@ -155,6 +155,8 @@ def test_a_plan_of_the_chosen_run(capsys, tmp_path):
     (["--minutes=1", "--eval_only"], ["--eval_only"]),
     (["--minutes=1", "--init_from=resume"], ["--minutes", "resume", "--max_iters"]),
     (["--minutes=0"], ["--minutes 0"]),
+    (["--time=5"], ["--minutes"]),
+    (["--seconds=30"], ["--minutes"]),
     (["--minutes=nan"], ["--minutes nan"]),
     (["--minutes=1", "--dataset=./nowhere"], ["nowhere"]),
     (["--minutes=1", "--dataset=./text", "--n_embd=100", "--n_head=7"], ["--n_embd 100"]),
