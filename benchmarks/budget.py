@@ -24,9 +24,8 @@ from pathlib import Path
 from rival import ROOT, STARTED_WITH
 
 import train
-from pipeline.read.batches import TrainBatches
 from train_args import parse_args
-from training.plan import mean_step, times_of_steps
+from training.plan import mean_step, next_batch, times_of_steps
 from training.ranks import Ranks
 from training.run_folder import read_args
 
@@ -56,10 +55,7 @@ def step_of(flags):
     args = parse_args([*flags, "--max_iters=1000"])
     with contextlib.ExitStack() as stack:
         run = train.set_up(args, [], stack.enter_context(Ranks("auto")), stack)
-        batches = stack.enter_context(contextlib.closing(TrainBatches(
-            run.mixture, batch_size=args.batch_size, iter_num=0, max_iters=1,
-            gradient_accumulation_steps=args.gradient_accumulation_steps)))
-        steps, _ = times_of_steps(run, train.train_step, next(batches), batches.micro_steps, 5.0)
+        steps, _ = times_of_steps(run, train.train_step, *next_batch(run), 5.0)
         return mean_step(steps, args)
 
 

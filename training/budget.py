@@ -14,9 +14,8 @@ import time
 
 from optim import block_size_at
 from pipeline.errors import UserError
-from pipeline.read.batches import TrainBatches
 from train_args import given_flags, parse_args, typed_flags
-from training.plan import EPOCHS, mean_step, time_of_evaluation, times_of_steps
+from training.plan import EPOCHS, mean_step, next_batch, time_of_evaluation, times_of_steps
 from training.run_folder import hms
 
 # (layers, channels) to choose from, each up to 1.6 times as much work as the one before
@@ -160,12 +159,8 @@ class Choice:
         least: the seconds to take."""
         with self.run(flags) as run:
             args = run.args
-            batches = TrainBatches(
-                run.mixture, batch_size=args.batch_size, iter_num=0, max_iters=1,
-                gradient_accumulation_steps=args.gradient_accumulation_steps)
-            with contextlib.closing(batches):
-                batch = next(batches)
-            steps, _ = times_of_steps(run, self.train_step, batch, batches.micro_steps, least)
+            batch, micro_steps = next_batch(run)
+            steps, _ = times_of_steps(run, self.train_step, batch, micro_steps, least)
             part = batch if args.compile == "true" else batch.rows(0, 4)
             return steps, time_of_evaluation(run, part) if evaluates else 0.0, args
 

@@ -135,17 +135,12 @@ def print_plan(run, train_step):
     out_dir = run.out_dir or new_out_dir(args, make=False)
     shown, noted = list(first_batch(run)), list(warnings(run))
     evaluations = -(-args.max_iters // args.eval_interval) - run.iter_num // args.eval_interval
-    batches = TrainBatches(
-        run.mixture, batch_size=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
-    with contextlib.closing(batches):
-        batch = next(batches)
+    batch, micro_steps = next_batch(run)
     is_compiled = args.compile == "true"
     if is_compiled:
         print("       (compiles first, as the run will: half a minute for each context length)",
               flush=True)
-    steps, rows = times_of_steps(run, train_step, batch, batches.micro_steps)
+    steps, rows = times_of_steps(run, train_step, batch, micro_steps)
     step = mean_step(steps, args, run.iter_num)
     evaluation = time_of_evaluation(run, batch if is_compiled else batch.rows(0, 16))
     weights, kept = memory_of(run.model, run.optimizer)
@@ -164,6 +159,17 @@ def print_plan(run, train_step):
 
 
 # ---- time and memory, measured
+
+
+def next_batch(run):
+    """(the next micro-batch of rank 0, how many it has in an iteration)."""
+    args = run.args
+    batches = TrainBatches(
+        run.mixture, batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        iter_num=run.iter_num, max_iters=run.iter_num + 1, num_ranks=run.ranks.count)
+    with contextlib.closing(batches):
+        return next(batches), batches.micro_steps
 
 
 def times_of_steps(run, train_step, batch, micro_steps, least=None):
@@ -208,9 +214,9 @@ def times_of_steps(run, train_step, batch, micro_steps, least=None):
 def lengths_of(args, first):
     """{context length: (an iteration with it, its share of the iterations from `first` on)}."""
     sampled = np.linspace(first, args.max_iters - 1, min(args.max_iters - first, 1000)).astype(int)
-    at = {block_size_at(i, args): i for i in sampled.tolist()}
-    counts = Counter(block_size_at(i, args) for i in sampled.tolist())
-    return {length: (i, counts[length] / len(sampled)) for length, i in at.items()}
+    lengths = [block_size_at(i, args) for i in sampled.tolist()]
+    counts, at = Counter(lengths), dict(zip(lengths, sampled.tolist()))
+    return {length: (i, counts[length] / len(lengths)) for length, i in at.items()}
 
 
 def mean_step(seconds, args, first=0):
